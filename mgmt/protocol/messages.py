@@ -1,0 +1,455 @@
+"""THE message table: every request, reply, notice and event of the native protocol, declared once.
+
+The command line's help, `proto/mgmt.schema.json`, docs/protocol.md and the golden frames in `proto/vectors/`
+are derived from this module. A model's docstring is its help text; a field's description is its documentation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mgmt.protocol import defaults
+from mgmt.protocol.frames import FrameError, Request
+
+
+class Message(BaseModel):
+    """Base of all message bodies: strict types, no unknown fields, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Audience(StrEnum):
+    """Who may say it; the unit of authorisation."""
+
+    CLIENT = "client"
+    OPERATOR = "operator"
+    BACKEND = "backend"
+
+
+@dataclass(frozen=True, slots=True)
+class Verb:
+    """One row of the table: a request with its one reply, or a notice when `reply` is None."""
+
+    name: str
+    body: type[Message]
+    reply: type[Message] | None
+    audience: Audience
+
+
+REQUESTS: dict[str, Verb] = {}
+NOTICES: dict[str, Verb] = {}
+EVENTS: dict[str, type[Message]] = {}
+
+Name = Annotated[str, Field(min_length=1, max_length=defaults.MAX_NAME_CHARS)]
+
+
+M = TypeVar("M", bound=type[Message])
+
+
+def _request(name: str, reply: type[Message], audience: Audience = Audience.OPERATOR) -> Callable[[M], M]:
+    def enter(body: M) -> M:
+        REQUESTS[name] = Verb(name, body, reply, audience)
+        return body
+
+    return enter
+
+
+def _notice(name: str, audience: Audience = Audience.CLIENT) -> Callable[[M], M]:
+    def enter(body: M) -> M:
+        NOTICES[name] = Verb(name, body, None, audience)
+        return body
+
+    return enter
+
+
+def _event(name: str) -> Callable[[M], M]:
+    def enter(body: M) -> M:
+        EVENTS[name] = body
+        return body
+
+    return enter
+
+
+def validate(request: Request) -> Message:
+    """The validated body; FrameError `unknown-verb`, or `bad-body` naming the first wrong field."""
+    verb = REQUESTS.get(request.verb)
+    if verb is None:
+        raise FrameError(
+            "unknown-verb",
+            f"there is no request {request.verb!r:.60}; known: {', '.join(sorted(REQUESTS))}",
+            request.id,
+            request.session,
+        )
+    try:
+        return verb.body.model_validate(request.body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "body"
+        raise FrameError(
+            "bad-body",
+            f"{request.verb}: field `{field}`: {first['msg']}",
+            request.id,
+            request.session,
+            field=field,
+        ) from None
+
+
+class Empty(Message):
+    """No fields."""
+
+
+# ---- shared shapes ---------------------------------------------------------------------------------------
+
+Mode = Literal["direct", "relay"]
+UnitState = Literal["STOPPED", "STARTING", "RUNNING", "BACKOFF", "STOPPING", "EXITED", "FATAL"]
+
+
+class Lease(Message):
+    """The right to send requests to a model, and where to."""
+
+    lease: int = Field(description="number to put in every data tag")
+    model: str
+    mode: Mode
+    endpoint: str = Field(description="where to connect a DEALER: the backend (direct) or the relay")
+    unit: str | None = Field(description="the replica behind a direct lease; None for a relay")
+    protocols: list[str] = Field(description="what the backend speaks, in wire-significant order")
+
+
+class ExitRecord(Message):
+    """How a process ended."""
+
+    code: int | None = Field(description="exit status, None when a signal ended it")
+    signal: int | None = Field(description="number of the signal that ended it")
+    reason: str = Field(description="one line for people")
+    at: float = Field(description="epoch seconds")
+
+
+class UnitStatus(Message):
+    """One supervised process."""
+
+    unit: str
+    model: str
+    type: str
+    state: UnitState
+    ready: bool
+    reason: str = Field(description="why it is in this state")
+    pid: int | None
+    incarnation: int = Field(description="counts the starts of this unit")
+    restarts: int = Field(description="restarts since the last load")
+    started_at: float | None = Field(description="epoch seconds of the present process")
+    uptime_s: float | None = Field(description="monotonic age of the present process")
+    cpus: list[int] = Field(description="CPUs it is pinned to; empty: not pinned")
+    cpu_percent: float | None
+    memory_bytes: int | None = Field(description="resident memory")
+    endpoint: str
+    protocols: list[str]
+    last_exit: ExitRecord | None
+    next_start_s: float | None = Field(description="seconds until the next attempt, in BACKOFF")
+    log: str = Field(description="path of the log file")
+
+
+class ServiceStatus(Message):
+    """The daemon itself."""
+
+    state: Literal["running", "stopping"]
+    version: str
+    pid: int
+    epoch: int = Field(description="number of this run of the daemon; changes at every start")
+    started_at: float
+    uptime_s: float
+    config: str = Field(description="path of the configuration, or `built-in`")
+    control_endpoint: str
+    relay_endpoint: str
+    client_endpoint: str = Field(description="legacy handshake endpoint")
+    cli_endpoint: str = Field(description="legacy JSON endpoint")
+    sessions: int
+    seq: int = Field(description="sequence number of the last event")
+    counters: dict[str, int]
+
+
+# ---- sessions --------------------------------------------------------------------------------------------
+
+
+class Welcome(Message):
+    """The answer to a hello."""
+
+    version: int
+    session: int = Field(description="to be put into every frame of this session")
+    epoch: int
+    heartbeat_s: float = Field(description="send a heartbeat this often")
+    session_timeout_s: float = Field(description="silence after which the session ends")
+    max_frame_bytes: int
+    lease: Lease | None
+
+
+@_request("hello", Welcome, Audience.CLIENT)
+class Hello(Message):
+    """Open a session: agree on a version, and optionally get a lease on a model at once."""
+
+    versions: list[int] = Field(min_length=1, max_length=16, description="protocol versions the peer speaks")
+    name: str = Field(default="", max_length=defaults.MAX_NAME_CHARS, description="who is speaking, for people")
+    model: Name | None = Field(default=None, description="model to lease; none: no lease")
+    mode: Mode = "direct"
+
+
+@_notice("heartbeat")
+class Heartbeat(Message):
+    """I am alive. The daemon answers each with its own."""
+
+
+@_notice("bye")
+class Bye(Message):
+    """The session ends now; its leases close."""
+
+
+@_notice("session-gone")
+class SessionGone(Message):
+    """The daemon does not know this session (any more): say hello again."""
+
+
+@_notice("lease-closed")
+class LeaseClosed(Message):
+    """A direct lease ended because its backend is gone: outstanding requests will not be answered."""
+
+    lease: int
+    unit: str
+    reason: str
+
+
+# ---- state -----------------------------------------------------------------------------------------------
+
+
+class StatusReply(Message):
+    service: ServiceStatus
+    units: list[UnitStatus]
+
+
+@_request("status", StatusReply, Audience.CLIENT)
+class Status(Message):
+    """Show the daemon and its units."""
+
+    units: list[Name] = Field(
+        default=[], max_length=1024, description="only these units or models; empty: all"
+    )
+
+
+class Model(Message):
+    """A model of the configuration and what is loaded of it."""
+
+    model: str
+    fullname: str
+    type: str
+    aliases: list[str]
+    replicas: int
+    ready: int = Field(description="replicas ready now")
+    state: UnitState
+    default: bool
+
+
+class ModelsReply(Message):
+    models: list[Model]
+
+
+@_request("models", ModelsReply, Audience.CLIENT)
+class Models(Message):
+    """List the models of the configuration."""
+
+
+class Loaded(Message):
+    """The model is loaded; with several replicas, `endpoint` and `pid` are the first one's."""
+
+    model: str
+    type: str
+    state: UnitState
+    endpoint: str
+    pid: int | None
+    units: list[str]
+    already: bool = Field(description="it was loaded before this request")
+
+
+@_request("load-model", Loaded)
+class LoadModel(Message):
+    """Load a model: start its backend and answer when it is ready."""
+
+    model: Name = Field(description="name, full name or alias")
+    config_path: str | None = Field(
+        default=None, max_length=4096, description="configuration file for the backend, when its command has a place for one"
+    )
+    wait: bool = Field(default=True, description="answer when ready; else as soon as it is starting")
+    starting_after_ms: int | None = Field(
+        default=None, ge=0, description="answer with state STARTING after this time if it is still alive"
+    )
+
+
+class Unloaded(Message):
+    model: str
+    units: list[str]
+
+
+@_request("unload-model", Unloaded)
+class UnloadModel(Message):
+    """Unload a model: stop its backends with their whole process trees."""
+
+    model: Name = Field(description="name, full name or alias")
+    wait: bool = Field(default=True, description="answer when the last process is gone")
+
+
+class Stopping(Message):
+    message: str
+    units: list[str] = Field(description="units that are being stopped")
+
+
+@_request("stop-service", Stopping)
+class StopService(Message):
+    """Stop the daemon and every unit, in parallel, bounded by the longest grace."""
+
+
+class Condition(Message):
+    """A waited-for condition came true."""
+
+    target: str
+    condition: str
+    state: UnitState
+
+
+@_request("wait", Condition, Audience.CLIENT)
+class Wait(Message):
+    """Wait until a unit or model is in a condition; the request's deadline bounds it."""
+
+    target: Name = Field(description="unit or model")
+    condition: Literal["ready", "active", "stopped", "failed"] = "ready"
+
+
+# ---- leases ----------------------------------------------------------------------------------------------
+
+
+@_request("lease", Lease, Audience.CLIENT)
+class LeaseModel(Message):
+    """Get the right to send requests to a model; with several replicas, to the least used one."""
+
+    model: Name
+    mode: Mode = "direct"
+    load: bool = Field(default=False, description="load the model when it is not loaded")
+
+
+@_request("release", Empty, Audience.CLIENT)
+class Release(Message):
+    """Give a lease back."""
+
+    lease: int = Field(ge=0)
+
+
+# ---- events and logs -------------------------------------------------------------------------------------
+
+
+@_event("unit")
+class UnitEvent(Message):
+    """A unit changed its state."""
+
+    seq: int
+    at: float = Field(description="epoch seconds")
+    unit: str
+    model: str
+    was: UnitState
+    state: UnitState
+    reason: str
+    incarnation: int
+    pid: int | None
+    exit: ExitRecord | None
+
+
+@_event("daemon")
+class DaemonEvent(Message):
+    """The daemon itself did something worth knowing."""
+
+    seq: int
+    at: float
+    what: str
+    reason: str
+
+
+class Snapshot(Message):
+    """The state at `seq`, or the past events asked for; what follows comes as events `seq` + 1 and on."""
+
+    seq: int
+    epoch: int
+    units: list[UnitStatus]
+    events: list[dict[str, Any]] = Field(description="events after `since`, when it is still remembered")
+    gap: bool = Field(description="`since` is older than what is remembered, or from another epoch")
+
+
+@_request("subscribe", Snapshot, Audience.CLIENT)
+class Subscribe(Message):
+    """Get a snapshot, then every event after it."""
+
+    since: int | None = Field(default=None, ge=0, description="replay the events after this number first")
+    epoch: int | None = Field(default=None, description="the epoch `since` belongs to")
+    follow: bool = Field(default=True, description="false: only the answer, no subscription")
+
+
+class LogChunk(Message):
+    unit: str
+    path: str
+    data: bytes
+    offset: int = Field(description="where to go on")
+    inode: int = Field(description="file the offset belongs to; a rotated file is finished first")
+
+
+@_request("logs", LogChunk, Audience.CLIENT)
+class Logs(Message):
+    """Read a unit's log: its last lines, or what follows an earlier chunk."""
+
+    unit: Name = Field(description="unit or model")
+    lines: int = Field(default=20, ge=0, le=100_000, description="last lines, when no offset is given")
+    offset: int | None = Field(default=None, ge=0)
+    inode: int | None = None
+
+
+# ---- backends --------------------------------------------------------------------------------------------
+
+
+class BackendWelcome(Message):
+    version: int
+    session: int
+    epoch: int
+    heartbeat_s: float
+
+
+@_request("backend-hello", BackendWelcome, Audience.BACKEND)
+class BackendHello(Message):
+    """A started backend names itself; repeated after every change of the daemon's epoch."""
+
+    versions: list[int] = Field(min_length=1, max_length=16)
+    unit: Name
+    incarnation: int = Field(ge=1)
+    token: str = Field(max_length=128, description="the secret it was started with")
+    pid: int
+
+
+@_request("backend-ready", Empty, Audience.BACKEND)
+class BackendReady(Message):
+    """The backend serves requests on its endpoint from now on."""
+
+    unit: Name
+    incarnation: int = Field(ge=1)
+    token: str = Field(max_length=128)
+    protocols: list[str] = Field(default=[], max_length=64)
+
+
+@_notice("backend-heartbeat", Audience.BACKEND)
+class BackendHeartbeat(Message):
+    """The backend's own thread is alive; `queued` requests wait in it."""
+
+    unit: Name
+    incarnation: int = Field(ge=1)
+    queued: int = Field(default=0, ge=0)
+
+
+@_notice("drain", Audience.BACKEND)
+class Drain(Message):
+    """Daemon to backend: finish what you have, accept nothing new; SIGTERM follows."""
