@@ -1,0 +1,1 @@
+"""Programs the daemon spawns; installed as `mgmt_backends`."""

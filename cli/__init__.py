@@ -1,0 +1,1 @@
+"""The `mgmt` command; installed as `mgmt_cli`."""

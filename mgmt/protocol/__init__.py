@@ -1,0 +1,1 @@
+"""The ground floor: what daemon, clients and backends say to each other."""

@@ -1,0 +1,1 @@
+"""The thin half: turns sockets, processes and timers into events, and carries effects out."""

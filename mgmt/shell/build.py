@@ -1,0 +1,74 @@
+"""How an installation is built: every subpackage, and the C program `mgmt-shim` beside this file.
+
+Named in `[tool.setuptools.cmdclass]` of pyproject.toml and loaded by setuptools before any dependency of
+the project is there: this file may import setuptools and the standard library only. `$CC` and `$CFLAGS`
+are honoured.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.errors import CompileError
+
+SHIM = "mgmt.shell.mgmt-shim"
+SHIM_FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra")
+
+
+class BuildPackages(build_py):
+    """Adds the subpackages of the roots listed in pyproject.toml, under their installed names."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        roots = list(self.packages or ())
+        for root in roots:
+            folder = self.get_package_dir(root)
+            self.packages += [f"{root}.{name}" for name in find_packages(folder)]
+
+
+class BuildNative(build_ext):
+    """Builds the extensions of pyproject.toml: `mgmt-shim` as an executable, any other as a C module."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        # Called with the full name for the build folder and with the last part for the source tree.
+        if SHIM.endswith(fullname):
+            return os.path.join(*fullname.split("."))
+        return str(super().get_ext_filename(fullname))
+
+    def build_extension(self, ext: Extension) -> None:
+        if ext.name == SHIM:
+            link_program([str(s) for s in ext.sources], Path(self.get_ext_fullpath(ext.name)))
+        else:
+            super().build_extension(ext)
+
+
+def link_program(sources: list[str], target: Path) -> None:
+    """Compiles `sources` into the executable `target`.
+
+    Static where the C library allows it: no dynamic linker at start, and no library needed inside a
+    unit's own root. Raises CompileError with the compiler's own words.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    command = [*compiler, *SHIM_FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), "-o", str(target)]
+    said = ""
+    for link in (["-static"], []):
+        try:
+            done = subprocess.run([*command, *sources, *link], capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise CompileError(
+                f"no C compiler: {compiler[0]!r} cannot be run ({error.strerror}); "
+                "install gcc or clang, or name one in $CC"
+            ) from error
+        said = done.stderr
+        if done.returncode == 0:
+            sys.stderr.write(said)  # warnings
+            return
+    raise CompileError(f"cannot build {target.name} from {', '.join(sources)}:\n{said}")

@@ -1,0 +1,1 @@
+"""What happens when something dies, floods, hangs or lies."""

@@ -1,0 +1,1 @@
+"""What the daemon owes its ancestors, row by row."""

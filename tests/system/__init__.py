@@ -1,0 +1,1 @@
+"""The installed product: processes, systemd, files."""
