@@ -38,7 +38,7 @@ check: venv build/typed ## lint, formatting, types, floors, generated files
 	@echo '== ruff check';        $(VENV)/bin/ruff check --quiet .
 	@echo '== ruff format';       $(VENV)/bin/ruff format --quiet --check .
 	@echo '== mypy --strict';     $(VENV)/bin/mypy
-	@echo '== import floors';     $(VENV)/bin/lint-imports
+	@echo '== import floors';     $(VENV)/bin/lint-imports --no-logo
 	@echo '== drift';             $(PY) -m tests.drift --check
 
 bench: venv ## measure against floors of the same run

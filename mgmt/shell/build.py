@@ -40,7 +40,7 @@ class BuildNative(build_ext):
         # Called with the full name for the build folder and with the last part for the source tree.
         if SHIM.endswith(fullname):
             return os.path.join(*fullname.split("."))
-        return str(super().get_ext_filename(fullname))
+        return str(super().get_ext_filename(fullname))  # type: ignore[no-untyped-call]  # so in its stubs
 
     def build_extension(self, ext: Extension) -> None:
         if ext.name == SHIM:
