@@ -35,11 +35,13 @@ test: venv ## the whole test suite
 	@$(PY) -m pytest -n $(JOBS) --dist loadgroup --durations 10 $(PYTEST_ARGS)
 
 check: venv build/typed ## lint, formatting, types, floors, generated files
-	@echo '== ruff check';        $(VENV)/bin/ruff check --quiet .
-	@echo '== ruff format';       $(VENV)/bin/ruff format --quiet --check .
-	@echo '== mypy --strict';     $(VENV)/bin/mypy
-	@echo '== import floors';     $(VENV)/bin/lint-imports --no-logo
-	@echo '== drift';             $(PY) -m tests.drift --check
+	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; failed=0; pass() { echo "== $$*"; "$$@" || failed=1; }; \
+	pass ruff check --quiet .; \
+	pass ruff format --quiet --check .; \
+	pass mypy; \
+	pass lint-imports --no-logo; \
+	pass python -m tests.drift --check; \
+	exit $$failed
 
 bench: venv ## measure against floors of the same run
 	@$(PY) -m bench
@@ -48,6 +50,7 @@ drift: venv ## write generated files anew: schema, golden frames, documents
 	@$(PY) -m tests.drift --write
 
 wheel: venv ## build a wheel into dist/
+	@rm -rf build/lib* build/bdist*  # setuptools would ship modules that are no longer in the tree
 	@$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir dist . && ls dist/*.whl
 
 clean: ## remove .venv and everything built
