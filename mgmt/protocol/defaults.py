@@ -1,0 +1,53 @@
+"""Every default number of `mgmt`, once. The unit is in the name; a setting of the same name overrides it.
+
+Standard library only: the command line, the client library and the backends read this table too.
+"""
+
+from __future__ import annotations
+
+# --- the protocol itself: the same on both sides, hence no setting ---
+MAX_CONTROL_FRAME_BYTES = 1 << 20  # a control message, native or legacy; a command is a few hundred bytes
+MAX_DEPTH = 32  # nesting of a body; deeper ones are hostile, not useful
+MAX_NAME_CHARS = 256  # a model, unit or client name; longer than every published model name
+MAX_KEY_CHARS = 128  # an idempotency key; a UUID has 36
+
+# --- frames and queues (config: `limits`) ---
+MAX_RELAY_FRAME_BYTES = 64 << 20  # an opaque frame between client and backend: an image, a batch of tokens
+MAX_SESSIONS = 1024  # clients that said hello and did not leave
+MAX_SESSION_REQUESTS = 1024  # unanswered requests of one session; the next one is answered `busy`
+MAX_REQUESTS = 16_384  # unanswered requests of all sessions together
+MAX_EVENT_HISTORY = 4096  # past events kept for a subscriber that comes back
+MAX_SUBSCRIBER_QUEUE = 1024  # events waiting for one slow subscriber before it is sent a new snapshot
+MAX_RELAY_QUEUE = 1024  # requests in flight on one relay lease; the next one is answered `busy`
+MAX_UNITS = 256  # backend processes of one daemon
+
+# --- times (config: `timing`) ---
+HEARTBEAT_S = 5.0  # both ways on a native session; three fit into the session timeout
+SESSION_TIMEOUT_S = 15.0  # silence after which a session is ended and its leases closed
+REQUEST_TIMEOUT_S = 30.0  # deadline of a request that names none
+IDEMPOTENCY_KEEP_S = 300.0  # how long the answer to an idempotency key is remembered
+LEGACY_LOAD_ANSWER_S = 8.0  # a legacy load still starting is answered `starting`: its callers wait 10 s
+
+# --- one backend (config: `model_backends.*`) ---
+READY_TIMEOUT_S = 60.0  # from spawn to ready, else the start failed
+GRACE_S = 10.0  # from the stop signal to SIGKILL of the whole tree
+MAX_LOG_BYTES = 10 << 20  # a captured output file is rotated at this size
+MAX_OLD_LOGS = 5  # rotated files kept beside the current one
+MAX_REPLICAS = 64  # processes of one model
+
+# --- restart of a backend (config: `model_backends.*.restart`) ---
+RESTART_DELAY_S = 1.0  # before the first restart
+MAX_RESTART_DELAY_S = 60.0  # the growing delay stops growing here
+RESTART_FACTOR = 2.0  # growth from one delay to the next
+RESTART_JITTER = 0.1  # share of the delay drawn at random, so that replicas do not restart in step
+RESTART_LIMIT = 5  # restarts within the window before the unit is FATAL
+RESTART_WINDOW_S = 300.0  # the window of the limit; a unit that ran this long starts afresh
+
+# --- the configuration file itself ---
+MAX_CONFIG_BYTES = 1 << 20  # a larger file is not a configuration
+MAX_CONFIG_PROBLEMS = 100  # faults reported at once; the rest is counted
+MAX_CPU = 4095  # highest CPU number accepted; more would only cost memory
+MAX_IPC_PATH_BYTES = 107  # Linux `sun_path` less its closing NUL
+MODEL_SOCKET_PREFIX = "symphony-model-"  # legacy clients look for this name followed by 8 hex digits
+MODEL_SOCKET_HEX_DIGITS = 8  # of randomness in the name of a backend's socket
+BACKEND_SEARCH_PARENTS = 5  # folders above the working directory that are searched for a script
