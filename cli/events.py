@@ -1,0 +1,42 @@
+"""`mgmt events`: what happened to units and the daemon, and what happens next."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from mgmt.protocol.errors import Exit
+
+from ._table import VERBS
+from .invocation import Invocation, verb
+from .render import moment, painted
+
+
+@verb("events")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what happens from now on.")
+@click.option("--since", type=click.IntRange(0), metavar="SEQ", help=VERBS["subscribe"][1]["since"])
+def events(invocation: Invocation, follow: bool, since: int | None) -> int:
+    """Without -f: the events that are still remembered. With -f alone: only new ones; with --since SEQ the
+    past ones first. A line of --json is one event."""
+    since = 0 if since is None and not follow else since
+    with invocation.client() as client:
+        for event in client.events(since=since, follow=follow):
+            if invocation.json:
+                invocation.emit("mgmt.event/1", event)
+            else:
+                line = described(event)
+                click.echo(painted(line, event.get("state", "")) if invocation.colored else line)
+                sys.stdout.flush()
+    return Exit.OK
+
+
+def described(event: dict[str, Any]) -> str:
+    """One line: number, time, who, what and why."""
+    head = f"{event['seq']:>6}  {moment(event['at'])}  "
+    reason = f"  {event['reason']}" if event.get("reason") else ""
+    if "unit" in event:
+        pid = f" pid {event['pid']}" if event["pid"] is not None else ""
+        return f"{head}{event['unit']}  {event['was']} -> {event['state']}{pid}{reason}".partition("\n")[0]
+    return f"{head}daemon  {event['what']}{reason}".partition("\n")[0]

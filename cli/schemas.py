@@ -1,0 +1,141 @@
+"""THE table of --json outputs: the `schema` of each, and its JSON Schema.
+
+Imported by `mgmt config schema NAME` and the tests only; what answers to requests carry comes from the
+message table, with its times as ISO 8601 text.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .render import TIMES
+
+Schema = dict[str, Any]
+
+STRING: Schema = {"type": "string"}
+NUMBER: Schema = {"type": "number"}
+COUNT: Schema = {"type": "integer", "minimum": 0}
+BOOL: Schema = {"type": "boolean"}
+NAMES_LIST: Schema = {"type": "array", "items": STRING}
+ANY: Schema = {}
+TIME: Schema = {"type": "string", "format": "date-time", "pattern": r"^\d{4}-\d\d-\d\dT[\d:.]+Z$"}
+
+
+def _maybe(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _list(schema: Schema) -> Schema:
+    return {"type": "array", "items": schema}
+
+
+def _object(optional: tuple[str, ...] = (), **properties: Schema) -> Schema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": [name for name in properties if name not in optional],
+        "additionalProperties": False,
+    }
+
+
+ERROR = _object(code=STRING, text=STRING, retryable=BOOL, detail={"type": "object"})
+PROBE = _object(
+    probe=STRING,
+    status={"enum": ["ok", "refused", "absent"]},
+    needed=BOOL,
+    detail=STRING,
+    meaning=STRING,
+)
+ANSWER = {
+    "oneOf": [
+        _object(input=STRING, result=ANY, latency_ms=NUMBER),
+        _object(input=STRING, error=ERROR),
+    ]
+}
+
+# Outputs of our own. A reply of the daemon is named in REPLIES instead.
+OWN: dict[str, Schema] = {
+    "mgmt.error/1": _object(error=ERROR),
+    "mgmt.start-service/1": _object(pid=COUNT, endpoint=STRING, already=BOOL),
+    "mgmt.stop-service/1": _object(pid=_maybe(COUNT), units=NAMES_LIST, stopped=BOOL),
+    "mgmt.log/1": _object(unit=STRING, line=STRING),
+    "mgmt.condition/1": _object(target=STRING, condition=STRING, state=STRING, met=BOOL),
+    "mgmt.request/1": _object(model=STRING, answers=_list(ANSWER)),
+    "mgmt.config-check/1": _object(
+        file=_maybe(STRING),
+        valid=BOOL,
+        warnings=NAMES_LIST,
+        problems=_list(_object(path=STRING, problem=STRING)),
+    ),
+    "mgmt.config/1": _object(file=_maybe(STRING), source=STRING, config={"type": "object"}),
+    "mgmt.schema/1": _object(json_schema={"type": "object"}),
+    "mgmt.doctor/1": _object(probes=_list(PROBE)),
+    "mgmt.completion/1": _object(shell=STRING, script=STRING),
+    "mgmt.version/1": _object(version=STRING, protocol=COUNT),
+}
+# output -> verb whose reply it is
+REPLIES = {
+    "mgmt.status/1": "status",
+    "mgmt.models/1": "models",
+    "mgmt.load-model/1": "load-model",
+    "mgmt.unload-model/1": "unload-model",
+    "mgmt.wait/1": "wait",
+}
+EVENT = "mgmt.event/1"
+NAMES = sorted((*OWN, *REPLIES, EVENT))
+
+
+def schema_of(name: str) -> Schema:
+    """The JSON Schema of the output whose `schema` field is `name`; KeyError when there is none."""
+    if name in OWN:
+        body = _copy(OWN[name])
+    else:
+        from mgmt.protocol import messages
+
+        if name == EVENT:
+            return _event()
+        reply = messages.REQUESTS[REPLIES[name]].reply
+        assert reply is not None
+        body = _told(reply.model_json_schema())
+    if name == "mgmt.status/1":
+        body["properties"]["missing"] = NAMES_LIST
+    return _named(body, name)
+
+
+def _event() -> Schema:
+    """One of the kinds of the message table, in one line of the stream."""
+    from mgmt.protocol import messages
+
+    kinds: list[Schema] = []
+    defs: Schema = {}
+    for kind, model in messages.EVENTS.items():
+        body = _told(model.model_json_schema())
+        defs |= body.pop("$defs", {})
+        body["properties"]["kind"] = {"const": kind}
+        body["required"].append("kind")
+        kinds.append(_named(body, EVENT))
+    return {"oneOf": kinds, "$defs": defs}
+
+
+def _named(body: Schema, name: str) -> Schema:
+    body["properties"] = {"schema": {"const": name}, **body["properties"]}
+    body["required"] = ["schema", *body.get("required", [])]
+    return body
+
+
+def _told(schema: Any) -> Any:
+    """The schema of a message after `render.plain`: times are text, and nothing is left out."""
+    if isinstance(schema, list):
+        return [_told(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    told = {key: _told(value) for key, value in schema.items()}
+    for name in TIMES & told.get("properties", {}).keys():
+        field = told["properties"][name]
+        note = {key: field[key] for key in ("title",) if key in field}
+        told["properties"][name] = {**(_maybe(TIME) if "anyOf" in field else TIME), **note}
+    return told
+
+
+def _copy(schema: Schema) -> Schema:
+    return {**schema, "properties": dict(schema["properties"]), "required": list(schema["required"])}
