@@ -1,0 +1,176 @@
+"""What the core wants done; the shell carries these out and decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mgmt.core.event import Route
+from mgmt.settings import BackendSettings, ModelSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The one terminal answer of a request. `body` is a map, or bytes that are msgpack already."""
+
+    route: Route
+    outcome: str
+    body: dict[str, Any] | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """A one-way message to a session."""
+
+    peer: bytes
+    session: int
+    name: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """An event to every subscriber: (peer, session) pairs."""
+
+    seq: int
+    kind: str
+    body: dict[str, Any]
+    to: tuple[tuple[bytes, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Fire TimerFired(key) at `at_ns` (monotonic); replaces a timer of the same key."""
+
+    key: tuple[Any, ...]
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer:
+    key: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """Start a unit's process: Started or SpawnFailed follows, then Exited, then Emptied.
+
+    `env` comes on top of the daemon's environment and the specification's.
+    """
+
+    unit: str
+    backend: BackendSettings
+    model: ModelSettings
+    cpus: tuple[int, ...]
+    incarnation: int
+    endpoint: str
+    config_path: str | None
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class SignalUnit:
+    """Send a signal to the unit's process group."""
+
+    unit: str
+    incarnation: int
+    signal: str
+
+
+@dataclass(frozen=True, slots=True)
+class KillUnit:
+    """End every process of the unit's tree; Emptied follows."""
+
+    unit: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeHandshake:
+    """Send legacy handshakes to the endpoint until it answers (HandshakeAnswered) or the unit ends."""
+
+    unit: str
+    incarnation: int
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class CheckMask:
+    """Read the CPU mask of every thread of the unit; MaskChecked follows."""
+
+    unit: str
+    incarnation: int
+    pid: int
+    cpus: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveEndpoint:
+    """Delete the socket file of an ipc endpoint, if any."""
+
+    endpoint: str
+
+
+@dataclass(frozen=True, slots=True)
+class RelayGroup:
+    """The replicas that serve a model's relay leases from now on: (unit, endpoint) pairs.
+
+    Requests outstanding at a replica that is no longer listed are answered `backend-lost`.
+    """
+
+    model: str
+    replicas: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLease:
+    """Data messages carrying `lease` go to the group of `model`; None: the lease is gone."""
+
+    lease: int
+    model: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLog:
+    """Read a unit's log in a worker thread and answer the route with a LogChunk."""
+
+    route: Route
+    unit: str
+    lines: int
+    offset: int | None
+    inode: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line for the daemon's own log; `level` as in logging."""
+
+    level: str
+    text: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Quit:
+    """Leave the loop: every unit is stopped."""
+
+
+Effect = (
+    Answer
+    | Tell
+    | Publish
+    | SetTimer
+    | CancelTimer
+    | Spawn
+    | SignalUnit
+    | KillUnit
+    | ProbeHandshake
+    | CheckMask
+    | RemoveEndpoint
+    | RelayGroup
+    | RelayLease
+    | ReadLog
+    | Note
+    | Quit
+)

@@ -1,0 +1,174 @@
+"""What can happen to the daemon; the shell turns sockets, processes, timers and signals into these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.messages import Message
+
+
+class Now(NamedTuple):
+    """The instant of an event: monotonic nanoseconds for every decision, epoch seconds for people."""
+
+    mono_ns: int
+    real_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The way back to whoever asked; opaque to the core except for `serial`, which is unique per run.
+
+    `plane` names the wire format, `id` and `session` are those of the frame, `envelope` is what the
+    format's encoder needs to answer (legacy: mirrored frames and correlation id).
+    """
+
+    serial: int
+    plane: str
+    peer: bytes
+    id: int = 0
+    session: int = 0
+    envelope: Any = None
+
+    def __hash__(self) -> int:
+        return self.serial
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A valid request; `deadline_ns` is monotonic, 0 for none."""
+
+    route: Route
+    verb: str
+    body: Message
+    deadline_ns: int = 0
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeAsked:
+    """A legacy handshake: it names no model."""
+
+    route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """A one-way message of a peer."""
+
+    peer: bytes
+    session: int
+    name: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """The shell gave up on a peer that does not read its answers."""
+
+    peer: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimerFired:
+    key: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The program of a unit was executed. `start_ticks`: field 22 of /proc/PID/stat."""
+
+    unit: str
+    incarnation: int
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnFailed:
+    """The program of a unit could not be executed; no process is left."""
+
+    unit: str
+    incarnation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The leader of a unit ended; `left` of its descendants still live, `tail` is the end of its log."""
+
+    unit: str
+    incarnation: int
+    code: int | None
+    signal: int | None
+    left: int
+    tail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Emptied:
+    """No process of the unit's tree is left."""
+
+    unit: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeAnswered:
+    """A backend that speaks the legacy data plane answered on its endpoint: it is ready."""
+
+    unit: str
+    incarnation: int
+    protocols: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskChecked:
+    """Result of reading the CPU mask of every thread of a unit; `wrong` names the offending threads."""
+
+    unit: str
+    incarnation: int
+    wrong: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """CPU per cent since the last sample and resident bytes, by unit."""
+
+    usage: dict[str, tuple[float | None, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class LogRead:
+    """What a worker thread read of a log for the request of `route`."""
+
+    route: Route
+    result: dict[str, Any] | MgmtError
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """SIGTERM or SIGINT; the second one is `fast`."""
+
+    reason: str
+    fast: bool
+
+
+Event = (
+    Asked
+    | HandshakeAsked
+    | Noticed
+    | PeerLost
+    | TimerFired
+    | Started
+    | SpawnFailed
+    | Exited
+    | Emptied
+    | HandshakeAnswered
+    | MaskChecked
+    | Sampled
+    | LogRead
+    | StopRequested
+)

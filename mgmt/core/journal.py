@@ -1,0 +1,34 @@
+"""The numbered events of this daemon: a bounded history, and who hears of each new one."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from mgmt.core import effect as fx
+from mgmt.core.event import Now
+from mgmt.core.sessions import Sessions
+
+
+class Journal:
+    """Events `seq` 1, 2, 3, ... without gaps; the last `keep` of them can be read again."""
+
+    def __init__(self, sessions: Sessions, keep: int) -> None:
+        self.seq = 0
+        self._sessions = sessions
+        self._history: deque[dict[str, Any]] = deque(maxlen=keep)
+
+    def record(self, now: Now, kind: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
+        """Number an event, keep it and send it to the subscribers."""
+        self.seq += 1
+        numbered = {"seq": self.seq, "at": now.real_s, **body}
+        self._history.append({"kind": kind, **numbered})
+        to = tuple((s.peer, s.id) for s in self._sessions.by_id.values() if s.subscribed)
+        out.append(fx.Publish(self.seq, kind, numbered, to))
+
+    def since(self, seq: int | None) -> tuple[list[dict[str, Any]], bool]:
+        """The events after `seq` that are still kept, and whether some are missing in between."""
+        if seq is None:
+            return [], False
+        first = self._history[0]["seq"] if self._history else self.seq + 1
+        return [event for event in self._history if event["seq"] > seq], seq + 1 < first or seq > self.seq

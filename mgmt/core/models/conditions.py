@@ -1,0 +1,68 @@
+"""Waiting for a unit or a model to be in a condition."""
+
+from __future__ import annotations
+
+from mgmt.core import effect as fx
+from mgmt.core.event import Asked, Now, Route
+from mgmt.core.models.loading import Loading
+from mgmt.core.models.registry import Registry
+from mgmt.core.sessions import Sessions
+from mgmt.core.supervision import AT_REST, State, Supervisor
+from mgmt.protocol import frames
+from mgmt.protocol.errors import MgmtError
+
+MET: dict[str, frozenset[State]] = {
+    "ready": frozenset({State.RUNNING}),
+    "active": frozenset(State) - AT_REST,
+    "stopped": AT_REST,
+    "failed": frozenset({State.FATAL}),
+}
+
+
+class Conditions:
+    """Parked `wait` requests, by the target they watch."""
+
+    def __init__(
+        self, registry: Registry, supervisor: Supervisor, loading: Loading, sessions: Sessions
+    ) -> None:
+        self._registry = registry
+        self._supervisor = supervisor
+        self._loading = loading
+        self._sessions = sessions
+        self._waiting: dict[Route, tuple[str, str]] = {}
+
+    def state(self, target: str) -> tuple[str, State]:
+        """The canonical name and state of a unit or model; MgmtError when there is neither."""
+        unit = self._supervisor.units.get(target)
+        if unit is not None:
+            return target, unit.state
+        model = self._registry.resolve(target)
+        return model.name, self._loading.state(model.name)
+
+    def wait(
+        self, now: Now, asked: Asked, target: str, condition: str, out: list[fx.Effect]
+    ) -> dict[str, str] | None:
+        """The answer when the condition holds already; else None, and the request is parked."""
+        target, state = self.state(target)
+        if state in MET[condition]:
+            return {"target": target, "condition": condition, "state": str(state)}
+        self._sessions.park(now, asked, out)
+        self._waiting[asked.route] = (target, condition)
+        return None
+
+    def on_unit_change(self, out: list[fx.Effect]) -> None:
+        """Answer whoever's condition came true; who waits for ready of a FATAL target is told it will not."""
+        for route, (name, condition) in list(self._waiting.items()):
+            if route not in self._sessions.calls:
+                del self._waiting[route]
+                continue
+            target, state = self.state(name)
+            if state in MET[condition]:
+                body = {"target": target, "condition": condition, "state": str(state)}
+                self._sessions.answer(route, frames.Outcome.OK, body, out)
+            elif state is State.FATAL and condition in ("ready", "active"):
+                text = f"{target} is {state} and will not become {condition}; see `mgmt status {target}`"
+                self._sessions.refuse(route, MgmtError("start-failed", text), out)
+            else:
+                continue
+            del self._waiting[route]

@@ -1,0 +1,209 @@
+"""Loading and unloading: a model's units are started together, and whoever asked gets one answer.
+
+A load is a set of waiting requests on a model; ten of them make one start and ten equal answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mgmt.core import effect as fx
+from mgmt.core.event import Asked, Now, Route
+from mgmt.core.models.registry import Registry
+from mgmt.core.sessions import Sessions
+from mgmt.core.supervision import AT_REST, State, Supervisor, Unit
+from mgmt.protocol import frames
+from mgmt.protocol.errors import MgmtError
+from mgmt.settings import ModelSettings
+
+
+@dataclass(slots=True)
+class _Waiters:
+    """Requests waiting for a model: to be loaded (with the `already` of their answer), or to be unloaded."""
+
+    load: dict[Route, bool] = field(default_factory=dict)
+    unload: set[Route] = field(default_factory=set)
+
+
+class Loading:
+    """Which models are meant to be loaded, and who waits for it."""
+
+    def __init__(
+        self, registry: Registry, supervisor: Supervisor, sessions: Sessions, max_units: int
+    ) -> None:
+        self._registry = registry
+        self._supervisor = supervisor
+        self._sessions = sessions
+        self._max_units = max_units
+        self._units: dict[str, list[Unit]] = {}
+        self._waiters: dict[str, _Waiters] = {}
+
+    # ---- reading ----
+
+    def units(self, model: str) -> list[Unit]:
+        """The units of a model, first replica first; empty when it was never loaded."""
+        return self._units.get(model, [])
+
+    def ready_units(self, model: str) -> list[Unit]:
+        return [unit for unit in self.units(model) if unit.ready]
+
+    def state(self, model: str) -> State:
+        """The state of the worst replica; STOPPED when it was never loaded."""
+        order = list(State)
+        worst = [
+            State.FATAL,
+            State.BACKOFF,
+            State.STOPPING,
+            State.STARTING,
+            State.EXITED,
+            State.STOPPED,
+            State.RUNNING,
+        ]
+        states = [unit.state for unit in self.units(model)] or [order[0]]
+        return min(states, key=worst.index)
+
+    # ---- what is asked ----
+
+    def load(
+        self,
+        now: Now,
+        model: ModelSettings,
+        out: list[fx.Effect],
+        waiter: Asked | None = None,
+        *,
+        config_path: str | None = None,
+        starting_after_ns: int | None = None,
+    ) -> dict[str, Any] | None:
+        """Start the model's units where they are not up; the answer when it is known at once, else None.
+
+        `waiter` is then parked and answered when every replica is ready, or when the load failed.
+        """
+        specs = self._registry.specs(model)
+        others = sum(len(units) for name, units in self._units.items() if name != model.name)
+        if others + len(specs) > self._max_units:
+            raise MgmtError(
+                "busy", f"{others} units exist; {self._max_units} is the limit (limits.max_units)"
+            )
+        already = all(unit.state in (State.RUNNING, State.STARTING) for unit in self.units(model.name))
+        already = already and bool(self.units(model.name))
+        units = self._units[model.name] = [self._supervisor.add(spec) for spec in specs]
+        if waiter is not None and not all(unit.ready for unit in units):
+            self._sessions.park(now, waiter, out)
+            self._of(model.name).load[waiter.route] = already
+            if starting_after_ns is not None:
+                out.append(fx.SetTimer(("starting", waiter.route), now.mono_ns + starting_after_ns))
+        for unit in units:
+            self._supervisor.start(now, unit, out, config_path)
+        if waiter is None or waiter.route not in self._of(model.name).load:
+            return self.loaded(model.name, already)
+        return None
+
+    def unload(
+        self, now: Now, model: ModelSettings, out: list[fx.Effect], waiter: Asked | None
+    ) -> dict[str, Any] | None:
+        """Stop the model's units; the answer when they are all down, else None and `waiter` is parked.
+
+        MgmtError `not-loaded` when there is nothing to unload.
+        """
+        name = model.name
+        units = self.units(name)
+        if all(unit.state is State.STOPPED for unit in units):
+            raise MgmtError("not-loaded", f"model {name!r} is not loaded", model=name)
+        self._fail_load(name, MgmtError("cancelled", f"the load of {name!r} was overtaken by an unload"), out)
+        for unit in units:
+            self._supervisor.stop(now, unit, out, "unloaded")
+        if waiter is None or all(unit.state is State.STOPPED for unit in units):
+            return self.unloaded(name)
+        self._sessions.park(now, waiter, out)
+        self._of(name).unload.add(waiter.route)
+        return None
+
+    def loaded(self, model: str, already: bool) -> dict[str, Any]:
+        """A Loaded body of the present state."""
+        units = self.units(model)
+        first = units[0]
+        return {
+            "model": model,
+            "type": first.spec.model.type,
+            "state": str(self.state(model)),
+            "endpoint": first.endpoint,
+            "pid": first.pid,
+            "units": [unit.spec.name for unit in units],
+            "already": already,
+        }
+
+    def unloaded(self, model: str) -> dict[str, Any]:
+        return {"model": model, "units": [unit.spec.name for unit in self.units(model)]}
+
+    # ---- what happened ----
+
+    def on_unit_change(self, now: Now, unit: Unit, was: State, out: list[fx.Effect]) -> None:
+        name = unit.spec.model.name
+        waiters = self._waiters.get(name)
+        units = self.units(name)
+        if unit.state is State.FATAL or (unit.state is State.EXITED and was is State.STARTING):
+            self._fail_load(name, start_failed(unit), out)
+            for other in units:
+                # The replicas of a model that failed to load are not left behind half loaded.
+                if not unit.proven and other is not unit:
+                    self._supervisor.stop(now, other, out, f"{unit.spec.name} failed to start")
+        if waiters is None:
+            return
+        if waiters.load and all(other.ready for other in units):
+            for route, already in list(waiters.load.items()):
+                self._answer(route, self.loaded(name, already), out)
+            waiters.load.clear()
+        if waiters.unload and all(other.state in AT_REST for other in units):
+            for route in list(waiters.unload):
+                self._answer(route, self.unloaded(name), out)
+            waiters.unload.clear()
+
+    def on_starting_timer(self, route: Route, out: list[fx.Effect]) -> None:
+        """The caller wanted to know by now: answer STARTING, the load goes on."""
+        for model, waiters in self._waiters.items():
+            if route in waiters.load:
+                already = waiters.load.pop(route)
+                self._answer(route, {**self.loaded(model, already), "state": str(State.STARTING)}, out)
+                return
+
+    def fail_all(self, error: MgmtError, out: list[fx.Effect]) -> None:
+        """Every waiting load ends with `error`."""
+        for model in self._waiters:
+            self._fail_load(model, error, out)
+
+    def _of(self, model: str) -> _Waiters:
+        return self._waiters.setdefault(model, _Waiters())
+
+    def _fail_load(self, model: str, error: MgmtError, out: list[fx.Effect]) -> None:
+        waiters = self._of(model)
+        for route in list(waiters.load):
+            out.append(fx.CancelTimer(("starting", route)))
+            if route in self._sessions.calls:
+                self._sessions.refuse(route, error, out)
+        waiters.load.clear()
+
+    def _answer(self, route: Route, body: dict[str, Any], out: list[fx.Effect]) -> None:
+        out.append(fx.CancelTimer(("starting", route)))
+        # An expired or vanished caller was answered already; its load went on for the others.
+        if route in self._sessions.calls:
+            self._sessions.answer(route, frames.Outcome.OK, body, out)
+
+
+def start_failed(unit: Unit) -> MgmtError:
+    """Why the unit did not come up, with the end of its log."""
+    tail = unit.last_exit.tail if unit.last_exit is not None else ""
+    text = f"unit {unit.spec.name!r} did not start: {unit.reason}"
+    if tail:
+        text += "\nlast lines of its log:\n" + "\n".join(f"  {line}" for line in tail.splitlines())
+    else:
+        text += f"; it wrote nothing to its log (mgmt logs {unit.spec.name})"
+    exit = unit.last_exit
+    return MgmtError(
+        "start-failed",
+        text,
+        unit=unit.spec.name,
+        exit_code=exit.code if exit else None,
+        signal=exit.signal if exit else None,
+        tail=tail,
+    )

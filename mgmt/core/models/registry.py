@@ -1,0 +1,54 @@
+"""The models of the configuration, and how a name that somebody typed finds one."""
+
+from __future__ import annotations
+
+from mgmt.core.supervision import UnitSpec
+from mgmt.protocol.errors import MgmtError
+from mgmt.settings import ModelSettings, Settings
+
+
+class Registry:
+    """Models by every name they answer to: name, full name, alias; exact and case-sensitive."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.models = {model.name: model for model in settings.supported_models}
+        self._names: dict[str, ModelSettings] = {}
+        for model in settings.supported_models:
+            self._names.setdefault(model.fullname, model)
+        for model in settings.supported_models:
+            # Names and aliases are unique (the configuration checks); they outrank full names, which are not.
+            self._names.update(dict.fromkeys((model.name, *model.aliases), model))
+
+    @property
+    def default(self) -> ModelSettings | None:
+        name = self.settings.default_model
+        return self._names.get(name) if name is not None else None
+
+    def resolve(self, name: str) -> ModelSettings:
+        """The model of that name; MgmtError `unknown-model` with the names that differ only in case."""
+        model = self._names.get(name)
+        if model is not None:
+            return model
+        similar = sorted({m.name for known, m in self._names.items() if known.lower() == name.lower()})
+        if similar:
+            hint = f"did you mean {' or '.join(similar)}?"
+        else:
+            hint = "`mgmt models` lists the configured ones"
+        raise MgmtError(
+            "unknown-model", f"no model {name!r} is configured; {hint}", model=name, similar=similar
+        )
+
+    def specs(self, model: ModelSettings) -> list[UnitSpec]:
+        """One unit for each replica; MgmtError `no-backend` when nothing runs the model's type."""
+        backend = self.settings.model_backends.get(model.type)
+        if backend is None:
+            raise MgmtError(
+                "no-backend",
+                f"model {model.name!r} is of type {model.type!r}, for which model_backends has no entry",
+                model=model.name,
+                type=model.type,
+            )
+        if model.replicas == 1:
+            return [UnitSpec(model.name, model, backend)]
+        return [UnitSpec(f"{model.name}.{n}", model, backend) for n in range(model.replicas)]

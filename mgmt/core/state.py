@@ -1,0 +1,76 @@
+"""The whole state of a daemon: the slices, and the facts they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from mgmt.core.event import Asked, Now
+from mgmt.core.journal import Journal
+from mgmt.core.models import Conditions, Handshakes, Leases, Loading, Registry
+from mgmt.core.sessions import SessionLimits, Sessions
+from mgmt.core.supervision import Supervisor
+from mgmt.protocol import defaults
+from mgmt.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Facts of this run that the shell finds out at start.
+
+    `epoch` differs from every earlier run's; `secret` is 32 random bytes; `log_dir` is where units' logs lie.
+    """
+
+    version: str
+    pid: int
+    epoch: int
+    secret: bytes
+    config: str
+    log_dir: str
+    started: Now
+
+
+@dataclass(slots=True)
+class StatusCache:
+    """The last status of everything and what it was true for; see `core.status`."""
+
+    key: tuple[int, int, bool] | None = None
+    until_ns: int = 0
+    body: dict[str, Any] = field(default_factory=dict)
+    packed: bytes = b""
+
+
+class State:
+    """Built once; changed by `step` alone."""
+
+    def __init__(self, settings: Settings, identity: Identity) -> None:
+        self.settings = settings
+        self.identity = identity
+        limits = settings.limits
+        self.sessions = Sessions(
+            identity.epoch,
+            SessionLimits(
+                sessions=limits.max_sessions,
+                session_requests=limits.max_session_requests,
+                requests=limits.max_requests,
+                timeout_ns=int(settings.timing.session_timeout_s * 1e9),
+                key_ns=int(settings.timing.idempotency_keep_s * 1e9),
+            ),
+        )
+        self.journal = Journal(self.sessions, limits.max_event_history)
+        self.registry = Registry(settings)
+        prefix = f"{settings.endpoints.model_socket_dir}/{defaults.MODEL_SOCKET_PREFIX}"
+        self.supervisor = Supervisor(identity.secret, settings.endpoints.control, prefix)
+        self.loading = Loading(self.registry, self.supervisor, self.sessions, limits.max_units)
+        self.leases = Leases(identity.secret, self.sessions, settings.endpoints.relay)
+        self.handshakes = Handshakes(self.registry, self.supervisor, self.loading, self.sessions)
+        self.conditions = Conditions(self.registry, self.supervisor, self.loading, self.sessions)
+        self.lease_waiters: dict[str, list[tuple[Asked, str]]] = {}
+        self.stopping = False
+        self.quit_said = False
+        self.counters: dict[str, int] = {}
+        self.status_cache = StatusCache()
+
+    def count(self, what: str) -> None:
+        """One more of something an operator may want to know about."""
+        self.counters[what] = self.counters.get(what, 0) + 1

@@ -1,0 +1,437 @@
+"""`step(state, now, event) -> effects`: the one place where an event meets the slices.
+
+Each verb has one handler in HANDLERS; a handler returns the body of its answer, or None when the request was
+parked and is answered by a later event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from mgmt.core import effect as fx
+from mgmt.core import event as ev
+from mgmt.core import status
+from mgmt.core.event import Asked, Now
+from mgmt.core.sessions import Session
+from mgmt.core.state import State
+from mgmt.core.supervision import AT_REST
+from mgmt.core.supervision import State as UnitState
+from mgmt.protocol import defaults, frames
+from mgmt.protocol import messages as msg
+from mgmt.protocol.errors import MgmtError
+
+Body = dict[str, Any] | bytes | None
+Handler = Callable[[State, Now, Asked, list[fx.Effect]], Body]
+HANDLERS: dict[str, Handler] = {}
+
+LEGACY_PLANE = "legacy"  # its requests have no sessions
+
+
+def step(state: State, now: Now, event: ev.Event) -> list[fx.Effect]:
+    """Apply one event; the effects are to be carried out in order."""
+    out: list[fx.Effect] = []
+    _ON[type(event)](state, now, event, out)
+    _settle(state, now, out)
+    return out
+
+
+def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
+    """Hand what the lower slices noted up to the higher ones, until nothing is left to say."""
+    supervisor, sessions = state.supervisor, state.sessions
+    while supervisor.changes or sessions.ended:
+        while sessions.ended:
+            state.leases.on_session_ended(sessions.ended.pop(), out)
+        changes, supervisor.changes = supervisor.changes, []
+        for unit, was in changes:
+            _journal_unit(state, now, unit, was, out)
+            model = unit.spec.model.name
+            if was is UnitState.RUNNING or unit.ready:
+                replicas = tuple((u.spec.name, u.endpoint) for u in state.loading.ready_units(model))
+                out.append(fx.RelayGroup(model, replicas))
+            if was is UnitState.RUNNING:
+                state.leases.on_unit_lost(unit.spec.name, unit.reason, out)
+            state.loading.on_unit_change(now, unit, was, out)
+            if all(u.state is UnitState.STOPPED for u in state.loading.units(model)):
+                state.leases.on_model_unloaded(model, out)
+            _answer_lease_waiters(state, model, out)
+            state.handshakes.on_unit_change(out)
+            state.conditions.on_unit_change(out)
+    if (
+        state.stopping
+        and not any(unit.has_process for unit in supervisor.units.values())
+        and not state.quit_said
+    ):
+        state.quit_said = True
+        out.append(fx.Quit())
+
+
+def _journal_unit(state: State, now: Now, unit: Any, was: UnitState, out: list[fx.Effect]) -> None:
+    body = {
+        "unit": unit.spec.name,
+        "model": unit.spec.model.name,
+        "was": str(was),
+        "state": str(unit.state),
+        "reason": unit.reason,
+        "incarnation": unit.incarnation,
+        "pid": unit.pid,
+        "exit": status.exit_body(unit.last_exit) if was is not unit.state else None,
+    }
+    state.journal.record(now, "unit", body, out)
+    level = "WARNING" if unit.state in (UnitState.BACKOFF, UnitState.FATAL) else "INFO"
+    out.append(
+        fx.Note(level, f"{unit.spec.name}: {was} -> {unit.state}: {unit.reason}", {"unit": unit.spec.name})
+    )
+
+
+# ---- requests --------------------------------------------------------------------------------------------
+
+M = TypeVar("M", bound=msg.Message)
+
+
+def _on_asked(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> None:
+    try:
+        if asked.verb not in ("hello", "backend-hello") and asked.route.plane != LEGACY_PLANE:
+            state.sessions.find(now, asked.route.peer, asked.route.session)
+        if asked.key:
+            if state.sessions.repeats(asked, out):
+                return
+            state.sessions.park(now, asked, out)
+        body = HANDLERS[asked.verb](state, now, asked, out)
+    except MgmtError as error:
+        state.count("refused." + error.code)
+        state.sessions.refuse(asked.route, error, out)
+        return
+    if body is not None:
+        state.sessions.answer(asked.route, frames.Outcome.OK, body, out)
+
+
+def _handles(verb: str) -> Callable[[Callable[[State, Now, Asked, M, list[fx.Effect]], Body]], Handler]:
+    def enter(function: Callable[[State, Now, Asked, M, list[fx.Effect]], Body]) -> Handler:
+        def handler(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> Body:
+            return function(state, now, asked, cast(M, asked.body), out)
+
+        HANDLERS[verb] = handler
+        return handler
+
+    return enter
+
+
+def _agree(versions: list[int]) -> None:
+    if frames.VERSION not in versions:
+        raise MgmtError(
+            "bad-version",
+            f"the peer speaks protocol versions {versions}, this daemon speaks {frames.VERSION}",
+            versions=[frames.VERSION],
+        )
+
+
+def _refuse_while_stopping(state: State) -> None:
+    if state.stopping:
+        raise MgmtError("stopping", "the daemon is stopping; start it again with `mgmt start-service`")
+
+
+@_handles("hello")
+def _hello(state: State, now: Now, asked: Asked, body: msg.Hello, out: list[fx.Effect]) -> Body:
+    _agree(body.versions)
+    replicas = []
+    if body.model is not None:
+        # Asked before the session opens: a refused hello changes nothing.
+        replicas = _ready_replicas(state, body.model)
+    session = state.sessions.open(now, asked.route.peer, body.name, out)
+    lease = None
+    if body.model is not None:
+        model = state.registry.resolve(body.model).name
+        lease = state.leases.grant(session, model, replicas, body.mode, out)
+    timing = state.settings.timing
+    return {
+        "version": frames.VERSION,
+        "session": session.id,
+        "epoch": state.identity.epoch,
+        "heartbeat_s": timing.heartbeat_s,
+        "session_timeout_s": timing.session_timeout_s,
+        "max_frame_bytes": defaults.MAX_CONTROL_FRAME_BYTES,
+        "lease": lease,
+    }
+
+
+@_handles("status")
+def _status(state: State, now: Now, asked: Asked, body: msg.Status, out: list[fx.Effect]) -> Body:
+    if body.units:
+        return {
+            "service": status.service_body(state, now),
+            "units": status.units_body(state, now, body.units),
+        }
+    cache = status.whole(state, now)
+    return cache.body if asked.route.plane == LEGACY_PLANE else cache.packed
+
+
+@_handles("models")
+def _models(state: State, now: Now, asked: Asked, body: msg.Models, out: list[fx.Effect]) -> Body:
+    return status.models_body(state)
+
+
+@_handles("load-model")
+def _load_model(state: State, now: Now, asked: Asked, body: msg.LoadModel, out: list[fx.Effect]) -> Body:
+    _refuse_while_stopping(state)
+    model = state.registry.resolve(body.model)
+    backend = state.settings.model_backends.get(model.type)
+    if body.config_path is not None and backend is not None and not backend.takes_config_path:
+        text = (
+            f"{model.name}: config_path {body.config_path!r} is ignored: its command has no {{config_path}}"
+        )
+        out.append(fx.Note("WARNING", text, {"model": model.name}))
+    return state.loading.load(
+        now,
+        model,
+        out,
+        asked if body.wait else None,
+        config_path=body.config_path,
+        starting_after_ns=None if body.starting_after_ms is None else body.starting_after_ms * 1_000_000,
+    )
+
+
+@_handles("unload-model")
+def _unload_model(state: State, now: Now, asked: Asked, body: msg.UnloadModel, out: list[fx.Effect]) -> Body:
+    model = state.registry.resolve(body.model)
+    return state.loading.unload(now, model, out, asked if body.wait else None)
+
+
+@_handles("stop-service")
+def _stop_service(state: State, now: Now, asked: Asked, body: msg.StopService, out: list[fx.Effect]) -> Body:
+    units = sorted(unit.spec.name for unit in state.supervisor.units.values() if unit.has_process)
+    _stop(state, now, "stop-service was asked for", out)
+    return {"message": "Service shutdown requested", "units": units}
+
+
+@_handles("wait")
+def _wait(state: State, now: Now, asked: Asked, body: msg.Wait, out: list[fx.Effect]) -> Body:
+    return state.conditions.wait(now, asked, body.target, body.condition, out)
+
+
+@_handles("lease")
+def _lease(state: State, now: Now, asked: Asked, body: msg.LeaseModel, out: list[fx.Effect]) -> Body:
+    session = state.sessions.find(now, asked.route.peer, asked.route.session)
+    model = state.registry.resolve(body.model)
+    ready = state.loading.ready_units(model.name)
+    if not ready and body.load:
+        _refuse_while_stopping(state)
+        state.sessions.park(now, asked, out)
+        state.lease_waiters.setdefault(model.name, []).append((asked, body.mode))
+        if state.loading.state(model.name) in AT_REST:
+            state.loading.load(now, model, out)
+        return None
+    return state.leases.grant(
+        session, model.name, ready or _ready_replicas(state, body.model), body.mode, out
+    )
+
+
+def _ready_replicas(state: State, name: str) -> list[Any]:
+    model = state.registry.resolve(name)
+    ready = state.loading.ready_units(model.name)
+    if not ready:
+        now_is = state.loading.state(model.name)
+        if now_is in AT_REST:
+            text = f"model {model.name!r} is not loaded; load it with `mgmt load-model {model.name}`"
+            raise MgmtError("not-loaded", text, model=model.name)
+        text = f"model {model.name!r} is {now_is}; wait for it with `mgmt wait {model.name} --for ready`"
+        raise MgmtError("not-ready", text, model=model.name)
+    return ready
+
+
+def _answer_lease_waiters(state: State, model: str, out: list[fx.Effect]) -> None:
+    """Grant the leases that waited for a load, or refuse them when it failed."""
+    waiting = state.lease_waiters.get(model)
+    ready = state.loading.ready_units(model)
+    failed = state.loading.state(model) in AT_REST
+    if not waiting or not (ready or failed):
+        return
+    del state.lease_waiters[model]
+    for asked, mode in waiting:
+        session = state.sessions.by_id.get(asked.route.session) or state.sessions.by_peer.get(
+            asked.route.peer
+        )
+        if asked.route not in state.sessions.calls or session is None:
+            continue
+        if ready:
+            lease = state.leases.grant(session, model, ready, mode, out)
+            state.sessions.answer(asked.route, frames.Outcome.OK, lease, out)
+        else:
+            reason = state.loading.units(model)[0].reason
+            error = MgmtError("start-failed", f"model {model!r} could not be loaded: {reason}", model=model)
+            state.sessions.refuse(asked.route, error, out)
+
+
+@_handles("release")
+def _release(state: State, now: Now, asked: Asked, body: msg.Release, out: list[fx.Effect]) -> Body:
+    session = state.sessions.find(now, asked.route.peer, asked.route.session)
+    state.leases.release(session, body.lease, out)
+    return {}
+
+
+@_handles("subscribe")
+def _subscribe(state: State, now: Now, asked: Asked, body: msg.Subscribe, out: list[fx.Effect]) -> Body:
+    session = state.sessions.find(now, asked.route.peer, asked.route.session)
+    session.subscribed = body.follow
+    same_epoch = body.epoch in (None, state.identity.epoch)
+    events, gap = state.journal.since(body.since) if same_epoch else ([], True)
+    return {
+        "seq": state.journal.seq,
+        "epoch": state.identity.epoch,
+        "units": status.units_body(state, now, []),
+        "events": events,
+        "gap": gap,
+    }
+
+
+@_handles("logs")
+def _logs(state: State, now: Now, asked: Asked, body: msg.Logs, out: list[fx.Effect]) -> Body:
+    target, _ = state.conditions.state(body.unit)
+    if target not in state.supervisor.units:
+        units = state.loading.units(target)
+        if not units:
+            raise MgmtError(
+                "not-loaded", f"model {target!r} was never loaded, so it has no log", model=target
+            )
+        target = units[0].spec.name
+    state.sessions.park(now, asked, out)
+    out.append(fx.ReadLog(asked.route, target, body.lines, body.offset, body.inode))
+    return None
+
+
+@_handles("backend-hello")
+def _backend_hello(
+    state: State, now: Now, asked: Asked, body: msg.BackendHello, out: list[fx.Effect]
+) -> Body:
+    _agree(body.versions)
+    unit = _prove(state, body.unit, body.incarnation, body.token)
+    session = state.sessions.open(now, asked.route.peer, f"backend {body.unit}", out)
+    session.unit = unit.spec.name
+    return {
+        "version": frames.VERSION,
+        "session": session.id,
+        "epoch": state.identity.epoch,
+        "heartbeat_s": state.settings.timing.heartbeat_s,
+    }
+
+
+@_handles("backend-ready")
+def _backend_ready(
+    state: State, now: Now, asked: Asked, body: msg.BackendReady, out: list[fx.Effect]
+) -> Body:
+    unit = _prove(state, body.unit, body.incarnation, body.token)
+    state.supervisor.on_ready(unit, tuple(body.protocols), out)
+    return {}
+
+
+def _prove(state: State, name: str, incarnation: int, token: str) -> Any:
+    unit = state.supervisor.is_present(name, incarnation, token)
+    if unit is None:
+        text = (
+            f"{name!r} incarnation {incarnation} is no present process of this daemon, or its token is wrong"
+        )
+        raise MgmtError("denied", text, unit=name)
+    return unit
+
+
+# ---- everything else -------------------------------------------------------------------------------------
+
+
+def _on_handshake(state: State, now: Now, event: ev.HandshakeAsked, out: list[fx.Effect]) -> None:
+    wait_ns = int(state.settings.timing.legacy_load_answer_s * 1e9)
+    state.handshakes.ask(now, event, wait_ns, state.stopping, out)
+
+
+def _on_noticed(state: State, now: Now, event: ev.Noticed, out: list[fx.Effect]) -> None:
+    session: Session | None
+    try:
+        session = state.sessions.find(now, event.peer, event.session)
+    except MgmtError:
+        out.append(fx.Tell(event.peer, event.session, "session-gone", {}))
+        return
+    if event.name in ("heartbeat", "backend-heartbeat"):
+        out.append(fx.Tell(session.peer, session.id, "heartbeat", {}))
+    elif event.name == "bye":
+        state.sessions.end(session, out)
+
+
+def _on_peer_lost(state: State, now: Now, event: ev.PeerLost, out: list[fx.Effect]) -> None:
+    session = state.sessions.by_peer.get(event.peer)
+    state.count("peers_lost")
+    if session is not None:
+        state.journal.record(
+            now, "daemon", {"what": "peer-lost", "reason": f"{session.name}: {event.reason}"}, out
+        )
+        state.sessions.end(session, out)
+
+
+def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]) -> None:
+    what, about = event.key
+    if what == "session":
+        state.sessions.on_session_timer(now, about, out)
+    elif what == "call":
+        state.sessions.expire(about, out)
+    elif what == "key":
+        state.sessions.forget_key(about)
+    elif what == "starting":
+        state.loading.on_starting_timer(about, out)
+    else:
+        state.supervisor.on_timer(now, what, about, out)
+
+
+def _on_handshake_answered(state: State, now: Now, event: ev.HandshakeAnswered, out: list[fx.Effect]) -> None:
+    unit = state.supervisor.units.get(event.unit)
+    if unit is not None and unit.incarnation == event.incarnation and unit.has_process:
+        state.supervisor.on_ready(unit, event.protocols, out)
+
+
+def _on_mask_checked(state: State, now: Now, event: ev.MaskChecked, out: list[fx.Effect]) -> None:
+    if event.wrong:
+        state.count("mask_violations")
+        reason = f"{event.unit} runs outside its CPUs: {event.wrong}"
+        state.journal.record(now, "daemon", {"what": "mask-violated", "reason": reason}, out)
+        out.append(fx.Note("ERROR", reason, {"unit": event.unit}))
+
+
+def _on_log_read(state: State, now: Now, event: ev.LogRead, out: list[fx.Effect]) -> None:
+    if event.route not in state.sessions.calls:
+        return  # expired meanwhile
+    if isinstance(event.result, MgmtError):
+        state.sessions.refuse(event.route, event.result, out)
+    else:
+        state.sessions.answer(event.route, frames.Outcome.OK, event.result, out)
+
+
+def _on_stop_requested(state: State, now: Now, event: ev.StopRequested, out: list[fx.Effect]) -> None:
+    _stop(state, now, event.reason, out)
+    if event.fast:
+        for unit in state.supervisor.units.values():
+            state.supervisor.kill(unit, out, "fast stop")
+
+
+def _stop(state: State, now: Now, reason: str, out: list[fx.Effect]) -> None:
+    if not state.stopping:
+        state.stopping = True
+        state.journal.record(now, "daemon", {"what": "stopping", "reason": reason}, out)
+        out.append(fx.Note("INFO", f"stopping: {reason}", {}))
+        state.loading.fail_all(MgmtError("stopping", "the daemon is stopping"), out)
+        for unit in state.supervisor.units.values():
+            state.supervisor.stop(now, unit, out, reason)
+
+
+_ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
+    ev.Asked: _on_asked,
+    ev.HandshakeAsked: _on_handshake,
+    ev.Noticed: _on_noticed,
+    ev.PeerLost: _on_peer_lost,
+    ev.TimerFired: _on_timer,
+    ev.Started: lambda state, now, event, out: state.supervisor.on_started(now, event, out),
+    ev.SpawnFailed: lambda state, now, event, out: state.supervisor.on_spawn_failed(now, event, out),
+    ev.Exited: lambda state, now, event, out: state.supervisor.on_exited(now, event, out),
+    ev.Emptied: lambda state, now, event, out: state.supervisor.on_emptied(now, event, out),
+    ev.HandshakeAnswered: _on_handshake_answered,
+    ev.MaskChecked: _on_mask_checked,
+    ev.Sampled: lambda state, now, event, out: state.supervisor.on_sampled(event),
+    ev.LogRead: _on_log_read,
+    ev.StopRequested: _on_stop_requested,
+}

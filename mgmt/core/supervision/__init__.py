@@ -1,0 +1,10 @@
+"""Supervision: units, their state table, restart and stop.
+
+The ancestor's words: a `ModelInstance` is a unit here, a watcher (circus) or program (supervisord) likewise.
+Not here: which model a unit serves and who waits for it (`core.models`).
+"""
+
+from mgmt.core.supervision.supervisor import Change, Supervisor
+from mgmt.core.supervision.unit import AT_REST, TRANSITIONS, State, Unit, UnitSpec
+
+__all__ = ["AT_REST", "TRANSITIONS", "Change", "State", "Supervisor", "Unit", "UnitSpec"]

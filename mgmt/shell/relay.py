@@ -1,0 +1,199 @@
+"""The relay: data messages from clients to replicas and back, by lease, without decoding a body.
+
+A message keeps all its frames but the ROUTER's identity frame. The tag's lease chooses the group of replicas,
+the least occupied one gets the request, and `outstanding` remembers who is owed its one answer.
+"""
+
+from __future__ import annotations
+
+import struct
+from asyncio import AbstractEventLoop
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+
+from mgmt.core import effect as fx
+from mgmt.protocol import frames
+from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.frames import LEASE_AND_ID, TAG_BYTES, VERSION, DataKind
+from mgmt.shell.router import HWM, Frames, Pump, Router, send
+
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_NOBLOCK = int(zmq.NOBLOCK)
+_LEASE = slice(6, 14)
+_REQUEST_HEAD = bytes((VERSION, DataKind.REQUEST))
+# Below this a copy is cheaper than the bookkeeping of not copying.
+ZERO_COPY_BYTES = 64 << 10
+
+
+@dataclass(slots=True)
+class _Replica:
+    """A connection to one backend; `outstanding` maps lease-and-id to the identity that waits."""
+
+    unit: str
+    endpoint: str
+    socket: zmq.Socket[bytes]
+    pump: Pump
+    outstanding: dict[bytes, bytes] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Group:
+    """The replicas of a model that are ready; leases point at it, so it may be empty for a while."""
+
+    replicas: dict[str, _Replica] = field(default_factory=dict)
+
+
+class Relay:
+    """Groups of replicas behind one ROUTER."""
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        context: zmq.Context[Any],
+        endpoint: str,
+        max_frame_bytes: int,
+        max_queue: int,
+    ) -> None:
+        self._loop = loop
+        self._context = context
+        self._max_frame_bytes = max_frame_bytes
+        self._max_queue = max_queue
+        self._groups: dict[str, _Group] = {}
+        self._leases: dict[bytes, _Group] = {}
+        self.strays = (
+            0  # answers nobody waits for: of a client that left, or of a backend that repeats itself
+        )
+        self.router = Router(loop, context, endpoint, 2 * max_frame_bytes, self._on_request, self._on_lost)
+
+    # ---- effects ----
+
+    def set_lease(self, effect: fx.RelayLease) -> None:
+        key = struct.pack("!Q", effect.lease)
+        if effect.model is None:
+            self._leases.pop(key, None)
+        else:
+            self._leases[key] = self._groups.setdefault(effect.model, _Group())
+
+    def set_group(self, effect: fx.RelayGroup) -> None:
+        """Connect to new replicas; answer for those that are gone."""
+        group = self._groups.setdefault(effect.model, _Group())
+        wanted = dict(effect.replicas)
+        for unit, replica in list(group.replicas.items()):
+            if wanted.get(unit) != replica.endpoint:
+                del group.replicas[unit]
+                self._drop(replica)
+        for unit, endpoint in wanted.items():
+            if unit not in group.replicas:
+                group.replicas[unit] = self._connect(unit, endpoint)
+
+    def close(self) -> None:
+        for group in self._groups.values():
+            for replica in group.replicas.values():
+                self._drop(replica)
+        self.router.flush()
+        self.router.close()
+
+    # ---- messages ----
+
+    def _on_request(self, message: Frames) -> None:
+        peer, tag = message[0], message[1] if len(message) > 1 else b""
+        if len(tag) != TAG_BYTES or not tag.startswith(_REQUEST_HEAD):
+            self._refuse_tag(peer, tag)
+            return
+        group = self._leases.get(tag[_LEASE])
+        if group is None:
+            self._answer(
+                peer, tag, DataKind.GONE, MgmtError("lease-gone", "no such lease; ask for a new one")
+            )
+            return
+        if not group.replicas:
+            text = "no replica of the model is ready now; try again"
+            self._answer(peer, tag, DataKind.ERROR, MgmtError("not-ready", text))
+            return
+        if len(group.replicas) == 1:
+            (replica,) = group.replicas.values()
+        else:
+            replica = min(group.replicas.values(), key=_load)
+        outstanding = replica.outstanding
+        if len(outstanding) >= self._max_queue:
+            text = f"{len(outstanding)} requests wait at {replica.unit}, which is the limit; try again later"
+            self._answer(peer, tag, DataKind.BUSY, MgmtError("busy", text))
+            return
+        key = tag[LEASE_AND_ID]
+        if key in outstanding:
+            text = "a request of this number is still waiting; numbers of a lease must differ"
+            self._answer(peer, tag, DataKind.ERROR, MgmtError("conflict", text))
+            return
+        if max(map(len, message)) > self._max_frame_bytes:
+            text = f"a frame is larger than {self._max_frame_bytes} bytes (limits.max_relay_frame_bytes)"
+            self._answer(peer, tag, DataKind.ERROR, MgmtError("too-large", text))
+            return
+        last = len(message) - 1
+        socket = replica.socket
+        try:
+            for i in range(1, last + 1):
+                frame = message[i]
+                send(socket, frame, _NOBLOCK if i == last else _MORE, len(frame) < ZERO_COPY_BYTES)
+        except zmq.Again:
+            self._answer(
+                peer, tag, DataKind.BUSY, MgmtError("busy", f"{replica.unit} does not read; try later")
+            )
+            return
+        outstanding[key] = peer
+        replica.pump.poke()
+
+    def _on_answer(self, replica: _Replica, message: Frames) -> None:
+        tag = message[0]
+        peer = replica.outstanding.get(tag[LEASE_AND_ID])
+        if peer is None or len(tag) != TAG_BYTES or tag[1] < DataKind.RESULT:
+            self.strays += 1
+            return
+        del replica.outstanding[tag[LEASE_AND_ID]]
+        self.router.send(peer, message)
+
+    def _drop(self, replica: _Replica) -> None:
+        replica.pump.close()
+        replica.socket.close(0)
+        lost = MgmtError("backend-lost", f"{replica.unit} died before it answered", unit=replica.unit)
+        for key, peer in replica.outstanding.items():
+            tag = bytes((VERSION, DataKind.REQUEST, 0, 0, 0, 0)) + key
+            self._answer(peer, tag, DataKind.ERROR, lost)
+
+    def _connect(self, unit: str, endpoint: str) -> _Replica:
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, HWM)
+        socket.setsockopt(zmq.RCVHWM, HWM)
+        socket.setsockopt(zmq.RECONNECT_IVL, 10)
+        socket.connect(endpoint)
+        replica: _Replica
+
+        def on_message(message: Frames) -> None:
+            self._on_answer(replica, message)
+
+        replica = _Replica(unit, endpoint, socket, Pump(self._loop, socket, on_message))
+        return replica
+
+    def _refuse_tag(self, peer: bytes, tag: bytes) -> None:
+        if len(tag) != TAG_BYTES:
+            tag = bytes(TAG_BYTES)
+            error = MgmtError("bad-frame", f"a data message starts with a tag of {TAG_BYTES} bytes")
+        elif tag[0] != VERSION:
+            error = MgmtError(
+                "bad-version", f"data version {tag[0]} is not spoken here; this side speaks {VERSION}"
+            )
+        else:
+            error = MgmtError("bad-frame", f"data kind {tag[1]} is not a request")
+        self._answer(peer, bytes((VERSION,)) + tag[1:], DataKind.ERROR, error)
+
+    def _answer(self, peer: bytes, tag: bytes, kind: DataKind, error: MgmtError) -> None:
+        self.router.send(peer, (frames.answer_tag(tag, kind), frames.pack(error.as_body())))
+
+    def _on_lost(self, peer: bytes, reason: str) -> None:
+        """The client left: what its requests bring back will be strays."""
+
+
+def _load(replica: _Replica) -> int:
+    return len(replica.outstanding)

@@ -1,0 +1,220 @@
+"""A ROUTER socket in the event loop: an edge-triggered pump for input, bounded queues for output.
+
+libzmq signals its descriptor once per batch of commands, and a send may swallow that signal. Hence the rule
+that keeps a message from waiting for the next one: the last thing done with the socket in a turn of the loop
+is always a receive that said "again".
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from asyncio import AbstractEventLoop, TimerHandle
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import zmq
+from zmq.backend import Socket as RawSocket
+
+log = logging.getLogger("mgmt.shell.router")
+
+# The undecorated methods: pyzmq's Python layer over them costs more than the system does.
+recv: Callable[..., bytes] = RawSocket.recv
+send: Callable[..., Any] = RawSocket.send
+get: Callable[..., Any] = RawSocket.get
+_NOBLOCK = int(zmq.NOBLOCK)
+_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+_RCVMORE = int(zmq.RCVMORE)
+
+DRAIN_CAP = 256  # messages taken in one turn before the rest of the loop gets its chance
+FLUSH_S = 0.005  # how often queued answers are offered again to a peer whose pipe was full
+MAX_OUTBOX = 4096  # answers queued for one peer that does not read; then it is given up
+HWM = 4096  # messages per peer inside libzmq, each way
+
+Frames = list[bytes]
+
+
+class Pump:
+    """Calls `on_message(frames)` for each message of a socket, at most DRAIN_CAP of them per turn."""
+
+    def __init__(
+        self, loop: AbstractEventLoop, socket: zmq.Socket[bytes], on_message: Callable[[Frames], None]
+    ) -> None:
+        self._loop = loop
+        self._socket = socket
+        self._on_message = on_message
+        self._scheduled = False
+        self._fd = int(socket.getsockopt(zmq.FD))
+        loop.add_reader(self._fd, self._drain)
+        self.poke()
+
+    def poke(self) -> None:
+        """Look again soon: after a send outside of the drain, which may have swallowed a signal."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._drain)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._fd)
+        self._scheduled = True  # no further turns
+
+    def _drain(self) -> None:
+        socket, on_message = self._socket, self._on_message
+        self._scheduled = False
+        if socket.closed:
+            return
+        try:
+            for _ in range(DRAIN_CAP):
+                frames = [recv(socket, _NOBLOCK)]
+                while get(socket, _RCVMORE):
+                    frames.append(recv(socket, _NOBLOCK))
+                on_message(frames)
+        except zmq.Again:
+            return
+        self.poke()
+
+
+class Router:
+    """A bound ROUTER: messages in by callback, messages out by `send`, which never blocks and never drops.
+
+    A peer whose pipe is full gets a queue of at most MAX_OUTBOX messages; one that overflows it, or is gone,
+    is reported once by `on_lost(identity, reason)` and its queue is thrown away with it.
+    """
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        context: zmq.Context[Any],
+        endpoint: str,
+        max_message_bytes: int,
+        on_message: Callable[[Frames], None],
+        on_lost: Callable[[bytes, str], None],
+    ) -> None:
+        self.endpoint = endpoint
+        self._loop = loop
+        self._on_lost = on_lost
+        self._outbox: dict[bytes, deque[Sequence[Any]]] = {}
+        self._flush_timer: TimerHandle | None = None
+        self.socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+        for option, value in (
+            (zmq.ROUTER_HANDOVER, 1),
+            (zmq.ROUTER_MANDATORY, 1),
+            (zmq.SNDTIMEO, 0),
+            (zmq.SNDHWM, HWM),
+            (zmq.RCVHWM, HWM),
+            (zmq.MAXMSGSIZE, max_message_bytes),
+            (zmq.HANDSHAKE_IVL, 5000),
+            (zmq.LINGER, 0),
+        ):
+            self.socket.setsockopt(option, value)
+        self._bind(endpoint)
+        self._pump = Pump(loop, self.socket, on_message)
+
+    def _bind(self, endpoint: str) -> None:
+        path = ipc_path(endpoint)
+        former = os.umask(
+            0o177
+        )  # an ipc socket is born 0600; the folder's mode widens access, not the file's
+        try:
+            self.socket.bind(endpoint)
+        finally:
+            os.umask(former)
+        self._inode = os.stat(path).st_ino if path else 0
+
+    def send(self, peer: bytes, frames: Sequence[Any], copy: bool = True) -> None:
+        """Send `frames` to the peer of that identity, now or as soon as it reads."""
+        queue = self._outbox.get(peer)
+        if queue is not None:
+            self._enqueue(peer, queue, frames)
+            return
+        if not self._offer(peer, frames, copy):
+            self._enqueue(peer, self._outbox.setdefault(peer, deque()), frames)
+
+    def flush(self) -> bool:
+        """Offer queued messages again; True when nothing is queued any more."""
+        self._flush_timer = None
+        for peer in list(self._outbox):
+            queue = self._outbox.get(peer)
+            while queue:
+                if not self._offer(peer, queue[0], True):
+                    break
+                if queue:
+                    queue.popleft()
+            if not queue:
+                self._outbox.pop(peer, None)
+        self._arm()
+        return not self._outbox
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Close, and remove the ipc file if it is still ours."""
+        self._pump.close()
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+        path = ipc_path(self.endpoint)
+        ours = path is not None and _inode(path) == self._inode
+        self.socket.close(linger_ms)
+        if path is not None and ours:
+            remove_socket(path)
+
+    def poke(self) -> None:
+        self._pump.poke()
+
+    def _offer(self, peer: bytes, frames: Sequence[Any], copy: bool) -> bool:
+        """True when the message is out of our hands: sent, or its peer is gone."""
+        socket = self.socket
+        try:
+            send(socket, peer, _MORE)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            self._give_up(peer, "the peer is gone")
+            return True
+        last = len(frames) - 1
+        for i, frame in enumerate(frames):
+            send(socket, frame, _NOBLOCK if i == last else _MORE, copy)
+        self._pump.poke()
+        return True
+
+    def _enqueue(self, peer: bytes, queue: deque[Sequence[Any]], frames: Sequence[Any]) -> None:
+        if len(queue) >= MAX_OUTBOX:
+            self._give_up(peer, f"{len(queue)} answers were queued for it and it reads none")
+            return
+        queue.append(frames)
+        self._arm()
+
+    def _give_up(self, peer: bytes, reason: str) -> None:
+        self._outbox.pop(peer, None)
+        # Not from inside a send: whoever is sending must see a consistent state first.
+        self._loop.call_soon(self._on_lost, peer, reason)
+
+    def _arm(self) -> None:
+        if self._outbox and self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(FLUSH_S, self.flush)
+
+
+def ipc_path(endpoint: str) -> str | None:
+    """The file of an ipc endpoint; None for other transports and abstract names."""
+    path = endpoint.removeprefix("ipc://")
+    return path if path != endpoint and not path.startswith("@") else None
+
+
+def remove_socket(path: str) -> None:
+    """Delete a socket file; anything else of that name is left alone."""
+    try:
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        log.warning("cannot remove %s: %s", path, error.strerror)
+
+
+def _inode(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return -1
