@@ -51,3 +51,23 @@ MAX_IPC_PATH_BYTES = 107  # Linux `sun_path` less its closing NUL
 MODEL_SOCKET_PREFIX = "symphony-model-"  # legacy clients look for this name followed by 8 hex digits
 MODEL_SOCKET_HEX_DIGITS = 8  # of randomness in the name of a backend's socket
 BACKEND_SEARCH_PARENTS = 5  # folders above the working directory that are searched for a script
+
+# --- the client library ---
+CONNECT_TIMEOUT_S = 5.0  # for the daemon's welcome; also how long a lost daemon may take to come back
+ANSWER_MARGIN_S = 0.25  # the daemon's own `expired` says more than ours, so it gets this head start
+CLIENT_QUEUE_MESSAGES = (
+    4096  # high-water marks of a client's sockets; four times the requests it may have open
+)
+CLIENT_LINGER_MS = 200  # at close, for what was sent last to leave the process
+RECONNECT_MIN_MS = 10  # first pause before a broken connection is tried again
+RECONNECT_MAX_MS = 1000  # the doubling pause stops here
+RETRY_DELAY_S = 0.05  # before a model request is repeated; doubles with each repetition
+MAX_RETRY_DELAY_S = 1.0  # the doubling stops here
+ZERO_COPY_BYTES = 65_536  # a larger frame is sent without copying; below, the bookkeeping costs more
+
+# --- the backend library ---
+MAX_BACKEND_QUEUE = 1024  # requests accepted and not answered; the next one is answered `busy`
+BACKEND_QUEUE_MESSAGES = 4096  # high-water marks of a backend's socket
+BACKEND_LINGER_MS = 500  # at the end, for the last answers to leave the process
+BACKEND_DRAIN_CAP = 128  # messages taken in one turn before finished answers are sent
+ZMQ_HANDSHAKE_TIMEOUT_MS = 5000  # a connection that does not speak ZMTP by then is closed

@@ -58,7 +58,9 @@ TABLE: dict[str, Row] = {
     "lease-gone": Row(Fault.CLIENT, True, Exit.FAILED, "the lease is unknown or closed; ask for a new one"),
     "unknown-model": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no model of that name is configured"),
     "unknown-unit": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no unit of that name exists"),
-    "no-backend": Row(Fault.CLIENT, False, Exit.FAILED, "the model's type has no backend in the configuration"),
+    "no-backend": Row(
+        Fault.CLIENT, False, Exit.FAILED, "the model's type has no backend in the configuration"
+    ),
     "not-loaded": Row(Fault.CLIENT, False, Exit.NOT_READY, "the model is configured but not loaded"),
     "not-ready": Row(Fault.BACKEND, True, Exit.NOT_READY, "the unit has not said ready yet"),
     "conflict": Row(Fault.CLIENT, False, Exit.BUSY, "the object is in a state that excludes the request"),
@@ -72,12 +74,16 @@ TABLE: dict[str, Row] = {
     "expired": Row(Fault.CLIENT, True, Exit.TIMED_OUT, "the deadline passed before the answer"),
     "cancelled": Row(Fault.SERVER, True, Exit.FAILED, "another command overtook this one"),
     "stopping": Row(Fault.SERVER, True, Exit.NOT_READY, "the daemon is stopping"),
-    "internal": Row(Fault.SERVER, False, Exit.FAILED, "a fault of mgmt itself; please report it with the log"),
+    "internal": Row(
+        Fault.SERVER, False, Exit.FAILED, "a fault of mgmt itself; please report it with the log"
+    ),
     # said by the client library, never by the daemon
     "unreachable": Row(Fault.SERVER, True, Exit.UNREACHABLE, "no daemon answers at the endpoint"),
     # local to the command line and the daemon's own start
     "bad-config": Row(Fault.CLIENT, False, Exit.USAGE, "the configuration is missing or wrong"),
-    "already-running": Row(Fault.CLIENT, False, Exit.BUSY, "another daemon holds the endpoints or the state folder"),
+    "already-running": Row(
+        Fault.CLIENT, False, Exit.BUSY, "another daemon holds the endpoints or the state folder"
+    ),
 }
 
 

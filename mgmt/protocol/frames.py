@@ -256,10 +256,14 @@ def encode_tag(kind: int, lease: int, id: int, deadline_ms: int = 0) -> bytes:
 def decode_tag(frame: bytes) -> Tag:
     """Raises FrameError when the frame is not a tag of this version."""
     if len(frame) != TAG_BYTES:
-        raise FrameError("bad-frame", f"a data message starts with a tag of {TAG_BYTES} bytes, not {len(frame)}")
+        raise FrameError(
+            "bad-frame", f"a data message starts with a tag of {TAG_BYTES} bytes, not {len(frame)}"
+        )
     tag = Tag(*TAG.unpack(frame))
     if tag.version != VERSION:
-        raise FrameError("bad-version", f"data version {tag.version} is not spoken here; this side speaks {VERSION}")
+        raise FrameError(
+            "bad-version", f"data version {tag.version} is not spoken here; this side speaks {VERSION}"
+        )
     if not 1 <= tag.kind <= 6:
         raise FrameError("bad-frame", f"data kind {tag.kind} is not one of 1..6", tag.id)
     return tag

@@ -192,7 +192,9 @@ class Hello(Message):
     """Open a session: agree on a version, and optionally get a lease on a model at once."""
 
     versions: list[int] = Field(min_length=1, max_length=16, description="protocol versions the peer speaks")
-    name: str = Field(default="", max_length=defaults.MAX_NAME_CHARS, description="who is speaking, for people")
+    name: str = Field(
+        default="", max_length=defaults.MAX_NAME_CHARS, description="who is speaking, for people"
+    )
     model: Name | None = Field(default=None, description="model to lease; none: no lease")
     mode: Mode = "direct"
 
@@ -278,7 +280,9 @@ class LoadModel(Message):
 
     model: Name = Field(description="name, full name or alias")
     config_path: str | None = Field(
-        default=None, max_length=4096, description="configuration file for the backend, when its command has a place for one"
+        default=None,
+        max_length=4096,
+        description="configuration file for the backend, when its command has a place for one",
     )
     wait: bool = Field(default=True, description="answer when ready; else as soon as it is starting")
     starting_after_ms: int | None = Field(
