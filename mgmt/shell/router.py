@@ -46,6 +46,7 @@ class Pump:
         self._socket = socket
         self._on_message = on_message
         self._scheduled = False
+        self._closed = False
         self._fd = int(socket.getsockopt(zmq.FD))
         loop.add_reader(self._fd, self._drain)
         self.poke()
@@ -57,16 +58,17 @@ class Pump:
             self._loop.call_soon(self._drain)
 
     def close(self) -> None:
+        """No further turns; a message's own handler may call this."""
+        self._closed = True
         self._loop.remove_reader(self._fd)
-        self._scheduled = True  # no further turns
 
     def _drain(self) -> None:
         socket, on_message = self._socket, self._on_message
         self._scheduled = False
-        if socket.closed:
-            return
         try:
             for _ in range(DRAIN_CAP):
+                if self._closed:
+                    return
                 frames = [recv(socket, _NOBLOCK)]
                 while get(socket, _RCVMORE):
                     frames.append(recv(socket, _NOBLOCK))
