@@ -35,9 +35,8 @@ def is_ready(invocation: Invocation, name: str, monitor: bool) -> int:
         if not invocation.json:
             told(invocation, name, "ready", state)
         with invocation.client() as watcher:
-            # The stream begins after its snapshot, so what changed before is seen by asking once more first.
-            state = state_of(client, name)
-            for _ in watcher.events(since=None, follow=True) if state == "RUNNING" else ():
+            # The stream begins with a snapshot, so a change before it is not missed.
+            for _ in watcher.events(since=None, follow=True):
                 state = state_of(client, name)
                 if state != "RUNNING":
                     break

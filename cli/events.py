@@ -19,11 +19,20 @@ from .render import moment, painted
 @click.option("--since", type=click.IntRange(0), metavar="SEQ", help=VERBS["subscribe"][1]["since"])
 def events(invocation: Invocation, follow: bool, since: int | None) -> int:
     """Without -f: the events that are still remembered. With -f alone: only new ones; with --since SEQ the
-    past ones first. A line of --json is one event."""
+    past ones first. A line of --json is one event, or with -f a snapshot: first, and after every gap."""
     since = 0 if since is None and not follow else since
     with invocation.client() as client:
+        first = True
         for event in client.events(since=since, follow=follow):
-            if invocation.json:
+            if event["kind"] == "snapshot":
+                # What happened before the first one was not asked for; any later one covers a gap.
+                if invocation.json and follow:
+                    invocation.emit("mgmt.snapshot/1", event)
+                elif not first or event["gap"]:
+                    text = f"events before {event['seq']} are missing; mgmt status shows what they led to"
+                    click.echo(text, err=True)
+                first = False
+            elif invocation.json:
                 invocation.emit("mgmt.event/1", event)
             else:
                 line = described(event)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mgmt.protocol import places
+from mgmt.protocol import defaults, places
 from mgmt.protocol.errors import MgmtError
 
 if TYPE_CHECKING:
@@ -42,19 +42,20 @@ class Invocation:
 
     def where(self) -> str:
         """The endpoint: --endpoint, $MGMT_ENDPOINT, that of the configuration, the runtime folder's."""
-        if self.endpoint:
-            return self.endpoint
-        if not os.environ.get("MGMT_ENDPOINT"):
-            told = endpoint_in(Path(self.config)) if self.config else endpoint_of_the_place()
-            if told:
-                return told
-        return places.default_control_endpoint()
+        return self.endpoint or os.environ.get("MGMT_ENDPOINT") or self.served()
+
+    def served(self) -> str:
+        """Where a daemon started with this configuration serves: it listens to no variable."""
+        told = endpoint_in(Path(self.config)) if self.config else endpoint_of_the_place()
+        return told or places.default_control_endpoint({**os.environ, "MGMT_ENDPOINT": ""})
 
     def client(self, timeout_s: float = QUERY_TIMEOUT_S) -> Client:
         """A client of the daemon; `timeout_s` is the default of its requests unless --timeout was given."""
         from mgmt.client import Client
 
-        return Client(self.where(), name="mgmt", timeout_s=self.timeout(timeout_s))
+        timeout_s = self.timeout(timeout_s)
+        connect_s = min(timeout_s, defaults.CONNECT_TIMEOUT_S)
+        return Client(self.where(), name="mgmt", timeout_s=timeout_s, connect_timeout_s=connect_s)
 
     def timeout(self, default_s: float) -> float:
         return default_s if self.timeout_s is None else self.timeout_s

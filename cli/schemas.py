@@ -82,7 +82,8 @@ REPLIES = {
     "mgmt.wait/1": "wait",
 }
 EVENT = "mgmt.event/1"
-NAMES = sorted((*OWN, *REPLIES, EVENT))
+SNAPSHOT = "mgmt.snapshot/1"
+NAMES = sorted((*OWN, *REPLIES, EVENT, SNAPSHOT))
 
 
 def schema_of(name: str) -> Schema:
@@ -94,11 +95,15 @@ def schema_of(name: str) -> Schema:
 
         if name == EVENT:
             return _event()
-        reply = messages.REQUESTS[REPLIES[name]].reply
+        reply = messages.Snapshot if name == SNAPSHOT else messages.REQUESTS[REPLIES[name]].reply
         assert reply is not None
         body = _told(reply.model_json_schema())
     if name == "mgmt.status/1":
         body["properties"]["missing"] = NAMES_LIST
+    if name == SNAPSHOT:
+        del body["properties"]["events"]
+        body["required"].remove("events")
+        body["properties"]["kind"] = {"const": "snapshot"}
     return _named(body, name)
 
 

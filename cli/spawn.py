@@ -44,14 +44,12 @@ def argv(config: str | None, backend_path: str | None, log_level: str | None) ->
     return [sys.executable, "-m", "mgmt", *given]
 
 
-def environment(invocation: Invocation) -> dict[str, str]:
-    """Ours, with the folders as absolute paths and --endpoint as the one to serve on."""
+def environment() -> dict[str, str]:
+    """Ours, with the folders as absolute paths."""
     environ = dict(os.environ)
     for name in ("MGMT_RUNTIME_DIR", "MGMT_STATE_DIR", "MGMT_CONFIG"):
         if environ.get(name):
             environ[name] = os.path.abspath(environ[name])
-    if invocation.endpoint:
-        environ["MGMT_ENDPOINT"] = invocation.endpoint
     return environ
 
 
@@ -60,8 +58,10 @@ def answering(invocation: Invocation, timeout_s: float = PROBE_S) -> dict[str, A
     from mgmt.client import Client
 
     try:
-        with Client(invocation.where(), name="mgmt", timeout_s=timeout_s) as client:
-            service = client.request("status", {}, timeout_s=timeout_s)["service"]
+        with Client(
+            invocation.where(), name="mgmt", timeout_s=timeout_s, connect_timeout_s=timeout_s
+        ) as client:
+            service = client.request("status")["service"]
     except MgmtError as error:
         if error.code in ("unreachable", "expired"):
             return None
@@ -95,7 +95,7 @@ def start(invocation: Invocation, command: list[str], timeout_s: float) -> Daemo
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=environment(invocation),
+            env=environment(),
             start_new_session=True,
             close_fds=True,
         )

@@ -36,14 +36,19 @@ def start_service(
     """A running daemon is left alone, and that is no error."""
     if daemonize and foreground:
         raise click.UsageError("--daemonize and --foreground exclude each other.")
+    if invocation.endpoint:
+        raise click.UsageError(
+            "The daemon serves at endpoints.control of its configuration; --endpoint is for the others."
+        )
     invocation.config = config or invocation.config
+    invocation.endpoint = invocation.served()
     service = spawn.answering(invocation)
     if service is not None:
         told(invocation, spawn.Daemon(service["pid"], service["control_endpoint"], already=True))
         return Exit.OK
     command = spawn.argv(invocation.config, backend_path, log_level)
     if not daemonize:
-        os.execve(sys.executable, command, spawn.environment(invocation))
+        os.execve(sys.executable, command, spawn.environment())
     invocation.say("Starting management service...")
     try:
         daemon = spawn.start(invocation, command, invocation.timeout(START_TIMEOUT_S))
