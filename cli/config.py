@@ -37,7 +37,7 @@ def check(invocation: Invocation, file: str | None, named: str | None) -> int:
     except MgmtError as error:
         if not invocation.json or "problems" not in error.detail:
             raise
-        body = {"file": str(path) if path else None, "valid": False, "warnings": []}
+        body: dict[str, Any] = {"file": str(path) if path else None, "valid": False, "warnings": []}
         invocation.emit("mgmt.config-check/1", {**body, "problems": error.detail["problems"]})
         return error.row.exit
     warnings = loaded.settings.warnings()

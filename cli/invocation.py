@@ -19,6 +19,10 @@ from mgmt.protocol.errors import MgmtError
 if TYPE_CHECKING:
     from mgmt.client import Client
 
+    _Seconds = click.ParamType[float]
+else:
+    _Seconds = click.ParamType  # generic for the type checker only, and in the newest click
+
 QUERY_TIMEOUT_S = 10.0  # of a request the daemon answers from its memory
 UNITS_OF_TIME = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -129,7 +133,7 @@ def endpoint_of_the_place() -> str | None:
     return None
 
 
-class Duration(click.ParamType):
+class Duration(_Seconds):
     """Seconds, or a number with a unit: 500ms, 60s, 5m, 1h."""
 
     name = "duration"

@@ -1,0 +1,218 @@
+"""The command as a process: starting and stopping a real daemon, signals, pipes and faults."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.unit.scripted_daemon import a_unit, scripted, status_of
+
+MGMT = [sys.executable, "-m", "mgmt_cli"]
+BOUND_S = 30.0
+
+
+class Place:
+    """A private world of folders; `mgmt` runs the command in it, and its daemon ends with it."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self.environ = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("MGMT_")},
+            "MGMT_RUNTIME_DIR": f"{folder}/run",
+            "MGMT_STATE_DIR": f"{folder}/state",
+            "HOME": folder,
+            "XDG_CONFIG_HOME": folder,
+        }
+        self.config = self.folder / "config.json"
+        self.configure()
+
+    def configure(self, **tables: Any) -> None:
+        sockets = {name: f"ipc://{{runtime}}/{name}" for name in ("client_handshake", "cli_management")}
+        self.config.write_text(json.dumps({"endpoints": sockets, **tables}))
+
+    def popen(self, *args: str, **options: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*MGMT, *args],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environ,
+            cwd=self.folder,
+            **{"stdout": subprocess.PIPE, **options},
+        )
+
+    def mgmt(self, *args: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [*MGMT, *args],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=BOUND_S,
+            env=self.environ,
+            cwd=self.folder,
+        )
+        assert "Traceback" not in done.stderr
+        return done
+
+    def daemon_pid(self) -> int | None:
+        done = self.mgmt("status", "--json")
+        return int(json.loads(done.stdout)["service"]["pid"]) if done.returncode == 0 else None
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with tempfile.TemporaryDirectory(prefix="mgmt-cli-") as folder:
+        place = Place(folder)
+        yield place
+        pid = place.daemon_pid()
+        if pid is not None:
+            os.kill(pid, signal.SIGTERM)
+            until(lambda: not Path(f"/proc/{pid}/exe").exists())
+
+
+def until(holds: Callable[[], object]) -> None:
+    deadline = time.monotonic() + BOUND_S
+    while not holds():
+        assert time.monotonic() < deadline, "it never became true"
+        time.sleep(0.02)
+
+
+def test_daemonize_returns_when_the_daemon_answers(place: Place) -> None:
+    # Relative paths: the daemon has them made absolute.
+    started = place.mgmt("start-service", "--daemonize", "--config", "config.json", "--log-level", "debug")
+    assert started.returncode == 0, started.stderr
+    pid = place.daemon_pid()
+    assert f"pid {pid}, ipc://{place.folder}/run/control" in started.stdout
+    assert pid is not None
+    assert os.getsid(pid) == pid, "it has a session of its own"
+    assert os.readlink(f"/proc/{pid}/fd/0") == "/dev/null"
+    command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    assert command[command.index("--config") + 1] == str(place.config)
+    assert "DEBUG" in command
+
+    again = place.mgmt("start-service", "--daemonize", "--config", "config.json")
+    assert (again.returncode, again.stdout.split(",")[0]) == (
+        0,
+        f"Management service is already running (pid {pid}",
+    )
+    stopped = place.mgmt("stop-service")
+    assert (stopped.returncode, stopped.stdout.splitlines()[-1]) == (0, "Management service stopped")
+    assert place.mgmt("status").returncode == 5
+    assert not list(place.folder.rglob("control")), "no socket is left"
+    assert place.mgmt("stop-service").returncode == 0
+
+
+def test_a_daemon_that_cannot_start_says_why(place: Place) -> None:
+    place.configure(supported_models=3)
+    done = place.mgmt("start-service", "--daemonize", "--config", "config.json")
+    assert done.returncode == 1
+    assert "Failed to start management service" in done.stdout
+    assert "ended with status 2" in done.stderr
+    assert "supported_models: must be an array" in done.stderr, "the end of its log"
+
+
+def test_only_the_log_of_this_start_is_shown(place: Place) -> None:
+    log = place.folder / "state" / "daemon.log"
+    log.parent.mkdir()
+    log.write_text("from another time\n")
+    place.configure(nonsense=1)
+    done = place.mgmt("start-service", "--daemonize", "--config", "config.json", "--json")
+    error = json.loads(done.stdout)["error"]
+    assert "another time" not in error["text"]
+    assert "nonsense" in error["text"]
+
+
+def test_in_the_foreground_the_command_becomes_the_daemon(place: Place) -> None:
+    process = place.popen("start-service", "--config", "config.json")
+    try:
+        until(lambda: place.daemon_pid() == process.pid)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=BOUND_S)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, said
+
+
+def test_ctrl_c_ends_the_waiting_and_not_the_load(place: Place) -> None:
+    with scripted(str(place.folder), {"load-model": None}) as daemon:
+        process = place.popen("load-model", "echo", "--endpoint", daemon.endpoint)
+        until(lambda: "load-model" in daemon.verbs())
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=BOUND_S)
+        assert daemon.verbs() == ["load-model"]
+    assert process.returncode == 130
+    assert said.splitlines() == [
+        "the load goes on: mgmt wait echo --for ready, or mgmt unload-model echo",
+        "error: interrupted",
+    ]
+
+
+def test_a_reader_that_goes_away_is_no_fault(place: Place) -> None:
+    units = status_of(*(a_unit(f"unit-{number:04}") for number in range(2000)))
+    with scripted(str(place.folder), {"status": units}) as daemon:
+        reader, writer = os.pipe()
+        os.close(reader)
+        process = place.popen("status", "--endpoint", daemon.endpoint, stdout=writer)
+        os.close(writer)
+        _, said = process.communicate(timeout=BOUND_S)
+    assert (process.returncode, said) == (128 + signal.SIGPIPE, "")
+
+
+def test_following_a_log_shows_what_comes_and_ends_quietly(place: Place) -> None:
+    chunks = [b"one\ntw", b"o\n", b""]
+
+    def log(body: dict[str, Any]) -> dict[str, Any]:
+        data = chunks.pop(0) if len(chunks) > 1 else b""
+        return {"unit": "echo", "path": "/l", "data": data, "offset": 1, "inode": 1}
+
+    with scripted(str(place.folder), {"logs": log, "status": status_of(a_unit())}) as daemon:
+        process = place.popen("logs", "-f", "echo", "--endpoint", daemon.endpoint)
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["one\n", "two\n"]
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=BOUND_S)
+    assert (process.returncode, said) == (130, "error: interrupted\n")
+
+
+def test_a_fault_of_ours_is_one_line(place: Place) -> None:
+    code = (
+        "import mgmt_cli.status as s; s.overview = lambda *a: 1 / 0; from mgmt_cli.main import main; main()"
+    )
+    with scripted(str(place.folder), {}) as daemon:
+        done = subprocess.run(
+            [sys.executable, "-c", code, "status", "--endpoint", daemon.endpoint],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=BOUND_S,
+            env=place.environ,
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: a fault of mgmt itself: ZeroDivisionError: division by zero")
+    assert "Traceback" not in done.stderr
+
+
+def test_doctor_reports_what_it_tried(place: Place) -> None:
+    done = place.mgmt("doctor", "--json")
+    probes = {probe["probe"]: probe for probe in json.loads(done.stdout)["probes"]}
+    needed = [probe for probe in probes.values() if probe["needed"] and probe["status"] != "ok"]
+    assert done.returncode == (1 if needed else 0)
+    assert probes["python"]["status"] == "ok"
+    assert probes["daemon"]["status"] == "absent"
+    assert probes["affinity"]["status"] == "ok"
+    assert probes["SCHED_FIFO"]["status"] in ("ok", "refused")
+    assert not list(place.folder.glob("run/*")), "it leaves nothing"
+    place.configure(nonsense=1)
+    wrong = place.mgmt("--config", "config.json", "doctor")
+    assert wrong.returncode == 1
+    assert "nonsense" in wrong.stdout
