@@ -1,0 +1,104 @@
+/* The child between fork and exec: every step in the order that works; the first refusal ends it. */
+
+enum { CHILD_FAILED = 127 };
+
+/* What the child says when a step is refused. Its pointers go to the program and argv: good in the parent, too. */
+struct refusal { const char *stage; const char *at; int err; };
+
+static int refusal_fd;
+static mode_t inherited_umask;
+
+_Noreturn static void refuse(const char *stage, int err, const char *at)
+{
+    struct refusal r = {stage, at, err};
+    if (write(refusal_fd, &r, sizeof r) < 0) /* a pipe takes so few bytes whole */
+        _exit(CHILD_FAILED - 1);
+    _exit(CHILD_FAILED);
+}
+
+static void write_or_refuse(const char *stage, const char *path, const char *at, long value)
+{
+    char b[32];
+    int n = snprintf(b, sizeof b, "%ld", value);
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, b, (size_t)n) != n)
+        refuse(stage, errno, at);
+    close(fd);
+}
+
+static bool is_realtime(void)
+{
+    return opt.policy_arg && (opt.policy.policy == SCHED_FIFO || opt.policy.policy == SCHED_RR);
+}
+
+static void join_cgroups(void)
+{
+    char path[PATH_MAX], b[32];
+    for (int i = 0; i < opt.n_cgroups; i++) {
+        cgroup_file(path, sizeof path, &opt.cgroups[i], "cpu.rt_runtime_us");
+        if (is_realtime() && read_file(path, b, sizeof b) > 0 && atol(b) == 0)
+            refuse("rt-runtime", EPERM, opt.cgroups[i].path); /* the group grants no real-time at all */
+        cgroup_file(path, sizeof path, &opt.cgroups[i], "cgroup.procs");
+        write_or_refuse("cgroup", path, opt.cgroups[i].path, (long)getpid());
+    }
+}
+
+/* The kernel cuts a mask to what the control group and the machine have: less than asked for is a refusal. */
+static void set_affinity(void)
+{
+    static unsigned long got[sizeof opt.cpus / sizeof opt.cpus[0]];
+    if (syscall(SYS_sched_setaffinity, 0, sizeof opt.cpus, opt.cpus) < 0
+        || syscall(SYS_sched_getaffinity, 0, sizeof got, got) < 0)
+        refuse("affinity", errno, opt.cpus_arg);
+    if (memcmp(got, opt.cpus, sizeof got) != 0)
+        refuse("affinity", EINVAL, opt.cpus_arg);
+}
+
+static void set_identity(void)
+{
+    bool changed = opt.user >= 0 || opt.group >= 0;
+    /* A changed user never keeps the shim's supplementary groups. */
+    if ((opt.has_groups || (changed && geteuid() == 0)) && setgroups(opt.n_groups, opt.groups) < 0)
+        refuse("groups", errno, NULL);
+    gid_t g = (gid_t)opt.group;
+    uid_t u = (uid_t)opt.user;
+    if (opt.group >= 0 && setresgid(g, g, g) < 0)
+        refuse("group", errno, NULL);
+    if (opt.user >= 0 && setresuid(u, u, u) < 0)
+        refuse("user", errno, NULL);
+}
+
+_Noreturn static void run_child(int pipe_write)
+{
+    struct sigaction sa = {.sa_handler = SIG_DFL};
+    for (int s = 1; s <= SIGRTMAX; s++)
+        sigaction(s, &sa, NULL);
+    setsid(); /* a fresh fork never leads a group: this cannot fail */
+    if (dup2(pipe_write, 1) < 0 || dup2(pipe_write, 2) < 0)
+        refuse("stdio", errno, NULL);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+
+    join_cgroups();
+    if (opt.cpus_arg)
+        set_affinity();
+    if (opt.policy_arg && syscall(SYS_sched_setattr, 0, &opt.policy, 0) < 0)
+        refuse("policy", errno, opt.policy_arg);
+    if (opt.has_nice && setpriority(PRIO_PROCESS, 0, (int)opt.nice) < 0)
+        refuse("nice", errno, NULL);
+    /* Before the limits: a small RLIMIT_NOFILE would not let its file be opened. */
+    if (opt.has_oom)
+        write_or_refuse("oom-score-adj", "/proc/self/oom_score_adj", NULL, opt.oom_score_adj);
+    for (int i = 0; i < opt.n_rlimits; i++)
+        if (syscall(SYS_prlimit64, 0, opt.rlimits[i].resource, &opt.rlimits[i].value, NULL) < 0)
+            refuse("rlimit", errno, opt.rlimits[i].arg);
+    if (opt.has_slack && prctl(PR_SET_TIMERSLACK, (unsigned long)opt.timer_slack_ns, 0, 0, 0) < 0)
+        refuse("timer-slack", errno, NULL);
+    umask(opt.umask >= 0 ? (mode_t)opt.umask : inherited_umask);
+    if (opt.cwd && chdir(opt.cwd) < 0)
+        refuse("cwd", errno, opt.cwd);
+    set_identity();
+    execvp(opt.argv[0], opt.argv); /* every descriptor above 2 is close-on-exec */
+    refuse("exec", errno, opt.argv[0]);
+}
