@@ -164,9 +164,14 @@ def encode_reply_packed(id: int, session: int, outcome: str, packed_body: bytes)
 _U64 = 1 << 64
 
 
+def _shown(value: Any) -> str:
+    """A value for an error text; never the repr of a container, which a deep one would not survive."""
+    return f"a {type(value).__name__}" if type(value) in (dict, list) else f"{value!r:.40}"
+
+
 def _uint(value: Any, name: str, id: int = 0, session: int = 0) -> int:
     if type(value) is not int or not 0 <= value < _U64:
-        raise FrameError("bad-frame", f"`{name}` must be an unsigned integer, not {value!r:.40}", id, session)
+        raise FrameError("bad-frame", f"`{name}` must be an unsigned integer, not {_shown(value)}", id, session)
     return value
 
 
@@ -188,7 +193,7 @@ def decode(frames: Sequence[bytes]) -> Request | Notice | Reply | Event:
     if head[0] != VERSION or type(head[0]) is not int:
         raise FrameError(
             "bad-version",
-            f"protocol version {head[0]!r:.40} is not spoken here; this side speaks {VERSION}",
+            f"protocol version {_shown(head[0])} is not spoken here; this side speaks {VERSION}",
             id,
             session,
             versions=[VERSION],
@@ -196,14 +201,14 @@ def decode(frames: Sequence[bytes]) -> Request | Notice | Reply | Event:
     kind = head[1]
     size = {1: 8, 2: 6, 3: 6, 4: 6}.get(kind) if type(kind) is int else None
     if size is None:
-        raise FrameError("bad-frame", f"`kind` must be one of 1..4, not {kind!r:.40}", id, session)
+        raise FrameError("bad-frame", f"`kind` must be one of 1..4, not {_shown(kind)}", id, session)
     if len(head) != size:
         raise FrameError("bad-frame", f"kind {kind} has {size} elements, not {len(head)}", id, session)
     name, body = head[4], head[5]
     if type(name) is not str:
-        raise FrameError("bad-frame", f"element 4 must be a string, not {name!r:.40}", id, session)
+        raise FrameError("bad-frame", f"element 4 must be a string, not {_shown(name)}", id, session)
     if type(body) is not dict:
-        raise FrameError("bad-body", f"`body` must be a map, not {body!r:.40}", id, session, field="body")
+        raise FrameError("bad-body", f"`body` must be a map, not {_shown(body)}", id, session, field="body")
     if body and depth_of(body, defaults.MAX_DEPTH) > defaults.MAX_DEPTH:
         raise FrameError("too-deep", f"`body` is nested deeper than {defaults.MAX_DEPTH}", id, session)
     if kind == 1:
