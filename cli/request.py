@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable
@@ -29,7 +28,7 @@ REQUEST_TIMEOUT_S = 60.0
     "files",
     metavar="PATH",
     multiple=True,
-    help='Send {"name": ..., "data": the bytes of the file}; may be given more than once.',
+    help='Send {"data": the bytes of the file}; may be given more than once.',
 )
 @click.option("--stdin", is_flag=True, help="Send the bytes of standard input.")
 @click.option("--relay", is_flag=True, help="Through the daemon instead of straight to the backend.")
@@ -99,7 +98,7 @@ def _inputs(
 
 def _file(path: str) -> dict[str, Any]:
     try:
-        return {"name": os.path.basename(path), "data": Path(path).read_bytes()}
+        return {"data": Path(path).read_bytes()}
     except OSError as error:
         raise MgmtError("bad-body", f"{path}: {error.strerror}") from None
 

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FILES = (
     "mgmt/protocol/frames.py",
     "mgmt/shell/shim.c",
-    "README.md",
+    "CHANGELOG.md",
     "config.json",
     "pyproject.toml",
     "Makefile",
@@ -49,8 +49,8 @@ class Tour:
     def __init__(self, folder: Path) -> None:
         self._started = time.monotonic()
         self._runtime = folder / "runtime"
-        self._daemon: spawn.Daemon | None = None
         self._pids: set[int] = set()
+        self._backend = Path()  # the socket of the model's backend
 
     def say(self, text: str) -> None:
         print(f"[{time.monotonic() - self._started:5.1f}s] {text}", flush=True)
@@ -60,7 +60,6 @@ class Tour:
         invocation = Invocation(json=False, config=str(ROOT / "config.json"))
         self.say("starting the daemon on config.json")
         daemon = spawn.start(invocation, spawn.argv(invocation.config, None, None), START_TIMEOUT_S)
-        self._daemon = daemon
         self._pids.add(daemon.pid)
         self.say(f"the daemon answers: pid {daemon.pid}")
         with invocation.client() as client:
@@ -71,8 +70,13 @@ class Tour:
             self.say(f"loading the default model, {name}")
             with Spinner(invocation, name):
                 loaded = client.request("load-model", {"model": name}, timeout_s=LOAD_TIMEOUT_S)
+            self._pids.add(loaded["pid"])
+            self._backend = Path(loaded["endpoint"].removeprefix("ipc://"))
             self.say(f"{name} is ready: pid {loaded['pid']}")
-            self._show_status(client, invocation)
+            reply = client.request("status", {})
+            self.say("mgmt status")
+            for line in status.overview(reply["service"], reply["units"], False, False, invocation.colored):
+                print(f"  {line}")
             self._classify(client, name)
             self.say(f"unloading {name}")
             client.request("unload-model", {"model": name}, timeout_s=STOP_TIMEOUT_S)
@@ -80,13 +84,6 @@ class Tour:
             client.request("stop-service", {})
         self._check_nothing_is_left()
         self.say("stopped; no process and no socket is left")
-
-    def _show_status(self, client: Client, invocation: Invocation) -> None:
-        reply = client.request("status", {})
-        self._pids.update(unit["pid"] for unit in reply["units"] if unit["pid"])
-        self.say("mgmt status")
-        for line in status.overview(reply["service"], reply["units"], False, False, invocation.colored):
-            print(f"  {line}")
 
     def _classify(self, client: Client, name: str) -> None:
         """Open a session's lease on the model and ask it about FILES, straight at the backend."""
@@ -96,7 +93,7 @@ class Tour:
             for file in FILES:
                 data = (ROOT / file).read_bytes()
                 started = time.perf_counter()
-                result = model.ask({"name": Path(file).name, "data": data}, timeout_s=30.0)
+                result = model.ask({"data": data}, timeout_s=30.0)
                 latency_ms = (time.perf_counter() - started) * 1e3
                 rows.append([file, str(result["label"]), f"{result['score']:.3f}", f"{latency_ms:.1f}"])
         for line in render.table(["FILE", "TYPE", "SCORE", "MS"], rows, "SCORE MS"):
@@ -110,12 +107,14 @@ class Tour:
                     "stop-failed", f"process {pid} is still there {STOP_TIMEOUT_S:g} s after the stop"
                 )
         self._pids.clear()
-        left = sorted(path.name for path in self._runtime.rglob("*") if path.is_socket())
+        left = [str(path) for path in (self._backend, *self._runtime.rglob("*")) if path.is_socket()]
         if left:
-            raise MgmtError("stop-failed", f"sockets are left in {self._runtime}: {', '.join(left)}")
+            raise MgmtError("stop-failed", f"sockets are left: {', '.join(left)}")
 
     def clean_up(self) -> None:
         """End what a failure left: the daemon in an orderly way, which ends its units; then by force."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)  # an impatient second Ctrl-C would leave processes behind
         for number, patience_s in ((signal.SIGTERM, STOP_TIMEOUT_S / 2), (signal.SIGKILL, 5.0)):
             for pid in tuple(self._pids):
                 if spawn.gone(pid, 0):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +16,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
+from mgmt_cli.schemas import schema_of
 from tests.unit.scripted_daemon import a_unit, scripted, status_of
 
 MGMT = [sys.executable, "-m", "mgmt_cli"]
@@ -43,11 +48,10 @@ class Place:
     def popen(self, *args: str, **options: Any) -> subprocess.Popen[str]:
         return subprocess.Popen(
             [*MGMT, *args],
-            stderr=subprocess.PIPE,
             text=True,
             env=self.environ,
             cwd=self.folder,
-            **{"stdout": subprocess.PIPE, **options},
+            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
         )
 
     def mgmt(self, *args: str) -> subprocess.CompletedProcess[str]:
@@ -108,6 +112,46 @@ def test_daemonize_returns_when_the_daemon_answers(place: Place) -> None:
     assert (stopped.returncode, stopped.stdout.splitlines()[-1]) == (0, "Management service stopped")
     assert place.mgmt("status").returncode == 5
     assert not list(place.folder.rglob("control")), "no socket is left"
+    assert place.mgmt("stop-service").returncode == 0
+
+
+def test_a_day_with_a_model(place: Place) -> None:
+    """Every command of daily use against the real daemon and a real backend."""
+    backend = {"kind": "native", "command": ["{python}", "-m", "mgmt_backends.echo"]}
+    place.configure(
+        default_model="echo",
+        model_backends={"echo": backend, "broken": {**backend, "command": ["/bin/false"]}},
+        supported_models=[{"name": "echo", "type": "echo"}, {"name": "broken", "type": "broken"}],
+    )
+    assert place.mgmt("--config", "config.json", "start-service", "--daemonize").returncode == 0
+    assert place.mgmt("is-ready", "echo").returncode == 3
+    loaded = place.mgmt("load-model", "echo")
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout.splitlines()[1].startswith("Model loaded successfully on endpoint: ipc://")
+    assert "already loaded" in place.mgmt("load-model", "echo").stdout
+    assert place.mgmt("is-ready", "echo").stdout == "RUNNING\n"
+    assert place.mgmt("wait", "echo", "--for", "ready").returncode == 0
+    assert "State:      RUNNING (ready)" in place.mgmt("status", "echo").stdout
+    for way in ((), ("--relay",)):
+        asked = place.mgmt("request", "echo", "--data", '{"n": [1, 2]}', *way)
+        assert json.loads(asked.stdout) == {"n": [1, 2]}, asked.stderr
+    assert place.mgmt("logs", "echo", "-n", "5").returncode == 0
+
+    broken = place.mgmt("load-model", "broken")
+    assert broken.returncode == 1
+    assert "exit status 1" in broken.stderr
+    assert place.mgmt("is-failed", "broken").returncode == 0
+
+    assert place.mgmt("unload-model", "echo").stdout.splitlines()[-1] == "Model unloaded successfully"
+    assert place.mgmt("unload-model", "echo").stdout.splitlines()[-1] == "Model is not loaded"
+    events = [json.loads(line) for line in place.mgmt("events", "--json").stdout.splitlines()]
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    for event in events:
+        jsonschema.validate(event, schema_of(event["schema"]))
+    states = [event["state"] for event in events if event.get("unit") == "echo"]
+    assert states == ["STARTING", "RUNNING", "STOPPING", "STOPPED"]
+    for command, schema in (("status", "mgmt.status/1"), ("models", "mgmt.models/1")):
+        jsonschema.validate(json.loads(place.mgmt(command, "--json").stdout), schema_of(schema))
     assert place.mgmt("stop-service").returncode == 0
 
 
@@ -216,3 +260,31 @@ def test_doctor_reports_what_it_tried(place: Place) -> None:
     wrong = place.mgmt("--config", "config.json", "doctor")
     assert wrong.returncode == 1
     assert "nonsense" in wrong.stdout
+
+
+def test_a_terminal_sees_that_a_load_is_alive(place: Place) -> None:
+    starting = status_of(a_unit(state="STARTING", ready=False))
+    ours, theirs = pty.openpty()
+    with scripted(str(place.folder), {"load-model": None, "status": starting}) as daemon:
+        process = place.popen("load-model", "echo", "--endpoint", daemon.endpoint, stderr=theirs)
+        os.close(theirs)
+        drawn = b""
+        while b"STARTING" not in drawn:
+            assert select.select([ours], [], [], BOUND_S)[0], "nothing was drawn"
+            drawn += os.read(ours, 4096)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=BOUND_S)
+    os.close(ours)
+    assert process.returncode == 130
+    assert b"echo  STARTING" in drawn
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_accepts_its_completion_script(place: Place, shell: str) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is not installed")
+    script = place.mgmt("completion", shell).stdout
+    done = subprocess.run(
+        [shell, "-n"], input=script, text=True, capture_output=True, timeout=BOUND_S, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
