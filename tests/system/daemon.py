@@ -1,0 +1,494 @@
+"""A real daemon in folders of its own, and raw clients for each of its endpoints.
+
+Nothing here uses `mgmt.client`: what these clients send and receive is the wire itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import zmq
+
+from mgmt.protocol import frames
+from mgmt.protocol.symphony import decode_handshake_response
+
+ROOT = Path(__file__).resolve().parents[2]
+STUB = ROOT / "backends" / "symphony_stub.py"
+PATIENCE_S = 20.0  # how long a condition that must come true may take on a busy machine
+POLL_S = 0.005
+
+T = TypeVar("T")
+Config = dict[str, Any]
+
+
+def eventually(predicate: Callable[[], T], timeout_s: float = PATIENCE_S, what: str = "") -> T:
+    """The first true value of `predicate`; AssertionError after `timeout_s`."""
+    end = time.monotonic() + timeout_s
+    while True:
+        value = predicate()
+        if value:
+            return value
+        assert time.monotonic() < end, f"not within {timeout_s:g} s: {what or predicate}"
+        time.sleep(POLL_S)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def pids_with_environ(name: str, value: str) -> set[int]:
+    """Every living process that was started with this variable."""
+    wanted = f"{name}={value}".encode()
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    found.add(int(entry.name))
+            except OSError:
+                continue  # it ended, or belongs to somebody else
+    return found
+
+
+def symphony(*arguments: str, **keys: Any) -> dict[str, Any]:
+    """A backend table that runs the Symphony stub with more arguments."""
+    command = ["{python}", str(STUB), "--ipc-endpoint", "{endpoint}", "--model-name", "{fullname}"]
+    return {"kind": "symphony", "command": [*command, *arguments], "grace_s": 2.0, **keys}
+
+
+def script(path: Path, *arguments: str, **keys: Any) -> dict[str, Any]:
+    """A backend table of the symphony kind that runs a script of a test."""
+    command = ["{python}", str(path), *(arguments or ("{endpoint}",))]
+    return {"kind": "symphony", "command": command, "grace_s": 2.0, **keys}
+
+
+def model(name: str, type: str, **keys: Any) -> dict[str, Any]:
+    return {"name": name, "type": type, **keys}
+
+
+def config(
+    backends: Mapping[str, Any] | None = None, models: Sequence[Mapping[str, Any]] = (), **keys: Any
+) -> Config:
+    """A whole configuration; one model of each type, named like it, when none are given."""
+    chosen = list(models) or [model(type, type) for type in backends or {}]
+    return {"model_backends": dict(backends or {}), "supported_models": chosen, **keys}
+
+
+class Peer:
+    """One socket that talks to a ROUTER; every receive has a deadline."""
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        endpoint: str,
+        kind: int = zmq.DEALER,
+        identity: bytes | None = None,
+        **options: int,
+    ) -> None:
+        self.socket: zmq.Socket[bytes] = context.socket(kind)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.setsockopt(zmq.RECONNECT_IVL, 5)
+        self.socket.setsockopt(zmq.SNDTIMEO, int(PATIENCE_S * 1000))
+        if identity is not None:
+            self.socket.setsockopt(zmq.IDENTITY, identity)
+        for name, value in options.items():
+            self.socket.setsockopt(getattr(zmq, name), value)
+        self.socket.connect(endpoint)
+
+    def send(self, *parts: bytes) -> None:
+        self.socket.send_multipart(parts)
+
+    def receive(self, timeout_s: float = PATIENCE_S) -> list[bytes]:
+        """The frames of the next message; TimeoutError when none comes."""
+        if not self.socket.poll(max(1, int(timeout_s * 1000))):
+            raise TimeoutError(f"no answer within {timeout_s:g} s")
+        return self.socket.recv_multipart()
+
+    def silent_for(self, timeout_s: float) -> bool:
+        return not self.socket.poll(int(timeout_s * 1000))
+
+    def close(self) -> None:
+        self.socket.close(0)
+
+
+class Legacy(Peer):
+    """A client of the JSON endpoint."""
+
+    def ask(self, command: str, **params: Any) -> None:
+        document = {"command": command, "params": params, "correlation_id": command}
+        self.send(json.dumps(document).encode())
+
+    def answer(self, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
+        (payload,) = self.receive(timeout_s)
+        reply: dict[str, Any] = json.loads(payload)
+        return reply
+
+
+class Native(Peer):
+    """A client of the control endpoint. Events and notices that arrive meanwhile are kept, in order."""
+
+    def __init__(
+        self, context: zmq.Context[Any], endpoint: str, identity: bytes | None = None, **options: int
+    ) -> None:
+        super().__init__(context, endpoint, zmq.DEALER, identity, **options)
+        self.events: list[frames.Event] = []
+        self.notices: list[frames.Notice] = []
+        self.session = 0
+        self._replies: dict[int, frames.Reply] = {}
+        self._id = 0
+
+    def hello(self, timeout_s: float = PATIENCE_S, **body: Any) -> dict[str, Any]:
+        """Open a session, which every further request names; its Welcome."""
+        welcome = self.ok("hello", timeout_s, versions=[frames.VERSION], name="test", **body)
+        self.session = welcome["session"]
+        return welcome
+
+    def ask(self, verb: str, deadline_ms: int = 0, key: str = "", **body: Any) -> int:
+        self._id += 1
+        self.send(frames.encode_request(self._id, self.session, verb, body, deadline_ms, key))
+        return self._id
+
+    def tell(self, name: str, **body: Any) -> None:
+        self.send(frames.encode_notice(self.session, name, body))
+
+    def take(self, timeout_s: float = PATIENCE_S) -> object:
+        """The next message, sorted into its place."""
+        message = frames.decode(self.receive(timeout_s))
+        if isinstance(message, frames.Reply):
+            assert message.id not in self._replies, f"a second answer to request {message.id}"
+            self._replies[message.id] = message
+        elif isinstance(message, frames.Event):
+            self.events.append(message)
+        elif isinstance(message, frames.Notice):
+            self.notices.append(message)
+        return message
+
+    def reply(self, id: int, timeout_s: float = PATIENCE_S) -> frames.Reply:
+        end = time.monotonic() + timeout_s
+        while id not in self._replies:
+            self.take(end - time.monotonic())
+        return self._replies.pop(id)
+
+    def ok(self, verb: str, timeout_s: float = PATIENCE_S, **body: Any) -> dict[str, Any]:
+        """The body of the answer, which must be a success."""
+        reply = self.reply(self.ask(verb, **body), timeout_s)
+        assert reply.outcome == frames.Outcome.OK, reply.body
+        return reply.body
+
+    def refused(self, verb: str, timeout_s: float = PATIENCE_S, **body: Any) -> dict[str, Any]:
+        """The error body of the answer, which must be a refusal."""
+        reply = self.reply(self.ask(verb, **body), timeout_s)
+        assert reply.outcome != frames.Outcome.OK, reply.body
+        return reply.body
+
+    def event(self, timeout_s: float = PATIENCE_S, **wanted: Any) -> dict[str, Any]:
+        """The next event whose body has these values; the ones before it are passed over."""
+        end = time.monotonic() + timeout_s
+        while True:
+            while self.events:
+                body = self.events.pop(0).body
+                if all(body.get(name) == value for name, value in wanted.items()):
+                    return body
+            self.take(end - time.monotonic())
+
+
+class Daemon:
+    """`python -m mgmt` on a configuration, in private folders; `with` stops it and looks for what it left.
+
+    On leaving the block the daemon must end with status 0, its log must hold no traceback, and neither a
+    process of it nor a socket file may be left. After an error inside the block it is only cleaned up.
+    """
+
+    def __init__(
+        self,
+        settings: Config | None = None,
+        *arguments: str,
+        folder: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self._owns_folder = folder is None
+        # A short name: the path of a socket has 107 bytes at most.
+        self.folder = folder if folder is not None else Path(tempfile.mkdtemp(prefix="mg-", dir="/tmp"))
+        self.runtime, self.state_dir = self.folder / "run", self.folder / "state"
+        self.sockets = self.folder / "models"
+        self.sockets.mkdir(exist_ok=True)
+        self.log_path = self.folder / "daemon.log"
+        self.config_path = self.folder / "config.json"
+        self.arguments = arguments
+        self.cwd = cwd or self.folder
+        ours = ("MGMT_", "NOTIFY_SOCKET", "WATCHDOG_", "XDG_")
+        self.environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        self.environ |= {
+            "MGMT_RUNTIME_DIR": str(self.runtime),
+            "MGMT_STATE_DIR": str(self.state_dir),
+            "XDG_CONFIG_HOME": str(self.folder / "xdg"),
+            **(environ or {}),
+        }
+        self.clean = True  # False: a test ended it in a way that leaves things behind
+        self.process: subprocess.Popen[bytes] | None = None
+        self.context: zmq.Context[Any] = zmq.Context()
+        self._control: Native | None = None
+        self._peers: list[Peer] = []
+        if settings is not None:
+            self.configure(settings)
+
+    # ---- configuration and life ----
+
+    def configure(self, settings: Config) -> None:
+        """Write the configuration; endpoints that it does not name are private ones."""
+        self.config = {
+            **settings,
+            "endpoints": {
+                "client_handshake": "ipc://{runtime}/symphony-ipc",
+                "cli_management": "ipc://{runtime}/symphony-cli",
+                "model_socket_dir": str(self.sockets),
+                **settings.get("endpoints", {}),
+            },
+            # Nobody here sends heartbeats.
+            "timing": {"session_timeout_s": 120.0, **settings.get("timing", {})},
+        }
+        self.config_path.write_text(json.dumps(self.config))
+
+    def endpoint(self, key: str) -> str:
+        names = {"control": "control", "relay": "relay"}
+        names |= {"client_handshake": "symphony-ipc", "cli_management": "symphony-cli"}
+        told = self.config["endpoints"].get(key, "ipc://{runtime}/" + names[key])
+        return str(told).replace("{runtime}", str(self.runtime))
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "mgmt", "--config", str(self.config_path), *self.arguments]
+
+    def start(self) -> Daemon:
+        """Start it and wait until the control endpoint answers."""
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                env=self.environ,
+                cwd=self.cwd,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+        self._control = control = self.native(hello=False)
+        hello = control.ask("hello", versions=[frames.VERSION], name="fixture")
+        eventually(lambda: control.socket.poll(20) or self.process_ended(), what="the daemon answers")
+        assert not self.process_ended(), f"the daemon ended: {self.log()}"
+        control.session = control.reply(hello).body["session"]
+        return self
+
+    def run_to_end(self, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
+        """Run one that is expected to be refused; its output and exit status."""
+        return subprocess.run(
+            self.command(),
+            env=self.environ,
+            cwd=self.cwd,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+            check=False,
+        )
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def process_ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def send_signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+        """The exit status of the daemon, within the time."""
+        assert self.process is not None
+        return self.process.wait(timeout_s)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Ask it to end; its exit status."""
+        if not self.process_ended():
+            self.send_signal(number)
+        return self.wait()
+
+    def kill(self) -> None:
+        """End the daemon the hard way: what it supervised stays, and is cleaned up at the end of the block."""
+        self.clean = False
+        self.send_signal(signal.SIGKILL)
+        self.wait()
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    # ---- clients ----
+
+    def keep(self, peer: T) -> T:
+        """Have a peer closed at the end of the block."""
+        assert isinstance(peer, Peer)
+        self._peers.append(peer)
+        return peer
+
+    def native(self, *, hello: bool = True, identity: bytes | None = None, **options: int) -> Native:
+        """A new connection to the control endpoint, with a session unless told otherwise."""
+        peer = self.keep(Native(self.context, self.endpoint("control"), identity, **options))
+        if hello:
+            peer.hello()
+        return peer
+
+    @property
+    def control(self) -> Native:
+        """The fixture's own session."""
+        assert self._control is not None
+        return self._control
+
+    def peer(self, key: str, kind: int = zmq.DEALER, identity: bytes | None = None, **options: int) -> Peer:
+        """A new raw socket on one of the four endpoints."""
+        return self.keep(Peer(self.context, self.endpoint(key), kind, identity, **options))
+
+    def legacy_peer(self) -> Legacy:
+        return self.keep(Legacy(self.context, self.endpoint("cli_management")))
+
+    def legacy(self, command: str, timeout_s: float = PATIENCE_S, **params: Any) -> dict[str, Any]:
+        """One JSON command on a socket of its own, as the ancestor's command line sent it."""
+        peer = Legacy(self.context, self.endpoint("cli_management"))
+        try:
+            peer.ask(command, **params)
+            return peer.answer(timeout_s)
+        finally:
+            peer.close()
+
+    def loaded(self, name: str, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
+        """Load through the legacy endpoint; the data of the answer, which must be a success."""
+        reply = self.legacy("load-model", timeout_s, model_name=name)
+        assert reply["success"], reply
+        data: dict[str, Any] = reply["data"]
+        return data
+
+    def handshake(self, timeout_s: float = PATIENCE_S) -> list[str]:
+        """One legacy handshake; the protocols of the answer."""
+        peer = Peer(self.context, self.endpoint("client_handshake"))
+        try:
+            peer.send(b"")
+            (payload,) = peer.receive(timeout_s)
+            return decode_handshake_response(payload)
+        finally:
+            peer.close()
+
+    # ---- looking at it ----
+
+    def status(self) -> dict[str, Any]:
+        return self.control.ok("status")
+
+    def unit(self, name: str) -> dict[str, Any]:
+        """The UnitStatus of that name."""
+        (unit,) = (unit for unit in self.status()["units"] if unit["unit"] == name)
+        return unit
+
+    def reaches(self, name: str, *states: str, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
+        """The UnitStatus as soon as the unit is in one of these states."""
+
+        def look() -> dict[str, Any] | None:
+            units = self.status()["units"]  # it may not have been told to start yet
+            return next((unit for unit in units if unit["unit"] == name and unit["state"] in states), None)
+
+        found = eventually(look, timeout_s, f"{name} becomes {' or '.join(states)}")
+        assert found is not None
+        return found
+
+    def unit_log(self, name: str) -> Path:
+        return self.state_dir / "logs" / f"{name}.log"
+
+    def children(self) -> set[int]:
+        """Shims, backends and whatever those started: everything but the daemon itself."""
+        return pids_with_environ("MGMT_RUNTIME_DIR", str(self.runtime)) - {self.pid if self.process else 0}
+
+    def socket_files(self) -> list[Path]:
+        return sorted(self.folder.rglob("symphony-*"))
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/fd"))
+
+    def threads(self) -> int:
+        return len(os.listdir(f"/proc/{self.pid}/task"))
+
+    def memory_bytes(self) -> int:
+        """Resident memory of the daemon."""
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        return int(text.partition("VmRSS:")[2].split()[0]) * 1024
+
+    # ---- the end ----
+
+    def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self.clean and self.process is not None:
+                self._check_end()
+        finally:
+            self._clean_up()
+
+    def _check_end(self) -> None:
+        status = self.stop()
+        log = self.log()
+        assert status == 0, f"exit status {status}: {log}"
+        assert "Traceback" not in log, log
+        eventually(lambda: not self.children(), what=f"no process is left of {self.children()}")
+        assert self.socket_files() == []
+
+    def _clean_up(self) -> None:
+        for peer in self._peers:
+            peer.close()
+        self.context.destroy(linger=0)
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(PATIENCE_S)
+
+        def nothing_left() -> bool:
+            left = pids_with_environ("MGMT_RUNTIME_DIR", str(self.runtime))
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            return not left
+
+        eventually(nothing_left, what="every process is gone")
+        if self._owns_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+Start = Callable[..., Daemon]
+
+
+@contextmanager
+def daemons() -> Iterator[Start]:
+    """A function that makes running daemons, all of them ended and checked at the end of the block."""
+    with ExitStack() as stack:
+
+        def make(settings: Config | None = None, *arguments: str, run: bool = True, **keys: Any) -> Daemon:
+            chosen = config() if settings is None else settings
+            daemon = stack.enter_context(Daemon(chosen, *arguments, **keys))
+            return daemon.start() if run else daemon
+
+        yield make
