@@ -171,7 +171,9 @@ def _shown(value: Any) -> str:
 
 def _uint(value: Any, name: str, id: int = 0, session: int = 0) -> int:
     if type(value) is not int or not 0 <= value < _U64:
-        raise FrameError("bad-frame", f"`{name}` must be an unsigned integer, not {_shown(value)}", id, session)
+        raise FrameError(
+            "bad-frame", f"`{name}` must be an unsigned integer, not {_shown(value)}", id, session
+        )
     return value
 
 
