@@ -1,0 +1,1 @@
+"""`make bench`: every figure beside its floor, measured in the same run."""
