@@ -55,9 +55,9 @@ int main(int argc, char **argv) {
             for (;;) { if (fork() > 0) _exit(0); setsid(); } }
         hold(fd);
     }
-    if (!strcmp(mode, "loop")) {            /* children without end that live on, each trying to fork */
-        for (int i = 0; i < 40; i++) if (!fork()) { setsid(); if (i == 39) write(fd, "x", 1);
-            for (;;) { if (!fork()) { usleep(2000); _exit(0); } while (waitpid(-1, 0, WNOHANG) > 0) ; } }
+    if (!strcmp(mode, "loop")) {            /* each forks without end, with at most eight alive */
+        for (int i = 0; i < 8; i++) if (!fork()) { setsid(); if (i == 7) write(fd, "x", 1);
+            for (int n = 0;;) { if (!fork()) { usleep(1000); _exit(0); } if (++n > 8) wait(0), n--; } }
         hold(fd);
     }
     return 64;
@@ -813,7 +813,7 @@ def test_rotation_keeps_no_more_than_asked(start: Start, tmp_path: Path) -> None
 def test_removed_log_is_made_anew_and_reopen_follows_a_moved_one(start: Start, tmp_path: Path) -> None:
     log, moved, go = tmp_path / "log", tmp_path / "moved", tmp_path / "go"
     os.mkfifo(go)
-    shim = start(*sh(f"while read x < {go}; do echo $x; done"), options=["--log", str(log)])
+    shim = start(*sh(f"while :; do read x < {go} && echo $x; done"), options=["--log", str(log)])
     shim.started()
 
     def say(word: str) -> None:
@@ -843,8 +843,9 @@ def test_full_disk_never_blocks_and_every_byte_is_accounted_for(start: Start, tm
         pytest.skip("mounting a tmpfs is refused here")
     try:
         log, total = disk / "log", 3_000_000
+        wait = f"until read x < {go}; do :; done"
         shim = start(
-            *sh(f"head -c {total} /dev/zero | tr '\\0' x; read x < {go}; echo after; read x < {go}; exit 6"),
+            *sh(f"head -c {total} /dev/zero | tr '\\0' x; {wait}; echo after; {wait}; exit 6"),
             options=["--log", str(log)],
             folder=disk / "unit",
         )
@@ -905,7 +906,9 @@ def test_unit_without_log_is_drained(start: Start) -> None:
 
 
 @pytest.mark.skipif(SANITIZED, reason="the sanitizers need memory of their own")
-def test_resident_memory_below_a_mebibyte(start: Start, tmp_path: Path) -> None:
+def test_resident_memory_below_a_mebibyte(start: Start, tools: Path, tmp_path: Path) -> None:
+    if b"/ld-" in (tools / "mgmt-shim").read_bytes():
+        pytest.skip("the shim could not be linked statically here: the C library is resident, too")
     shim = start(*sh("head -c 5000000 /dev/zero; sleep 1000 & exec sleep 1000"),
                  options=["--log", str(tmp_path / "log"), "--log-max-bytes", "1000000"])  # fmt: skip
     shim.started()
@@ -924,7 +927,8 @@ def test_nothing_is_allocated(tmp_path: Path) -> None:
     listed = subprocess.check_output(["nm", "--undefined-only", "--format=just-symbols", unit], text=True)
     named = set(listed.split())
     assert "execvp" in named
-    assert not named & set("malloc calloc realloc strdup fopen fdopen opendir getline mmap".split())
+    allocating = r"(m|c|re)alloc|strn?dup|[fp]d?open|opendir|getline|mmap"
+    assert not [name for name in named if re.fullmatch(allocating, name)]
 
 
 def test_idle_costs_nothing(start: Start) -> None:
