@@ -7,7 +7,7 @@ JOBS ?= 2
 PYTEST_ARGS ?=
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3 /usr/bin/python3.11)
 # What a rebuild depends on. Plain Python needs none: the installation is editable.
-SOURCES := $(wildcard mgmt/shell/shim.c mgmt/shell/build.py mgmt/kernel/*.c mgmt/kernel/core/*.[ch])
+SOURCES := $(wildcard mgmt/shell/shim.c mgmt/shell/shim/*.c mgmt/shell/build.py mgmt/kernel/*.c mgmt/kernel/core/*.[ch])
 
 .DEFAULT_GOAL := help
 .PHONY: help venv run test check bench drift wheel clean
@@ -93,6 +93,7 @@ $(VENV)/.built: $(VENV)/.python pyproject.toml $(SOURCES)
 	while read -r verb what rest; do case "$$verb $$what" in \
 	    Collecting\ * | "Building wheels" | "Installing collected") echo "   $$verb $$what";; \
 	esac; done; \
+	$(PY) -m compileall -q mgmt cli backends; \
 	[ -e $@ ] || { tail -n 40 $(VENV)/pip.log >&2; echo 'all of it: $(VENV)/pip.log' >&2; exit 1; }
 
 # mypy cannot follow the mapping in pyproject.toml, but it follows links with the installed names.
