@@ -10,6 +10,7 @@ import errno
 import fcntl
 import os
 import socket
+import stat
 import struct
 from pathlib import Path
 
@@ -60,13 +61,14 @@ def claim(endpoint: str) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
+        why = error.strerror or str(error)
         if error.errno == errno.ECONNREFUSED:
-            remove_socket(path)
-            return
-        raise MgmtError(
-            "bad-config",
-            f"endpoint {endpoint} cannot be used: {error.strerror or error}; choose another place",
-        ) from None
+            if stat.S_ISSOCK(os.lstat(path).st_mode):
+                remove_socket(path)
+                return
+            why = "the file there is no socket"  # and a bind would remove it
+        text = f"endpoint {endpoint} cannot be used: {why}; choose another place"
+        raise MgmtError("bad-config", text) from None
     raise MgmtError(
         "already-running",
         f"another process (pid {pid}) serves {endpoint}; stop it with `mgmt stop-service`, "
