@@ -221,13 +221,15 @@ class Daemon:
         settings: Config | None = None,
         *arguments: str,
         folder: Path | None = None,
+        runtime: Path | None = None,
         environ: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> None:
         self._owns_folder = folder is None
         # A short name: the path of a socket has 107 bytes at most.
         self.folder = folder if folder is not None else Path(tempfile.mkdtemp(prefix="mg-", dir="/tmp"))
-        self.runtime, self.state_dir = self.folder / "run", self.folder / "state"
+        self.runtime = runtime if runtime is not None else self.folder / "run"
+        self.state_dir = self.folder / "state"
         self.sockets = self.folder / "models"
         self.sockets.mkdir(exist_ok=True)
         self.log_path = self.folder / "daemon.log"
