@@ -48,7 +48,7 @@ class Runner:
             self._session = onnxruntime.InferenceSession(
                 self._path, options, providers=["CPUExecutionProvider"]
             )
-        except (OSError, RuntimeError) as error:  # onnxruntime's own errors are RuntimeErrors
+        except _refusals() as error:
             raise SystemExit(f"cannot load {self._path}: {error}") from None
         self._dtypes = {tensor.name: DTYPES.get(tensor.type) for tensor in self._session.get_inputs()}
 
@@ -80,13 +80,21 @@ class Runner:
         started_s = time.perf_counter()
         try:
             results = self._session.run(names, arrays)
-        except (RuntimeError, ValueError) as error:  # a wrong shape, a missing input
+        except _refusals() as error:  # a missing input, a wrong shape
             raise MgmtError("bad-body", f"the model refuses these inputs: {error}", field="inputs") from None
         latency_ms = 1000 * (time.perf_counter() - started_s)
         return {
             "outputs": {name: _tensor(name, array) for name, array in zip(names, results, strict=True)},
             "latency_ms": latency_ms,
         }
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """The errors of onnxruntime, which have no base class of their own; ValueError is its Python layer's."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    found = (value for value in vars(state).values() if isinstance(value, type))
+    return (ValueError, *(value for value in found if issubclass(value, Exception)))
 
 
 def _describe(tensors: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Any
 
@@ -84,7 +84,7 @@ class AsyncClient:
 
     async def events(
         self, since: int | None = None, epoch: int | None = None, follow: bool = True
-    ) -> AsyncIterator[dict[str, Any]]:
+    ) -> AsyncGenerator[dict[str, Any], None]:
         """A snapshot, then events; see Client.events. One at a time per client."""
         self._wires.connect()
         self._items.clear()

@@ -168,13 +168,13 @@ class Session:
         timers = self._timers
         while timers and timers[0][0] <= now_s:
             self._timer(now_s, heapq.heappop(timers)[1])
-        if now_s >= self._heartbeat_at_s:
+        if now_s >= self._silent_since_s + self._session_timeout_s:
+            self._end_session(now_s, "the daemon fell silent")
+        elif now_s >= self._heartbeat_at_s:
             self._effects.append(Send(0, frames.encode_notice(self._session, "heartbeat", {})))
             self._last_sent_s = now_s
             self._heartbeat_at_s = now_s + float(self.welcome["heartbeat_s"])
             self._silent_since_s = min(self._silent_since_s, now_s)
-        elif now_s >= self._silent_since_s + self._session_timeout_s:
-            self._end_session(now_s, "the daemon fell silent")
 
     def due_s(self) -> float:
         """When `tick` has something to do, if nothing arrives before."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -103,7 +103,7 @@ class Client:
         follow: bool = True,
         *,
         timeout_s: float | None = None,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[dict[str, Any], None, None]:
         """What happens in the daemon: `{"kind": "snapshot", "seq", "epoch", "units", "gap"}`, then events.
 
         With `since` (and the `epoch` it belongs to) the events after that number follow the snapshot, as far as

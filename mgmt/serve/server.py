@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import sys
@@ -71,6 +72,8 @@ class Server:
             signal.set_wakeup_fd(-1)
             self._link.stop()
             self._router.close(defaults.BACKEND_LINGER_MS)
+            if _inode(self._path) == self._path_inode:
+                os.unlink(self._path)  # libzmq leaves it, and a dead socket file looks like a live one
             self._context.term()
         return self._status()
 
@@ -93,6 +96,8 @@ class Server:
             router.setsockopt(option, value)
         router.copy_threshold = defaults.ZERO_COPY_BYTES
         router.bind(endpoint)
+        self._path = endpoint.removeprefix("ipc://")
+        self._path_inode = _inode(self._path) or -1
         self._poller.register(router, zmq.POLLIN)
         self._poller.register(self._wake.fileno(), zmq.POLLIN)
 
@@ -200,6 +205,14 @@ class Server:
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
+
+
+def _inode(path: str) -> int:
+    """0 when there is no such file, as for endpoints that are not ipc."""
+    try:
+        return os.stat(path).st_ino
+    except OSError:
+        return 0
 
 
 def _refusal(tag: bytes, error: MgmtError) -> list[bytes]:
