@@ -73,6 +73,17 @@ def symphony(*arguments: str, **keys: Any) -> dict[str, Any]:
     return {"kind": "symphony", "command": [*command, *arguments], "grace_s": 2.0, **keys}
 
 
+def shipped(name: str, *arguments: str, **keys: Any) -> dict[str, Any]:
+    """A backend table that runs a module of `mgmt_backends`."""
+    command = ["{python}", "-m", f"mgmt_backends.{name}", *arguments]
+    return {"kind": "native", "command": command, "grace_s": 2.0, **keys}
+
+
+def faulty(mode: str, *arguments: str, **keys: Any) -> dict[str, Any]:
+    """A backend table of the backend that misbehaves on purpose."""
+    return shipped("faulty", "--mode", mode, *arguments, **keys)
+
+
 def script(path: Path, *arguments: str, **keys: Any) -> dict[str, Any]:
     """A backend table of the symphony kind that runs a script of a test."""
     command = ["{python}", str(path), *(arguments or ("{endpoint}",))]
@@ -126,6 +137,29 @@ class Peer:
 
     def close(self) -> None:
         self.socket.close(0)
+
+
+class Data(Peer):
+    """A client of the data plane: requests under a lease, answers by their numbers."""
+
+    def __init__(self, context: zmq.Context[Any], lease: Mapping[str, Any], **options: int) -> None:
+        super().__init__(context, lease["endpoint"], zmq.DEALER, None, **options)
+        self.lease: int = lease["lease"]
+
+    def ask(self, id: int, *payload: bytes) -> None:
+        self.send(frames.encode_tag(frames.DataKind.REQUEST, self.lease, id), *payload)
+
+    def answer(self, timeout_s: float = PATIENCE_S) -> tuple[frames.Tag, list[bytes]]:
+        tag, *payload = self.receive(timeout_s)
+        return frames.decode_tag(tag), payload
+
+    def error(self, id: int, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
+        """The error body of the next answer, which must be the one to `id`."""
+        tag, payload = self.answer(timeout_s)
+        assert (tag.id, tag.lease) == (id, self.lease)
+        assert tag.kind > frames.DataKind.RESULT, payload
+        body: dict[str, Any] = frames.unpack(payload[0])
+        return body
 
 
 class Legacy(Peer):
@@ -275,14 +309,15 @@ class Daemon:
         told = self.config["endpoints"].get(key, "ipc://{runtime}/" + names[key])
         return str(told).replace("{runtime}", str(self.runtime))
 
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "mgmt", "--config", str(self.config_path), *self.arguments]
+    def _command(self, without_config: bool) -> list[str]:
+        config = [] if without_config else ["--config", str(self.config_path)]
+        return [sys.executable, "-m", "mgmt", *config, *self.arguments]
 
-    def start(self) -> Daemon:
+    def start(self, *, without_config: bool = False) -> Daemon:
         """Start it and wait until the control endpoint answers."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(),
+                self._command(without_config),
                 env=self.environ,
                 cwd=self.cwd,
                 stdout=log,
@@ -296,10 +331,12 @@ class Daemon:
         control.session = control.reply(hello).body["session"]
         return self
 
-    def run_to_end(self, timeout_s: float = PATIENCE_S) -> subprocess.CompletedProcess[str]:
+    def run_to_end(
+        self, timeout_s: float = PATIENCE_S, *, without_config: bool = False
+    ) -> subprocess.CompletedProcess[str]:
         """Run one that is expected to be refused; its output and exit status."""
         return subprocess.run(
-            self.command(),
+            self._command(without_config),
             env=self.environ,
             cwd=self.cwd,
             capture_output=True,
@@ -364,6 +401,11 @@ class Daemon:
     def peer(self, key: str, kind: int = zmq.DEALER, identity: bytes | None = None, **options: int) -> Peer:
         """A new raw socket on one of the four endpoints."""
         return self.keep(Peer(self.context, self.endpoint(key), kind, identity, **options))
+
+    def data(self, name: str, mode: str = "relay", **options: int) -> Data:
+        """A lease of the fixture's session on a ready model, and a connection to where it leads."""
+        lease = self.control.ok("lease", model=name, mode=mode)
+        return self.keep(Data(self.context, lease, **options))
 
     def legacy_peer(self) -> Legacy:
         return self.keep(Legacy(self.context, self.endpoint("cli_management")))
