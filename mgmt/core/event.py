@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.messages import Message
 
+LEGACY_PLANE = "legacy"  # its requests have no sessions
+
 
 class Now(NamedTuple):
     """The instant of an event: monotonic nanoseconds for every decision, epoch seconds for people."""

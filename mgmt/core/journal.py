@@ -26,6 +26,10 @@ class Journal:
         to = tuple((s.peer, s.id) for s in self._sessions.by_id.values() if s.subscribed)
         out.append(fx.Publish(self.seq, kind, numbered, to))
 
+    def kept(self) -> list[int]:
+        """The numbers of the events that can still be read."""
+        return [event["seq"] for event in self._history]
+
     def since(self, seq: int | None) -> tuple[list[dict[str, Any]], bool]:
         """The events after `seq` that are still kept, and whether some are missing in between."""
         if seq is None:

@@ -9,9 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mgmt.core import effect as fx
-from mgmt.core.event import Asked, Now, Route
+from mgmt.core.event import LEGACY_PLANE, Asked, Now, Route
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
+
+# What these answer means something to the session that asked only: their idempotency keys are its own.
+SESSION_BOUND = frozenset({"lease", "release", "subscribe"})
+
+Key = tuple[int, str]  # session (0: any), idempotency key
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +41,29 @@ class Session:
     unit: str | None = None  # the unit this session is the backend of
     subscribed: bool = False
     leases: set[int] = field(default_factory=set)
-    calls: int = 0
+    waiting: dict[Route, None] = field(default_factory=dict)  # an ordered set
 
 
 @dataclass(slots=True)
 class Call:
-    """A parked request. `followers` asked the same thing with the same idempotency key."""
+    """Parked work and who gets its answer: whoever asked, and those that asked again with the same key."""
 
     asked: Asked
-    session: int
-    followers: list[Route] = field(default_factory=list)
+    key: Key | None
+    listeners: list[Route] = field(default_factory=list)
 
 
 @dataclass(slots=True)
-class _Remembered:
+class Listener:
+    """One request that waits for the answer of `call`, no longer than its own deadline and session."""
+
+    asked: Asked
+    call: Route
+    session: Session | None  # None: legacy
+
+
+@dataclass(slots=True)
+class Remembered:
     """An idempotency key: in flight while `answer` is None."""
 
     verb: str
@@ -67,8 +81,11 @@ class Sessions:
         self.by_id: dict[int, Session] = {}
         self.by_peer: dict[bytes, Session] = {}
         self.calls: dict[Route, Call] = {}
-        self.ended: list[Session] = []  # handed up by the step function, like unit changes
-        self._keys: dict[str, _Remembered] = {}
+        self.listeners: dict[Route, Listener] = {}
+        # Handed up by the step function, like unit changes: ended sessions, and calls nobody waits for.
+        self.ended: list[Session] = []
+        self.abandoned: list[Route] = []
+        self.remembered: dict[Key, Remembered] = {}
         self._numbered = 0
 
     # ---- sessions ----
@@ -91,13 +108,21 @@ class Sessions:
 
     def find(self, now: Now, peer: bytes, id: int) -> Session:
         """The session of a frame (0: the connection's own); MgmtError `session-gone` when there is none."""
-        session = self.by_id.get(id) if id else self.by_peer.get(peer)
-        if session is None or session.peer != peer:
+        session = self._at(peer, id)
+        if session is None:
             raise MgmtError(
                 "session-gone", "the daemon does not know this session; say hello first", epoch=self.epoch
             )
         session.seen_ns = now.mono_ns
         return session
+
+    def of(self, route: Route) -> Session | None:
+        """The session a request belongs to; a legacy one belongs to none, whatever its peer is called."""
+        return None if route.plane == LEGACY_PLANE else self._at(route.peer, route.session)
+
+    def _at(self, peer: bytes, id: int) -> Session | None:
+        session = self.by_id.get(id) if id else self.by_peer.get(peer)
+        return session if session is not None and session.peer == peer else None
 
     def end(self, session: Session, out: list[fx.Effect]) -> None:
         """Forget a session; its parked calls are answered `gone` and its leases close above."""
@@ -107,8 +132,8 @@ class Sessions:
             del self.by_peer[session.peer]
         out.append(fx.CancelTimer(("session", session.id)))
         gone = MgmtError("session-gone", "the session ended before the answer").as_body()
-        for route in [route for route, call in self.calls.items() if call.session == session.id]:
-            self.answer(route, frames.Outcome.GONE, gone, out)
+        for route in list(session.waiting):
+            self._dismiss(route, frames.Outcome.GONE, gone, out)
         self.ended.append(session)
 
     def on_session_timer(self, now: Now, id: int, out: list[fx.Effect]) -> None:
@@ -129,38 +154,34 @@ class Sessions:
         route = asked.route
         if route in self.calls:
             return
-        session = self.by_id.get(route.session)
-        if len(self.calls) >= self.limits.requests:
-            raise MgmtError(
-                "busy", f"{len(self.calls)} requests are waiting, which is the limit; try again later"
+        key = self._key_of(asked)
+        if key is not None and len(self.remembered) >= self.limits.requests:
+            text = (
+                f"{len(self.remembered)} idempotency keys are remembered, which is the limit; try again later"
             )
-        if session is not None:
-            if session.calls >= self.limits.session_requests:
-                raise MgmtError(
-                    "busy", f"{session.calls} requests of this session are waiting, which is the limit"
-                )
-            session.calls += 1
-        self.calls[route] = Call(asked, route.session)
-        if asked.deadline_ns:
-            out.append(fx.SetTimer(("call", route), asked.deadline_ns))
-        if asked.key:
-            self._keys[asked.key] = _Remembered(asked.verb, asked.body, route)
-            out.append(fx.SetTimer(("key", asked.key), now.mono_ns + self.limits.key_ns))
+            raise MgmtError("busy", text)
+        self._listen(asked, route, out)
+        self.calls[route] = Call(asked, key, [route])
+        if key is not None:
+            self.remembered[key] = Remembered(asked.verb, asked.body, route)
+            out.append(fx.SetTimer(("key", key), now.mono_ns + self.limits.key_ns))
 
     def answer(self, route: Route, outcome: str, body: dict[str, Any] | bytes, out: list[fx.Effect]) -> None:
-        """Give the one answer of a request, parked or not, and of those that follow its key."""
-        out.append(fx.Answer(route, outcome, body))
+        """Give the one answer of a request, parked or not, and of those that listen to the same call."""
         call = self.calls.pop(route, None)
         if call is None:
+            out.append(fx.Answer(route, outcome, body))
             return
-        session = self.by_id.get(call.session)
-        if session is not None:
-            session.calls -= 1
-        if call.asked.deadline_ns:
-            out.append(fx.CancelTimer(("call", route)))
-        for follower in call.followers:
-            out.append(fx.Answer(follower, outcome, body))
-        self._remember(call.asked, outcome, body)
+        for listener in call.listeners:
+            self._leave(listener, out)
+            out.append(fx.Answer(listener, outcome, body))
+        if call.key is None:
+            return
+        if outcome == frames.Outcome.OK:
+            self.remembered[call.key].answer = (outcome, body)
+        else:
+            # A refusal had no effect to protect: the same key may try again.
+            del self.remembered[call.key]
 
     def refuse(self, route: Route, error: MgmtError, out: list[fx.Effect]) -> None:
         """Answer with an error of the table."""
@@ -169,16 +190,58 @@ class Sessions:
 
     def expire(self, route: Route, out: list[fx.Effect]) -> None:
         """The deadline of a parked request passed; what it started goes on."""
-        call = self.calls.get(route)
-        if call is not None:
-            text = f"{call.asked.verb}: the deadline passed before the answer; what was started goes on"
-            self.refuse(route, MgmtError("expired", text), out)
+        listener = self.listeners.get(route)
+        if listener is not None:
+            text = f"{listener.asked.verb}: the deadline passed before the answer; what was started goes on"
+            self._dismiss(route, frames.Outcome.EXPIRED, MgmtError("expired", text).as_body(), out)
+
+    def close(self, error: MgmtError, out: list[fx.Effect]) -> None:
+        """Refuse whatever still waits."""
+        for route in list(self.calls):
+            self.refuse(route, error, out)
+            self.abandoned.append(route)
+
+    def _listen(self, asked: Asked, call: Route, out: list[fx.Effect]) -> None:
+        route, session = asked.route, self.of(asked.route)
+        if len(self.listeners) >= self.limits.requests:
+            raise MgmtError(
+                "busy", f"{len(self.listeners)} requests are waiting, which is the limit; try again later"
+            )
+        if session is not None:
+            if len(session.waiting) >= self.limits.session_requests:
+                text = f"{len(session.waiting)} requests of this session are waiting, which is the limit"
+                raise MgmtError("busy", text)
+            session.waiting[route] = None
+        self.listeners[route] = Listener(asked, call, session)
+        if asked.deadline_ns:
+            out.append(fx.SetTimer(("call", route), asked.deadline_ns))
+
+    def _leave(self, route: Route, out: list[fx.Effect]) -> Listener:
+        listener = self.listeners.pop(route)
+        if listener.session is not None:
+            del listener.session.waiting[route]
+        if listener.asked.deadline_ns:
+            out.append(fx.CancelTimer(("call", route)))
+        return listener
+
+    def _dismiss(self, route: Route, outcome: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
+        """Answer one listener before its call is; the call goes on while another one listens."""
+        listener = self._leave(route, out)
+        out.append(fx.Answer(route, outcome, body))
+        call = self.calls[listener.call]
+        call.listeners.remove(route)
+        if not call.listeners:
+            del self.calls[listener.call]
+            if call.key is not None:
+                del self.remembered[call.key]
+            self.abandoned.append(listener.call)
 
     # ---- idempotency keys ----
 
     def repeats(self, asked: Asked, out: list[fx.Effect]) -> bool:
         """True when the key was seen before: the answer is given again, or will be when it is known."""
-        known = self._keys.get(asked.key)
+        key = self._key_of(asked)
+        known = self.remembered.get(key) if key is not None else None
         if known is None:
             return False
         if known.verb != asked.verb or known.body != asked.body:
@@ -188,21 +251,22 @@ class Sessions:
         if known.answer is not None:
             out.append(fx.Answer(asked.route, *known.answer))
         else:
-            self.calls[known.call].followers.append(asked.route)
+            self._listen(asked, known.call, out)
+            self.calls[known.call].listeners.append(asked.route)
         return True
 
-    def forget_key(self, key: str) -> None:
-        """The time to remember is over; a key whose request still waits is kept until it is answered."""
-        known = self._keys.get(key)
-        if known is not None and known.answer is not None:
-            del self._keys[key]
-
-    def _remember(self, asked: Asked, outcome: str, body: dict[str, Any] | bytes) -> None:
-        known = self._keys.get(asked.key) if asked.key else None
+    def on_key_timer(self, now: Now, key: Key, out: list[fx.Effect]) -> None:
+        """The time to remember is over; a key whose request still waits gets another turn."""
+        known = self.remembered.get(key)
         if known is None:
             return
-        if outcome == frames.Outcome.OK:
-            known.answer = (outcome, body)
+        if known.answer is not None:
+            del self.remembered[key]
         else:
-            # A refusal had no effect to protect: the same key may try again.
-            del self._keys[asked.key]
+            out.append(fx.SetTimer(("key", key), now.mono_ns + self.limits.key_ns))
+
+    def _key_of(self, asked: Asked) -> Key | None:
+        if not asked.key:
+            return None
+        session = self.of(asked.route) if asked.verb in SESSION_BOUND else None
+        return (session.id if session is not None else 0, asked.key)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from mgmt.core.event import Asked, Now
+from mgmt.core.event import Now, Route
 from mgmt.core.journal import Journal
 from mgmt.core.models import Conditions, Handshakes, Leases, Loading, Registry
-from mgmt.core.sessions import SessionLimits, Sessions
+from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.supervision import Supervisor
 from mgmt.protocol import defaults
 from mgmt.settings import Settings
@@ -65,7 +65,8 @@ class State:
         self.leases = Leases(identity.secret, self.sessions, settings.endpoints.relay)
         self.handshakes = Handshakes(self.registry, self.supervisor, self.loading, self.sessions)
         self.conditions = Conditions(self.registry, self.supervisor, self.loading, self.sessions)
-        self.lease_waiters: dict[str, list[tuple[Asked, str]]] = {}
+        # Lease requests that wait for a load: session, model, mode.
+        self.lease_waiters: dict[Route, tuple[Session, str, str]] = {}
         self.stopping = False
         self.quit_said = False
         self.counters: dict[str, int] = {}

@@ -10,7 +10,8 @@ from mgmt.core.supervision import Unit
 from mgmt.core.supervision.unit import Exit
 from mgmt.protocol import frames
 
-# A packed status is given to every reader for this long while nothing changes; only uptimes age in it.
+# A packed status is given to every reader for this long while nothing changes; only uptimes, the counters and
+# the number of sessions age in it.
 FRESH_NS = 20_000_000
 
 

@@ -12,20 +12,23 @@ from typing import Any, TypeVar, cast
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core import status
-from mgmt.core.event import Asked, Now
+from mgmt.core.event import LEGACY_PLANE, Asked, Now
 from mgmt.core.sessions import Session
 from mgmt.core.state import State
-from mgmt.core.supervision import AT_REST
+from mgmt.core.supervision import AT_REST, Change
 from mgmt.core.supervision import State as UnitState
 from mgmt.protocol import defaults, frames
 from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
 
+__all__ = ["HANDLERS", "LEGACY_PLANE", "step"]
+
 Body = dict[str, Any] | bytes | None
 Handler = Callable[[State, Now, Asked, list[fx.Effect]], Body]
 HANDLERS: dict[str, Handler] = {}
 
-LEGACY_PLANE = "legacy"  # its requests have no sessions
+# Each opens a session of its own: there is nothing to repeat, so they take no idempotency key.
+HELLOS = frozenset({"hello", "backend-hello"})
 
 
 def step(state: State, now: Now, event: ev.Event) -> list[fx.Effect]:
@@ -39,49 +42,67 @@ def step(state: State, now: Now, event: ev.Event) -> list[fx.Effect]:
 def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
     """Hand what the lower slices noted up to the higher ones, until nothing is left to say."""
     supervisor, sessions = state.supervisor, state.sessions
-    while supervisor.changes or sessions.ended:
+    while supervisor.changes or sessions.ended or sessions.abandoned:
+        _forget_abandoned(state, out)
         while sessions.ended:
             state.leases.on_session_ended(sessions.ended.pop(), out)
         changes, supervisor.changes = supervisor.changes, []
-        for unit, was in changes:
-            _journal_unit(state, now, unit, was, out)
-            model = unit.spec.model.name
-            if was is UnitState.RUNNING or unit.ready:
-                replicas = tuple((u.spec.name, u.endpoint) for u in state.loading.ready_units(model))
-                out.append(fx.RelayGroup(model, replicas))
-            if was is UnitState.RUNNING:
-                state.leases.on_unit_lost(unit.spec.name, unit.reason, out)
-            state.loading.on_unit_change(now, unit, was, out)
-            if all(u.state is UnitState.STOPPED for u in state.loading.units(model)):
-                state.leases.on_model_unloaded(model, out)
-            _answer_lease_waiters(state, model, out)
-            state.handshakes.on_unit_change(out)
-            state.conditions.on_unit_change(out)
+        for change in changes:
+            _on_change(state, now, change, out)
     if (
         state.stopping
         and not any(unit.has_process for unit in supervisor.units.values())
         and not state.quit_said
     ):
         state.quit_said = True
+        sessions.close(MgmtError("stopping", "the daemon stopped before the answer"), out)
+        _forget_abandoned(state, out)
         out.append(fx.Quit())
 
 
-def _journal_unit(state: State, now: Now, unit: Any, was: UnitState, out: list[fx.Effect]) -> None:
+def _forget_abandoned(state: State, out: list[fx.Effect]) -> None:
+    """Nobody waits for these calls any more: who kept their routes lets go of them."""
+    while state.sessions.abandoned:
+        route = state.sessions.abandoned.pop()
+        state.loading.forget(route, out)
+        state.conditions.forget(route)
+        state.handshakes.forget(route)
+        state.lease_waiters.pop(route, None)
+
+
+def _on_change(state: State, now: Now, change: Change, out: list[fx.Effect]) -> None:
+    unit, was = change.unit, change.was
+    model = unit.spec.model.name
+    _journal_unit(state, now, change, out)
+    if was is UnitState.RUNNING or unit.ready:
+        replicas = tuple((u.spec.name, u.endpoint) for u in state.loading.ready_units(model))
+        out.append(fx.RelayGroup(model, replicas))
+    if was is UnitState.RUNNING:
+        state.leases.on_unit_lost(unit.spec.name, change.reason, out)
+    state.loading.on_unit_change(now, unit, was, out)
+    if all(u.state is UnitState.STOPPED for u in state.loading.units(model)):
+        state.leases.on_model_unloaded(model, out)
+    _answer_lease_waiters(state, model, out)
+    state.handshakes.on_unit_change(out)
+    state.conditions.on_unit_change(out)
+
+
+def _journal_unit(state: State, now: Now, change: Change, out: list[fx.Effect]) -> None:
+    unit = change.unit
     body = {
         "unit": unit.spec.name,
         "model": unit.spec.model.name,
-        "was": str(was),
-        "state": str(unit.state),
-        "reason": unit.reason,
-        "incarnation": unit.incarnation,
+        "was": str(change.was),
+        "state": str(change.state),
+        "reason": change.reason,
+        "incarnation": change.incarnation,
         "pid": unit.pid,
-        "exit": status.exit_body(unit.last_exit) if was is not unit.state else None,
+        "exit": status.exit_body(unit.last_exit),
     }
     state.journal.record(now, "unit", body, out)
-    level = "WARNING" if unit.state in (UnitState.BACKOFF, UnitState.FATAL) else "INFO"
-    out.append(
-        fx.Note(level, f"{unit.spec.name}: {was} -> {unit.state}: {unit.reason}", {"unit": unit.spec.name})
-    )
+    level = "WARNING" if change.state in (UnitState.BACKOFF, UnitState.FATAL) else "INFO"
+    text = f"{unit.spec.name}: {change.was} -> {change.state}: {change.reason}"
+    out.append(fx.Note(level, text, {"unit": unit.spec.name}))
 
 
 # ---- requests --------------------------------------------------------------------------------------------
@@ -91,9 +112,11 @@ M = TypeVar("M", bound=msg.Message)
 
 def _on_asked(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> None:
     try:
-        if asked.verb not in ("hello", "backend-hello") and asked.route.plane != LEGACY_PLANE:
+        if state.quit_said:
+            _refuse_while_stopping(state)
+        if asked.verb not in HELLOS and asked.route.plane != LEGACY_PLANE:
             state.sessions.find(now, asked.route.peer, asked.route.session)
-        if asked.key:
+        if asked.key and asked.verb not in HELLOS:
             if state.sessions.repeats(asked, out):
                 return
             state.sessions.park(now, asked, out)
@@ -217,9 +240,12 @@ def _lease(state: State, now: Now, asked: Asked, body: msg.LeaseModel, out: list
     if not ready and body.load:
         _refuse_while_stopping(state)
         state.sessions.park(now, asked, out)
-        state.lease_waiters.setdefault(model.name, []).append((asked, body.mode))
-        if state.loading.state(model.name) in AT_REST:
+        if (
+            state.loading.state(model.name) in AT_REST
+            or state.loading.state(model.name) is UnitState.STOPPING
+        ):
             state.loading.load(now, model, out)
+        state.lease_waiters[asked.route] = (session, model.name, body.mode)
         return None
     return state.leases.grant(
         session, model.name, ready or _ready_replicas(state, body.model), body.mode, out
@@ -241,25 +267,22 @@ def _ready_replicas(state: State, name: str) -> list[Any]:
 
 def _answer_lease_waiters(state: State, model: str, out: list[fx.Effect]) -> None:
     """Grant the leases that waited for a load, or refuse them when it failed."""
-    waiting = state.lease_waiters.get(model)
-    ready = state.loading.ready_units(model)
-    failed = state.loading.state(model) in AT_REST
-    if not waiting or not (ready or failed):
+    waiting = [(route, *waiter) for route, waiter in state.lease_waiters.items() if waiter[1] == model]
+    if not waiting:
         return
-    del state.lease_waiters[model]
-    for asked, mode in waiting:
-        session = state.sessions.by_id.get(asked.route.session) or state.sessions.by_peer.get(
-            asked.route.peer
-        )
-        if asked.route not in state.sessions.calls or session is None:
-            continue
+    ready = state.loading.ready_units(model)
+    worst = state.loading.state(model)
+    if not ready and worst not in AT_REST:
+        return
+    for route, session, _, mode in waiting:
+        del state.lease_waiters[route]
         if ready:
             lease = state.leases.grant(session, model, ready, mode, out)
-            state.sessions.answer(asked.route, frames.Outcome.OK, lease, out)
+            state.sessions.answer(route, frames.Outcome.OK, lease, out)
         else:
-            reason = state.loading.units(model)[0].reason
+            reason = next(u.reason for u in state.loading.units(model) if u.state is worst)
             error = MgmtError("start-failed", f"model {model!r} could not be loaded: {reason}", model=model)
-            state.sessions.refuse(asked.route, error, out)
+            state.sessions.refuse(route, error, out)
 
 
 @_handles("release")
@@ -359,10 +382,10 @@ def _on_peer_lost(state: State, now: Now, event: ev.PeerLost, out: list[fx.Effec
     session = state.sessions.by_peer.get(event.peer)
     state.count("peers_lost")
     if session is not None:
-        state.journal.record(
-            now, "daemon", {"what": "peer-lost", "reason": f"{session.name}: {event.reason}"}, out
-        )
+        # Ended first: the event is for the others.
         state.sessions.end(session, out)
+        body = {"what": "peer-lost", "reason": f"{session.name}: {event.reason}"}
+        state.journal.record(now, "daemon", body, out)
 
 
 def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]) -> None:
@@ -372,7 +395,7 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
     elif what == "call":
         state.sessions.expire(about, out)
     elif what == "key":
-        state.sessions.forget_key(about)
+        state.sessions.on_key_timer(now, about, out)
     elif what == "starting":
         state.loading.on_starting_timer(about, out)
     else:

@@ -44,8 +44,9 @@ class Conditions:
     ) -> dict[str, str] | None:
         """The answer when the condition holds already; else None, and the request is parked."""
         target, state = self.state(target)
-        if state in MET[condition]:
-            return {"target": target, "condition": condition, "state": str(state)}
+        body = _judge(target, state, condition)
+        if body is not None:
+            return body
         self._sessions.park(now, asked, out)
         self._waiting[asked.route] = (target, condition)
         return None
@@ -53,16 +54,29 @@ class Conditions:
     def on_unit_change(self, out: list[fx.Effect]) -> None:
         """Answer whoever's condition came true; who waits for ready of a FATAL target is told it will not."""
         for route, (name, condition) in list(self._waiting.items()):
-            if route not in self._sessions.calls:
-                del self._waiting[route]
-                continue
-            target, state = self.state(name)
-            if state in MET[condition]:
-                body = {"target": target, "condition": condition, "state": str(state)}
-                self._sessions.answer(route, frames.Outcome.OK, body, out)
-            elif state is State.FATAL and condition in ("ready", "active"):
-                text = f"{target} is {state} and will not become {condition}; see `mgmt status {target}`"
-                self._sessions.refuse(route, MgmtError("start-failed", text), out)
+            try:
+                body = _judge(*self.state(name), condition)
+            except MgmtError as error:
+                self._sessions.refuse(route, error, out)
             else:
-                continue
+                if body is None:
+                    continue
+                self._sessions.answer(route, frames.Outcome.OK, body, out)
             del self._waiting[route]
+
+    def waiting(self) -> list[Route]:
+        return list(self._waiting)
+
+    def forget(self, route: Route) -> None:
+        """Nobody waits for this request any more."""
+        self._waiting.pop(route, None)
+
+
+def _judge(target: str, state: State, condition: str) -> dict[str, str] | None:
+    """A Condition body when it is met; MgmtError `start-failed` when it will not be; None: not yet."""
+    if state in MET[condition]:
+        return {"target": target, "condition": condition, "state": str(state)}
+    if state is State.FATAL and condition in ("ready", "active"):
+        text = f"{target} is {state} and will not become {condition}; see `mgmt status {target}`"
+        raise MgmtError("start-failed", text)
+    return None

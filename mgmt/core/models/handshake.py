@@ -29,7 +29,7 @@ class Handshakes:
         self._supervisor = supervisor
         self._loading = loading
         self._sessions = sessions
-        self._waiting: set[Route] = set()
+        self._waiting: dict[Route, None] = {}  # an ordered set
         self._not_before_ns = 0
 
     def ask(
@@ -50,7 +50,7 @@ class Handshakes:
         asked = Asked(event.route, "handshake", Empty(), now.mono_ns + wait_ns)
         try:
             self._sessions.park(now, asked, out)
-            self._waiting.add(event.route)
+            self._waiting[event.route] = None
             if state in AT_REST:
                 self._loading.load(now, model, out)
         except MgmtError:
@@ -71,8 +71,15 @@ class Handshakes:
             for route in list(self._waiting):
                 self._give(route, protocols, out)
 
+    def waiting(self) -> list[Route]:
+        return list(self._waiting)
+
+    def forget(self, route: Route) -> None:
+        """The request was answered that its time is over."""
+        self._waiting.pop(route, None)
+
     def _give(self, route: Route, protocols: list[str], out: list[fx.Effect]) -> None:
-        self._waiting.discard(route)
+        self._waiting.pop(route, None)
         self._sessions.answer(route, frames.Outcome.OK, {"protocols": protocols}, out)
 
     def _protocols(self) -> list[str]:

@@ -20,10 +20,11 @@ from mgmt.settings import ModelSettings
 
 @dataclass(slots=True)
 class _Waiters:
-    """Requests waiting for a model: to be loaded (with the `already` of their answer), or to be unloaded."""
+    """Requests waiting for a model: to be loaded (with the `already` of their answer), or to be unloaded
+    (with the units whose processes are still to go; a unit that starts again meanwhile does not count)."""
 
     load: dict[Route, bool] = field(default_factory=dict)
-    unload: set[Route] = field(default_factory=set)
+    unload: dict[Route, set[str]] = field(default_factory=dict)
 
 
 class Loading:
@@ -37,6 +38,7 @@ class Loading:
         self._sessions = sessions
         self._max_units = max_units
         self._units: dict[str, list[Unit]] = {}
+        self._complete: set[str] = set()  # models whose replicas were all ready since they were loaded
         self._waiters: dict[str, _Waiters] = {}
 
     # ---- reading ----
@@ -63,6 +65,10 @@ class Loading:
         states = [unit.state for unit in self.units(model)] or [order[0]]
         return min(states, key=worst.index)
 
+    def waiting(self) -> list[Route]:
+        """The requests that wait for a load or an unload."""
+        return [route for waiters in self._waiters.values() for route in (*waiters.load, *waiters.unload)]
+
     # ---- what is asked ----
 
     def load(
@@ -80,24 +86,30 @@ class Loading:
         `waiter` is then parked and answered when every replica is ready, or when the load failed.
         """
         specs = self._registry.specs(model)
-        others = sum(len(units) for name, units in self._units.items() if name != model.name)
+        others = sum(
+            unit.has_process or unit.state not in AT_REST
+            for unit in self._supervisor.units.values()
+            if unit.spec.model.name != model.name
+        )
         if others + len(specs) > self._max_units:
             raise MgmtError(
-                "busy", f"{others} units exist; {self._max_units} is the limit (limits.max_units)"
+                "busy", f"{others} other units are up; {self._max_units} is the limit (limits.max_units)"
             )
-        already = all(unit.state in (State.RUNNING, State.STARTING) for unit in self.units(model.name))
-        already = already and bool(self.units(model.name))
-        units = self._units[model.name] = [self._supervisor.add(spec) for spec in specs]
-        if waiter is not None and not all(unit.ready for unit in units):
+        states = {unit.state for unit in self.units(model.name)}
+        already = bool(states) and states <= {State.RUNNING, State.STARTING}
+        waits = waiter is not None and states != {State.RUNNING}
+        if waiter is not None and waits:
+            # Before anything is started: `busy` changes nothing.
             self._sessions.park(now, waiter, out)
             self._of(model.name).load[waiter.route] = already
             if starting_after_ns is not None:
                 out.append(fx.SetTimer(("starting", waiter.route), now.mono_ns + starting_after_ns))
+        if State.RUNNING not in states:
+            self._complete.discard(model.name)
+        units = self._units[model.name] = [self._supervisor.add(spec) for spec in specs]
         for unit in units:
             self._supervisor.start(now, unit, out, config_path)
-        if waiter is None or waiter.route not in self._of(model.name).load:
-            return self.loaded(model.name, already)
-        return None
+        return None if waits else self.loaded(model.name, already)
 
     def unload(
         self, now: Now, model: ModelSettings, out: list[fx.Effect], waiter: Asked | None
@@ -110,14 +122,15 @@ class Loading:
         units = self.units(name)
         if all(unit.state is State.STOPPED for unit in units):
             raise MgmtError("not-loaded", f"model {name!r} is not loaded", model=name)
+        waits = waiter is not None and any(unit.has_process for unit in units)
+        if waiter is not None and waits:
+            # Before anything is stopped: `busy` changes nothing.
+            self._sessions.park(now, waiter, out)
+            self._of(name).unload[waiter.route] = {unit.spec.name for unit in units if unit.has_process}
         self._fail_load(name, MgmtError("cancelled", f"the load of {name!r} was overtaken by an unload"), out)
         for unit in units:
             self._supervisor.stop(now, unit, out, "unloaded")
-        if waiter is None or all(unit.state is State.STOPPED for unit in units):
-            return self.unloaded(name)
-        self._sessions.park(now, waiter, out)
-        self._of(name).unload.add(waiter.route)
-        return None
+        return None if waits else self.unloaded(name)
 
     def loaded(self, model: str, already: bool) -> dict[str, Any]:
         """A Loaded body of the present state."""
@@ -142,22 +155,34 @@ class Loading:
         name = unit.spec.model.name
         waiters = self._waiters.get(name)
         units = self.units(name)
+        if units and all(other.ready for other in units):
+            self._complete.add(name)
         if unit.state is State.FATAL or (unit.state is State.EXITED and was is State.STARTING):
             self._fail_load(name, start_failed(unit), out)
-            for other in units:
+            if name not in self._complete:
                 # The replicas of a model that failed to load are not left behind half loaded.
-                if not unit.proven and other is not unit:
-                    self._supervisor.stop(now, other, out, f"{unit.spec.name} failed to start")
+                for other in units:
+                    if other is not unit:
+                        self._supervisor.stop(now, other, out, f"{unit.spec.name} failed to start")
         if waiters is None:
             return
-        if waiters.load and all(other.ready for other in units):
+        if all(other.ready for other in units):
             for route, already in list(waiters.load.items()):
                 self._answer(route, self.loaded(name, already), out)
             waiters.load.clear()
-        if waiters.unload and all(other.state in AT_REST for other in units):
-            for route in list(waiters.unload):
-                self._answer(route, self.unloaded(name), out)
-            waiters.unload.clear()
+        if was is State.STOPPING:
+            for route, left in list(waiters.unload.items()):
+                left.discard(unit.spec.name)
+                if not left:
+                    del waiters.unload[route]
+                    self._answer(route, self.unloaded(name), out)
+
+    def forget(self, route: Route, out: list[fx.Effect]) -> None:
+        """Nobody waits for this request any more; what it started goes on for the others."""
+        for waiters in self._waiters.values():
+            waiters.unload.pop(route, None)
+            if waiters.load.pop(route, None) is not None:
+                out.append(fx.CancelTimer(("starting", route)))
 
     def on_starting_timer(self, route: Route, out: list[fx.Effect]) -> None:
         """The caller wanted to know by now: answer STARTING, the load goes on."""
@@ -179,15 +204,12 @@ class Loading:
         waiters = self._of(model)
         for route in list(waiters.load):
             out.append(fx.CancelTimer(("starting", route)))
-            if route in self._sessions.calls:
-                self._sessions.refuse(route, error, out)
+            self._sessions.refuse(route, error, out)
         waiters.load.clear()
 
     def _answer(self, route: Route, body: dict[str, Any], out: list[fx.Effect]) -> None:
         out.append(fx.CancelTimer(("starting", route)))
-        # An expired or vanished caller was answered already; its load went on for the others.
-        if route in self._sessions.calls:
-            self._sessions.answer(route, frames.Outcome.OK, body, out)
+        self._sessions.answer(route, frames.Outcome.OK, body, out)
 
 
 def start_failed(unit: Unit) -> MgmtError:

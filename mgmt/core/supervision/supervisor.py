@@ -17,10 +17,13 @@ from mgmt.core.supervision.unit import AT_REST, Exit, State, Unit, UnitSpec
 
 
 class Change(NamedTuple):
-    """A unit went from `was` to its present state."""
+    """A unit went from `was` to `state`; it may have gone further in the same step."""
 
     unit: Unit
     was: State
+    state: State
+    reason: str
+    incarnation: int
 
 
 class Supervisor:
@@ -54,15 +57,20 @@ class Supervisor:
             unit.start_when_empty, unit.config_path = True, config_path
             return
         if unit.state in AT_REST:
+            if unit.has_process:
+                # The leader is gone but its tree is still being killed: start as soon as it is empty.
+                self._move(unit, "stop", State.STOPPING, "the former process's descendants are being ended")
+                unit.start_when_empty, unit.config_path = True, config_path
+                return
             unit.restarts, unit.proven, unit.config_path = 0, False, config_path
             unit.failures_ns.clear()
             unit.endpoint = self._new_endpoint()
         else:
             out.append(fx.CancelTimer(("retry", unit.spec.name)))
-        if unit.has_process:
-            # The leader is gone but its tree is still being killed: start as soon as it is empty.
-            unit.start_when_empty = True
-            return
+            unit.retry_ns = None
+            if unit.has_process:
+                unit.start_when_empty = True
+                return
         self._spawn(now, unit, "start", out)
 
     def stop(self, now: Now, unit: Unit, out: list[fx.Effect], reason: str) -> None:
@@ -73,6 +81,7 @@ class Supervisor:
         name = unit.spec.name
         if unit.state is State.BACKOFF:
             out.append(fx.CancelTimer(("retry", name)))
+            unit.retry_ns = None
         if not unit.has_process:
             self._move(unit, "stop", State.STOPPED, reason)
             return
@@ -123,6 +132,9 @@ class Supervisor:
             self._move(unit, "ready", State.RUNNING, "ready")
             if unit.spec.cpus and unit.pid is not None:
                 out.append(fx.CheckMask(name, unit.incarnation, unit.pid, unit.spec.cpus))
+        elif unit.state is State.RUNNING:
+            unit.protocols = protocols
+            self.version += 1
 
     def on_spawn_failed(self, now: Now, event: ev.SpawnFailed, out: list[fx.Effect]) -> None:
         unit = self._of(event.unit, event.incarnation)
@@ -187,7 +199,8 @@ class Supervisor:
         return unit if unit is not None and unit.has_process and unit.incarnation == incarnation else None
 
     def _move(self, unit: Unit, trigger: str, to: State, reason: str) -> None:
-        self.changes.append(Change(unit, unit.move(trigger, to, reason)))
+        was = unit.move(trigger, to, reason)
+        self.changes.append(Change(unit, was, to, reason, unit.incarnation))
         self.version += 1
 
     def _spawn(self, now: Now, unit: Unit, trigger: str, out: list[fx.Effect]) -> None:
@@ -195,7 +208,6 @@ class Supervisor:
         if trigger == "retry" or unit.state is State.BACKOFF:
             unit.restarts += 1
         self._move(unit, trigger, State.STARTING, "waiting for ready")
-        unit.incarnation += 1
         unit.has_process, unit.leader_gone, unit.start_when_empty = True, False, False
         unit.pid, unit.start_ticks, unit.verdict, unit.retry_ns = None, 0, "", None
         unit.protocols, unit.cpu_percent, unit.memory_bytes = (), None, None
@@ -245,11 +257,8 @@ class Supervisor:
             if unit.start_when_empty:
                 self.start(now, unit, out, unit.config_path)
         elif unit.start_when_empty:
-            unit.start_when_empty = False
-            if unit.state is State.BACKOFF:
-                self._spawn(now, unit, "retry", out)
-            else:
-                self._spawn(now, unit, "start", out)
+            # In BACKOFF: its delay passed, or somebody would not wait for it, while the tree was being killed.
+            self._spawn(now, unit, "retry", out)
 
     def _new_endpoint(self) -> str:
         """A socket name nobody has: an odd multiplier walks all 2^32 names before one repeats."""

@@ -109,4 +109,6 @@ class Unit:
         if to not in TRANSITIONS.get((self.state, trigger), ()):
             raise IllegalTransition(f"unit {self.spec.name}: {self.state} --{trigger}--> {to}")
         was, self.state, self.reason = self.state, to, reason
+        if to is State.STARTING:
+            self.incarnation += 1
         return was

@@ -1,0 +1,212 @@
+"""What is true of a state between two events. Tests check it after every event; the daemon does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NoReturn
+
+from mgmt.core.event import Route
+from mgmt.core.sessions import Sessions
+from mgmt.core.state import State
+from mgmt.core.supervision import AT_REST, Unit
+from mgmt.core.supervision import State as UnitState
+
+# The states in which a process or a part of one must exist.
+PRESENT = frozenset({UnitState.STARTING, UnitState.RUNNING, UnitState.STOPPING})
+
+
+class InvariantBroken(AssertionError):
+    """A bug: `rule` is the broken invariant, `about` the object it was found broken on."""
+
+    def __init__(self, rule: str, about: str) -> None:
+        super().__init__(f"{rule}: {about}")
+        self.rule = rule
+        self.about = about
+
+
+def check(state: State) -> None:
+    """Raise InvariantBroken for the first thing that is not as it must be."""
+    _sessions(state.sessions)
+    _calls(state.sessions)
+    _keys(state.sessions)
+    _leases(state)
+    _units(state)
+    _waiters(state)
+    _journal(state)
+    _stop(state)
+
+
+def _broken(rule: str, about: object) -> NoReturn:
+    raise InvariantBroken(rule, str(about))
+
+
+def _sessions(sessions: Sessions) -> None:
+    for id, session in sessions.by_id.items():
+        if session.id != id or sessions.by_peer.get(session.peer) is not session:
+            _broken("a session is found by its number and by its peer", id)
+    if len(sessions.by_peer) != len(sessions.by_id):
+        _broken("a peer has one session", set(sessions.by_peer) - {s.peer for s in sessions.by_id.values()})
+    if len(sessions.by_id) > sessions.limits.sessions:
+        _broken("open sessions stay within their limit", len(sessions.by_id))
+    if sessions.ended:
+        _broken("ended sessions were handed up", sessions.ended[0].id)
+    if sessions.abandoned:
+        _broken("abandoned calls were handed up", sessions.abandoned[0])
+
+
+def _calls(sessions: Sessions) -> None:
+    for route, call in sessions.calls.items():
+        if not call.listeners:
+            _broken("somebody listens to every call", route)
+        for listener in call.listeners:
+            if listener not in sessions.listeners or sessions.listeners[listener].call != route:
+                _broken("a listener knows its call", listener)
+    if sum(len(call.listeners) for call in sessions.calls.values()) != len(sessions.listeners):
+        _broken("every listener is on the list of its call", len(sessions.listeners))
+    if len(sessions.listeners) > sessions.limits.requests:
+        _broken("waiting requests stay within their limit", len(sessions.listeners))
+    for route, waiting in sessions.listeners.items():
+        session = waiting.session
+        if session is None:
+            # The legacy plane has no sessions; a hello may come before there is one.
+            continue
+        if sessions.by_id.get(session.id) is not session:
+            _broken("the session of a waiting request is open", route)
+        if route not in session.waiting:
+            _broken("a session counts its waiting requests", route)
+    for session in sessions.by_id.values():
+        if len(session.waiting) > sessions.limits.session_requests:
+            _broken("waiting requests of a session stay within their limit", session.id)
+        for route in session.waiting:
+            if route not in sessions.listeners or sessions.listeners[route].session is not session:
+                _broken("what a session waits for is parked", route)
+
+
+def _keys(sessions: Sessions) -> None:
+    for key, known in sessions.remembered.items():
+        if known.answer is None and (
+            known.call not in sessions.calls or sessions.calls[known.call].key != key
+        ):
+            _broken("an idempotency key without an answer has a parked call", key)
+    for route, call in sessions.calls.items():
+        if call.key is not None and sessions.remembered[call.key].call != route:
+            _broken("a parked call's idempotency key is remembered", route)
+
+
+def _leases(state: State) -> None:
+    units, sessions = state.supervisor.units, state.sessions.by_id
+    for id, lease in state.leases.by_id.items():
+        if lease.id != id or lease.session not in sessions or id not in sessions[lease.session].leases:
+            _broken("a lease belongs to an open session", id)
+        if lease.unit is not None:
+            if lease.unit not in units or units[lease.unit].state is not UnitState.RUNNING:
+                _broken("a direct lease names a running unit", f"{id} on {lease.unit}")
+            if units[lease.unit].spec.model.name != lease.model:
+                _broken("a direct lease names a unit of its model", id)
+        elif all(unit.state is UnitState.STOPPED for unit in state.loading.units(lease.model)):
+            _broken("a relay lease ends with the unload", id)
+    for session in sessions.values():
+        for id in session.leases:
+            if id not in state.leases.by_id or state.leases.by_id[id].session != session.id:
+                _broken("a session's leases are open and its own", id)
+
+
+def _units(state: State) -> None:
+    endpoints: dict[str, str] = {}
+    for name, unit in state.supervisor.units.items():
+        if unit.spec.name != name:
+            _broken("a unit is found by its name", name)
+        for rule, holds in _unit_rules(unit):
+            if not holds:
+                _broken(rule, f"{name} in {unit.state}")
+        if unit.endpoint and endpoints.setdefault(unit.endpoint, name) != name:
+            _broken("no two units share an endpoint", f"{name} and {endpoints[unit.endpoint]}")
+        if not any(unit is one for one in state.loading.units(unit.spec.model.name)):
+            _broken("a unit belongs to its model", name)
+    if state.supervisor.changes:
+        _broken("changes of units were handed up", state.supervisor.changes[0].unit.spec.name)
+
+
+def _unit_rules(unit: Unit) -> Iterable[tuple[str, bool]]:
+    """(what must hold, whether it does) for one unit."""
+    state = unit.state
+    restarts = unit.retry_ns is not None or unit.start_when_empty
+    yield "a unit that is up or on its way has a process", state not in PRESENT or unit.has_process
+    yield "a stopped unit has no process", state is not UnitState.STOPPED or not unit.has_process
+    yield "a running unit was ready", state is not UnitState.RUNNING or unit.proven
+    yield (
+        "a unit that is starting or running has its leader",
+        state not in (UnitState.STARTING, UnitState.RUNNING) or not unit.leader_gone,
+    )
+    yield "a unit at rest will not start by itself", state not in AT_REST or not restarts
+    yield "a unit in BACKOFF will start again", state is not UnitState.BACKOFF or restarts
+    yield "only BACKOFF has a retry", unit.retry_ns is None or state is UnitState.BACKOFF
+    yield (
+        "only a unit that still has a process waits for it to be empty",
+        not unit.start_when_empty or (unit.has_process and state in (UnitState.STOPPING, UnitState.BACKOFF)),
+    )
+    yield (
+        "a unit between two processes has lost its leader",
+        state in PRESENT or not unit.has_process or unit.leader_gone,
+    )
+    yield (
+        "a pid is that of a live leader",
+        unit.pid is None or (unit.has_process and not unit.leader_gone),
+    )
+    yield (
+        "usage is that of a process",
+        unit.has_process or (unit.cpu_percent is None and unit.memory_bytes is None),
+    )
+    yield (
+        "a process has an incarnation and an endpoint",
+        not unit.has_process or (unit.incarnation > 0 and unit.endpoint != ""),
+    )
+
+
+def _waiters(state: State) -> None:
+    calls = state.sessions.calls
+    kept: dict[str, Iterable[Route]] = {
+        "a load": state.loading.waiting(),
+        "a wait": state.conditions.waiting(),
+        "a legacy handshake": state.handshakes.waiting(),
+        "a lease": state.lease_waiters,
+    }
+    seen: set[Route] = set()
+    for what, routes in kept.items():
+        for route in routes:
+            if route not in calls:
+                _broken(f"{what} that is waited for has a parked call", route)
+            if route in seen:
+                _broken("a call waits for one thing", route)
+            seen.add(route)
+    for route, call in calls.items():
+        # What reads a log waits in the shell.
+        if route not in seen and call.asked.verb != "logs":
+            _broken("somebody will answer every parked call", route)
+    for route, (session, model, _) in state.lease_waiters.items():
+        if state.sessions.by_id.get(session.id) is not session:
+            _broken("who waits for a lease has an open session", route)
+        if state.loading.state(model) in AT_REST:
+            _broken("who waits for a lease waits for a load", route)
+
+
+def _journal(state: State) -> None:
+    numbers = state.journal.kept()
+    if numbers and (numbers[-1] != state.journal.seq or numbers != list(range(numbers[0], numbers[-1] + 1))):
+        _broken("the history ends with the last event and has no gaps", state.journal.seq)
+    if not numbers and state.journal.seq:
+        _broken("the last event is kept", state.journal.seq)
+
+
+def _stop(state: State) -> None:
+    if not state.stopping:
+        return
+    for name, unit in state.supervisor.units.items():
+        if unit.state not in (UnitState.STOPPED, UnitState.STOPPING):
+            _broken("a daemon that stops starts nothing", name)
+        if unit.has_process and state.quit_said:
+            _broken("Quit is said when no process is left", name)
+        if unit.start_when_empty:
+            _broken("a daemon that stops starts nothing again", name)
+    if state.quit_said and state.sessions.calls:
+        _broken("nobody waits for a daemon that has stopped", next(iter(state.sessions.calls)))
