@@ -1,0 +1,103 @@
+"""What a test of the core needs, written as a table of what matters to it; the rest is filled in."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+from mgmt.core.event import LEGACY_PLANE, Asked, Now, Route
+from mgmt.core.state import Identity, State
+from mgmt.protocol import frames, messages
+from mgmt.protocol.frames import Request
+from mgmt.settings import Settings
+
+S = 1_000_000_000
+START_NS = 1_000 * S
+START_S = 1.8e9
+SECRET = bytes(range(32))
+EPOCH = 1_700_000_000_000
+
+_serials = itertools.count(1)
+
+
+class ModelRow(NamedTuple):
+    """A model and the backend made for it alone."""
+
+    model: dict[str, Any]
+    backend: dict[str, Any] | None
+
+
+def a_restart(policy: str = "on-failure", **keys: Any) -> dict[str, Any]:
+    """A restart policy without jitter, so that delays are round numbers."""
+    return {"policy": policy, "jitter": 0.0, **keys}
+
+
+def a_model(
+    name: str = "echo",
+    *,
+    replicas: int = 1,
+    aliases: tuple[str, ...] = (),
+    fullname: str | None = None,
+    no_backend: bool = False,
+    **backend: Any,
+) -> ModelRow:
+    """A model; further keys are those of its backend (kind, restart, grace_s, cpus, ...)."""
+    model: dict[str, Any] = {"name": name, "type": f"type-{name}", "replicas": replicas, "aliases": aliases}
+    if fullname is not None:
+        model["fullname"] = fullname
+    if no_backend:
+        return ModelRow(model, None)
+    if backend.get("kind") == "symphony":
+        return ModelRow(model, {"script": "main.py", **backend})
+    return ModelRow(model, {"command": ["run"], **backend})
+
+
+def a_state(
+    models: list[ModelRow] | None = None,
+    *,
+    default: str | None = None,
+    limits: dict[str, Any] | None = None,
+    timing: dict[str, Any] | None = None,
+) -> State:
+    """A daemon of these models, just started; without any: one model `echo`."""
+    rows = [a_model()] if models is None else models
+    document = {
+        "model_backends": {row.model["type"]: row.backend for row in rows if row.backend is not None},
+        "supported_models": [row.model for row in rows],
+        "default_model": default,
+        "limits": limits or {},
+        "timing": timing or {},
+    }
+    settings = Settings.model_validate(document, context={"runtime": "/r", "state": "/s"})
+    identity = Identity(
+        version="1.2.3",
+        pid=4242,
+        epoch=EPOCH,
+        secret=SECRET,
+        config="/etc/mgmt/config.json",
+        log_dir="/s/logs",
+        started=Now(START_NS, START_S),
+    )
+    return State(settings, identity)
+
+
+def a_request(
+    verb: str,
+    *,
+    peer: bytes = b"peer",
+    session: int = 0,
+    key: str = "",
+    deadline_ns: int = 0,
+    legacy: bool = False,
+    **body: Any,
+) -> Asked:
+    """A request as it comes off the wire: the body went through msgpack and validation."""
+    serial = next(_serials)
+    id = 0 if legacy else serial
+    head = Request(id, session, verb, frames.unpack(frames.pack(body)), 0, key)
+    route = Route(serial, LEGACY_PLANE if legacy else "native", peer, id, session)
+    return Asked(route, verb, messages.validate(head), deadline_ns, key)
+
+
+def a_legacy_route(peer: bytes = b"old") -> Route:
+    return Route(next(_serials), LEGACY_PLANE, peer)
