@@ -37,7 +37,9 @@ def main() -> None:
         "incarnation": int(os.environ["MGMT_INCARNATION"]),
         "token": os.environ["MGMT_TOKEN"],
     }
-    daemon.send(msgpack.packb([1, 1, 1, 0, "backend-hello", {**who, "versions": [1], "pid": os.getpid()}, 0, ""]))
+    daemon.send(
+        msgpack.packb([1, 1, 1, 0, "backend-hello", {**who, "versions": [1], "pid": os.getpid()}, 0, ""])
+    )
     daemon.recv()
     time.sleep(setup_s)
     daemon.send(msgpack.packb([1, 1, 2, 0, "backend-ready", {**who, "protocols": ["msgpack"]}, 0, ""]))

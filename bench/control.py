@@ -72,7 +72,9 @@ def control(quick: bool) -> list[Figure]:
 
                 return lambda: percentile([once() for _ in range(20)], 0.5)
 
-            base, status = interleave(rounds, fresh(endpoint, [PAYLOAD]), fresh(ours.commands, json_status[0]))
+            base, status = interleave(
+                rounds, fresh(endpoint, [PAYLOAD]), fresh(ours.commands, json_status[0])
+            )
             figures.append(Figure("legacy status on a new connection, p50", "µs", status, base, "echo"))
     return figures
 

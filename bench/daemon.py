@@ -27,7 +27,9 @@ STARTS_S = 20.0
 class Daemon:
     """A daemon's process and where to find it."""
 
-    def __init__(self, folder: Path, process: subprocess.Popen[bytes] | None, environ: dict[str, str]) -> None:
+    def __init__(
+        self, folder: Path, process: subprocess.Popen[bytes] | None, environ: dict[str, str]
+    ) -> None:
         self.folder = folder
         self.process = process
         self.environ = environ

@@ -49,9 +49,7 @@ def receive(socket: zmq.Socket[bytes], copy: bool = True) -> list[Any]:
     return received
 
 
-def round_trips(
-    socket: zmq.Socket[bytes], messages: Sequence[Message], copy: bool = True
-) -> list[float]:
+def round_trips(socket: zmq.Socket[bytes], messages: Sequence[Message], copy: bool = True) -> list[float]:
     """Seconds of each request and its answer, one at a time."""
     durations = []
     clock = time.perf_counter

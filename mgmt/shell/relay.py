@@ -17,14 +17,12 @@ from mgmt.core import effect as fx
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.frames import LEASE_AND_ID, TAG_BYTES, VERSION, DataKind
-from mgmt.shell.router import HWM, Frames, Pump, Router, send
+from mgmt.shell.router import HWM, Pump, Router, receive_uncopied, send
 
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _NOBLOCK = int(zmq.NOBLOCK)
 _LEASE = slice(6, 14)
 _REQUEST_HEAD = bytes((VERSION, DataKind.REQUEST))
-# Below this a copy is cheaper than the bookkeeping of not copying.
-ZERO_COPY_BYTES = 64 << 10
 
 
 @dataclass(slots=True)
@@ -65,7 +63,9 @@ class Relay:
         self.strays = (
             0  # answers nobody waits for: of a client that left, or of a backend that repeats itself
         )
-        self.router = Router(loop, context, endpoint, 2 * max_frame_bytes, self._on_request, self._on_lost)
+        self.router = Router(
+            loop, context, endpoint, 2 * max_frame_bytes, self._on_request, self._on_lost, receive_uncopied
+        )
 
     # ---- effects ----
 
@@ -97,8 +97,10 @@ class Relay:
 
     # ---- messages ----
 
-    def _on_request(self, message: Frames) -> None:
-        peer, tag = message[0], message[1] if len(message) > 1 else b""
+    def _on_request(self, message: list[Any]) -> None:
+        """`message`: identity as bytes, then zmq.Frames; a ROUTER puts the identity before at least one."""
+        peer: bytes = message[0]
+        tag: bytes = message[1].bytes
         if len(tag) != TAG_BYTES or not tag.startswith(_REQUEST_HEAD):
             self._refuse_tag(peer, tag)
             return
@@ -130,12 +132,11 @@ class Relay:
             text = f"a frame is larger than {self._max_frame_bytes} bytes (limits.max_relay_frame_bytes)"
             self._answer(peer, tag, DataKind.ERROR, MgmtError("too-large", text))
             return
-        last = len(message) - 1
         socket = replica.socket
+        last = len(message) - 1
         try:
             for i in range(1, last + 1):
-                frame = message[i]
-                send(socket, frame, _NOBLOCK if i == last else _MORE, len(frame) < ZERO_COPY_BYTES)
+                send(socket, message[i], _NOBLOCK if i == last else _MORE)
         except zmq.Again:
             self._answer(
                 peer, tag, DataKind.BUSY, MgmtError("busy", f"{replica.unit} does not read; try later")
@@ -144,8 +145,9 @@ class Relay:
         outstanding[key] = peer
         replica.pump.poke()
 
-    def _on_answer(self, replica: _Replica, message: Frames) -> None:
-        tag = message[0]
+    def _on_answer(self, replica: _Replica, message: list[Any]) -> None:
+        """`message`: tag as bytes, then zmq.Frames."""
+        tag: bytes = message[0]
         peer = replica.outstanding.get(tag[LEASE_AND_ID])
         if peer is None or len(tag) != TAG_BYTES or tag[1] < DataKind.RESULT:
             self.strays += 1
@@ -170,10 +172,10 @@ class Relay:
         socket.connect(endpoint)
         replica: _Replica
 
-        def on_message(message: Frames) -> None:
+        def on_message(message: list[Any]) -> None:
             self._on_answer(replica, message)
 
-        replica = _Replica(unit, endpoint, socket, Pump(self._loop, socket, on_message))
+        replica = _Replica(unit, endpoint, socket, Pump(self._loop, socket, on_message, receive_uncopied))
         return replica
 
     def _refuse_tag(self, peer: bytes, tag: bytes) -> None:

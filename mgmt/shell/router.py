@@ -1,8 +1,8 @@
 """A ROUTER socket in the event loop: an edge-triggered pump for input, bounded queues for output.
 
 libzmq signals its descriptor once per batch of commands, and a send may swallow that signal. Hence the rule
-that keeps a message from waiting for the next one: the last thing done with the socket in a turn of the loop
-is always a receive that said "again".
+that keeps a message from waiting for the next one: the last thing done with a socket in a turn of the loop is
+always a look that found nothing to receive.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from zmq.backend import Socket as RawSocket
 log = logging.getLogger("mgmt.shell.router")
 
 # The undecorated methods: pyzmq's Python layer over them costs more than the system does.
-recv: Callable[..., bytes] = RawSocket.recv
+recv: Callable[..., Any] = RawSocket.recv
 send: Callable[..., Any] = RawSocket.send
 get: Callable[..., Any] = RawSocket.get
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-_RCVMORE = int(zmq.RCVMORE)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
 
 DRAIN_CAP = 256  # messages taken in one turn before the rest of the loop gets its chance
 FLUSH_S = 0.005  # how often queued answers are offered again to a peer whose pipe was full
@@ -36,25 +37,67 @@ HWM = 4096  # messages per peer inside libzmq, each way
 Frames = list[bytes]
 
 
+def receive(socket: zmq.Socket[bytes]) -> Frames:
+    """One message; zmq.Again when there is none."""
+    # A Frame knows whether more follow; asking the socket costs more than making one.
+    frame = recv(socket, _NOBLOCK, False)
+    message = [frame.bytes]
+    while frame.more:
+        frame = recv(socket, _NOBLOCK, False)
+        message.append(frame.bytes)
+    return message
+
+
+def receive_uncopied(socket: zmq.Socket[bytes]) -> list[Any]:
+    """One message, its first frame as bytes and the others as zmq.Frame: to be passed on, not looked into."""
+    frame = recv(socket, _NOBLOCK, False)
+    message = [frame.bytes]
+    while frame.more:
+        frame = recv(socket, _NOBLOCK, False)
+        message.append(frame)
+    return message
+
+
+class _Turn:
+    """The pumps that were poked while one of them drains; one loop, hence one turn at a time."""
+
+    def __init__(self) -> None:
+        self.taken = False
+        self.touched: list[Pump] = []
+
+
+_turn = _Turn()
+
+
 class Pump:
-    """Calls `on_message(frames)` for each message of a socket, at most DRAIN_CAP of them per turn."""
+    """Calls `on_message(message)` for each message of a socket, at most DRAIN_CAP of them per turn."""
 
     def __init__(
-        self, loop: AbstractEventLoop, socket: zmq.Socket[bytes], on_message: Callable[[Frames], None]
+        self,
+        loop: AbstractEventLoop,
+        socket: zmq.Socket[bytes],
+        on_message: Callable[[list[Any]], None],
+        receive: Callable[[zmq.Socket[bytes]], list[Any]] = receive,
     ) -> None:
         self._loop = loop
         self._socket = socket
         self._on_message = on_message
-        self._scheduled = False
+        self._receive = receive
+        self._poked = False
+        self._draining = False
         self._closed = False
         self._fd = int(socket.getsockopt(zmq.FD))
         loop.add_reader(self._fd, self._drain)
         self.poke()
 
     def poke(self) -> None:
-        """Look again soon: after a send outside of the drain, which may have swallowed a signal."""
-        if not self._scheduled:
-            self._scheduled = True
+        """Look again after a send, which may have swallowed a signal: at the end of this turn, or soon."""
+        if self._poked or self._draining:
+            return
+        self._poked = True
+        if _turn.taken:
+            _turn.touched.append(self)
+        else:
             self._loop.call_soon(self._drain)
 
     def close(self) -> None:
@@ -63,19 +106,41 @@ class Pump:
         self._loop.remove_reader(self._fd)
 
     def _drain(self) -> None:
-        socket, on_message = self._socket, self._on_message
-        self._scheduled = False
-        try:
-            for _ in range(DRAIN_CAP):
-                if self._closed:
-                    return
-                frames = [recv(socket, _NOBLOCK)]
-                while get(socket, _RCVMORE):
-                    frames.append(recv(socket, _NOBLOCK))
-                on_message(frames)
-        except zmq.Again:
+        self._poked = False
+        if self._closed:
             return
-        self.poke()
+        dry = False
+        self._draining = _turn.taken = True
+        try:
+            dry = self._take()
+        finally:
+            self._draining = _turn.taken = False
+            if not dry:
+                self.poke()
+            touched, _turn.touched = _turn.touched, []
+            for pump in touched:
+                pump._look()
+
+    def _take(self) -> bool:
+        """True when nothing is left to receive, or nobody to receive it."""
+        socket, receive, on_message = self._socket, self._receive, self._on_message
+        try:
+            for count in range(DRAIN_CAP):
+                on_message(receive(socket))
+                if self._closed:
+                    return True
+                # Most turns have one message: asking is cheaper than the exception. In a burst it is not.
+                if not count and not get(socket, _EVENTS) & _POLLIN:
+                    return True
+        except zmq.Again:
+            return True
+        return False
+
+    def _look(self) -> None:
+        """Drain soon if there is something; this look consumed its signal."""
+        self._poked = False
+        if not self._closed and get(self._socket, _EVENTS) & _POLLIN:
+            self.poke()
 
 
 class Router:
@@ -91,8 +156,9 @@ class Router:
         context: zmq.Context[Any],
         endpoint: str,
         max_message_bytes: int,
-        on_message: Callable[[Frames], None],
+        on_message: Callable[[list[Any]], None],
         on_lost: Callable[[bytes, str], None],
+        receive: Callable[[zmq.Socket[bytes]], list[Any]] = receive,
     ) -> None:
         self.endpoint = endpoint
         self._loop = loop
@@ -112,7 +178,7 @@ class Router:
         ):
             self.socket.setsockopt(option, value)
         self._bind(endpoint)
-        self._pump = Pump(loop, self.socket, on_message)
+        self._pump = Pump(loop, self.socket, on_message, receive)
 
     def _bind(self, endpoint: str) -> None:
         path = ipc_path(endpoint)
@@ -125,13 +191,13 @@ class Router:
             os.umask(former)
         self._inode = os.stat(path).st_ino if path else 0
 
-    def send(self, peer: bytes, frames: Sequence[Any], copy: bool = True) -> None:
-        """Send `frames` to the peer of that identity, now or as soon as it reads."""
+    def send(self, peer: bytes, frames: Sequence[Any]) -> None:
+        """Send `frames`, bytes or zmq.Frame, to the peer of that identity, now or as soon as it reads."""
         queue = self._outbox.get(peer)
         if queue is not None:
             self._enqueue(peer, queue, frames)
             return
-        if not self._offer(peer, frames, copy):
+        if not self._offer(peer, frames):
             self._enqueue(peer, self._outbox.setdefault(peer, deque()), frames)
 
     def flush(self) -> bool:
@@ -140,7 +206,7 @@ class Router:
         for peer in list(self._outbox):
             queue = self._outbox.get(peer)
             while queue:
-                if not self._offer(peer, queue[0], True):
+                if not self._offer(peer, queue[0]):
                     break
                 if queue:
                     queue.popleft()
@@ -163,7 +229,7 @@ class Router:
     def poke(self) -> None:
         self._pump.poke()
 
-    def _offer(self, peer: bytes, frames: Sequence[Any], copy: bool) -> bool:
+    def _offer(self, peer: bytes, frames: Sequence[Any]) -> bool:
         """True when the message is out of our hands: sent, or its peer is gone."""
         socket = self.socket
         try:
@@ -177,7 +243,7 @@ class Router:
             return True
         last = len(frames) - 1
         for i, frame in enumerate(frames):
-            send(socket, frame, _NOBLOCK if i == last else _MORE, copy)
+            send(socket, frame, _NOBLOCK if i == last else _MORE)
         self._pump.poke()
         return True
 
