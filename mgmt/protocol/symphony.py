@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from mgmt.protocol.defaults import MAX_DEPTH, MAX_NAME_CHARS
+from mgmt.protocol.defaults import MAX_CONTROL_FRAME_BYTES, MAX_DEPTH, MAX_NAME_CHARS
 from mgmt.protocol.symphony_messages import BadMessage, message_class, parse, serialize
 
 PROTOCOLS = ("l4m", "l4m-vision", "ping")
@@ -100,6 +100,8 @@ def decode_handshake(payload: bytes) -> bool:
     """
     if not payload:
         return True
+    if len(payload) > MAX_CONTROL_FRAME_BYTES:
+        return False
     try:
         parse("handshake.Request", payload)
     except BadMessage:
@@ -133,8 +135,11 @@ def decode_command(payload: bytes, fresh_id: Callable[[], str]) -> Command:
 
     Extra keys are ignored. BadCommand for everything else that is not
     `{"command": string, "params": object, "correlation_id": any}`, and for what cannot be printed again: NaN
-    and infinities, integers beyond the interpreter's digit limit, nesting deeper than MAX_DEPTH.
+    and infinities, integers beyond the interpreter's digit limit, nesting deeper than MAX_DEPTH. One longer than
+    MAX_CONTROL_FRAME_BYTES is not even parsed: that would hold up everybody else.
     """
+    if len(payload) > MAX_CONTROL_FRAME_BYTES:
+        raise BadCommand(f"{len(payload)} bytes, the limit is {MAX_CONTROL_FRAME_BYTES}")
     try:
         document = json.loads(payload.decode("utf-8"), parse_constant=_no_constant, parse_float=_finite)
     except RecursionError:
