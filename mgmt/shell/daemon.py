@@ -115,7 +115,7 @@ class Daemon:
                 effect.unit, effect.incarnation, effect.endpoint
             ),
             fx.CheckMask: self._check_mask,
-            fx.RemoveEndpoint: _remove_endpoint,
+            fx.RemoveEndpoint: self._remove_endpoint,
             fx.RelayGroup: self.relay.set_group,
             fx.RelayLease: self.relay.set_lease,
             fx.ReadLog: self._read_log,
@@ -184,6 +184,12 @@ class Daemon:
     def _answer(self, effect: fx.Answer) -> None:
         (self.legacy if effect.route.plane == LEGACY_PLANE else self.native).answer(effect)
 
+    def _remove_endpoint(self, effect: fx.RemoveEndpoint) -> None:
+        self._prober.stop(effect.endpoint)
+        path = ipc_path(effect.endpoint)
+        if path is not None:
+            remove_socket(path)
+
     def _check_mask(self, effect: fx.CheckMask) -> None:
         def look() -> None:
             wrong = sight.wrong_masks(effect.pid, effect.cpus)
@@ -231,12 +237,6 @@ class Daemon:
 
 def _now() -> Now:
     return Now(time.monotonic_ns(), time.time())
-
-
-def _remove_endpoint(effect: fx.RemoveEndpoint) -> None:
-    path = ipc_path(effect.endpoint)
-    if path is not None:
-        remove_socket(path)
 
 
 def _note(effect: fx.Note) -> None:

@@ -32,10 +32,10 @@ class Prober:
         self._loop = loop
         self._context = context
         self._emit = emit
-        self._probes: dict[str, _Probe] = {}
+        self._probes: dict[str, _Probe] = {}  # by endpoint
 
     def start(self, unit: str, incarnation: int, endpoint: str) -> None:
-        self.stop(unit)
+        self.stop(endpoint)
         socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.RECONNECT_IVL, 10)
@@ -48,15 +48,15 @@ class Prober:
                 protocols = symphony.decode_handshake_response(message[0])
             except BadMessage:
                 return
-            self.stop(unit)
+            self.stop(endpoint)
             self._emit(ev.HandshakeAnswered(unit, incarnation, tuple(protocols)))
 
-        probe = self._probes[unit] = _Probe(socket, Pump(self._loop, socket, on_message))
+        probe = self._probes[endpoint] = _Probe(socket, Pump(self._loop, socket, on_message))
         self._ask(probe)
 
-    def stop(self, unit: str) -> None:
-        """Forget the unit's probe, if there is one."""
-        probe = self._probes.pop(unit, None)
+    def stop(self, endpoint: str) -> None:
+        """Forget the probe of an endpoint, if there is one: it would try to connect for ever."""
+        probe = self._probes.pop(endpoint, None)
         if probe is not None:
             if probe.timer is not None:
                 probe.timer.cancel()
@@ -64,8 +64,8 @@ class Prober:
             probe.socket.close(0)
 
     def close(self) -> None:
-        for unit in list(self._probes):
-            self.stop(unit)
+        for endpoint in list(self._probes):
+            self.stop(endpoint)
 
     def _ask(self, probe: _Probe) -> None:
         try:
