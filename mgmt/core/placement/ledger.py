@@ -1,0 +1,62 @@
+"""The ledger: who holds what at this moment. A place is granted whole or refused with the names in the way."""
+
+from __future__ import annotations
+
+from mgmt.core.placement.plan import Place
+from mgmt.core.placement.topology import Topology
+from mgmt.protocol.errors import MgmtError
+
+
+class Ledger:
+    """Places held by units with a process."""
+
+    def __init__(self, topology: Topology, places: dict[str, Place]) -> None:
+        self.topology = topology
+        self.places = places
+        self.held: dict[str, Place] = {}
+
+    def acquire(self, unit: str) -> Place:
+        """Grant the unit's place; MgmtError `no-capacity` when another holds part of it. Idempotent."""
+        if unit in self.held:
+            return self.held[unit]
+        place = self.places.get(unit, Place())
+        if place.fault:
+            raise MgmtError(
+                "no-capacity", f"unit {unit!r} has no place on this machine: {place.fault}", unit=unit
+            )
+        for other, held in self.held.items():
+            conflict = _conflict(place, held)
+            if conflict:
+                raise MgmtError(
+                    "no-capacity",
+                    f"unit {unit!r} needs {conflict}, which {other!r} holds; stop it, or give them other places",
+                    unit=unit,
+                    holder=other,
+                )
+        total = sum(held.memory_bytes for held in self.held.values()) + place.memory_bytes
+        if place.memory_bytes and total > self.topology.memory_bytes:
+            raise MgmtError(
+                "no-capacity",
+                f"unit {unit!r} needs {place.memory_bytes} bytes of memory: {total} would be promised, "
+                f"{self.topology.memory_bytes} exist",
+                unit=unit,
+            )
+        self.held[unit] = place
+        return place
+
+    def release(self, unit: str) -> None:
+        self.held.pop(unit, None)
+
+    def replan(self, places: dict[str, Place]) -> set[str]:
+        """Adopt a new plan; the holders whose place it changes, who keep what they hold until released."""
+        self.places = places
+        return {unit for unit, held in self.held.items() if places.get(unit, Place()) != held}
+
+
+def _conflict(place: Place, held: Place) -> str:
+    if place.exclusive or held.exclusive:
+        both = sorted(set(place.cpus) & set(held.cpus))
+        if both:
+            return f"CPU {', '.join(map(str, both))} for " + ("itself" if place.exclusive else "use")
+    gpus = sorted(set(place.gpus) & set(held.gpus))
+    return f"GPU {', '.join(gpus)}" if gpus else ""

@@ -1,0 +1,254 @@
+"""SQLite as the store: one writer thread, group commit, and a check that refuses instead of resetting.
+
+Three tables: `meta` (name, msgpack value), `units` (name, msgpack record), `events` (seq, msgpack record). The
+writer takes every batch that waits, commits them in one transaction with a full sync, and then tells each
+caller: what was acknowledged is on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mgmt.protocol import frames
+from mgmt.protocol.errors import MgmtError
+
+SCHEMA_VERSION = 1
+_HEADER = b"SQLite format 3\x00"
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE units (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE events (seq INTEGER PRIMARY KEY, record BLOB NOT NULL);
+"""
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Changes that become durable together. A unit's record None: forget it; `keep_events_from`: drop older."""
+
+    meta: Record = field(default_factory=dict)
+    units: Mapping[str, Record | None] = field(default_factory=dict)
+    events: tuple[Record, ...] = ()
+    keep_events_from: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Everything in the store; events in ascending order of `seq`."""
+
+    meta: dict[str, Any]
+    units: dict[str, dict[str, Any]]
+    events: list[dict[str, Any]]
+
+
+class SqliteStore:
+    """The embedded store in one file of the state folder."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create; MgmtError `bad-store` names the exact reason and the recovery command.
+
+        A file `PATH.id` is written before the database, so that one that vanished or became empty is told
+        from a first start: both are refused, never replaced by an empty store.
+        """
+        self.path = path
+        self._queue: queue.SimpleQueue[tuple[Batch, Callable[[], None]] | None] = queue.SimpleQueue()
+        self.failed: str = ""
+        marker = path.with_name(path.name + ".id")
+        fresh = not marker.exists() and not path.exists()
+        if fresh:
+            _write_durably(marker, b"mgmt store\n")
+        else:
+            self._look_at_file()
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
+                if not fresh and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                    raise self._refusal("it has tables, but no schema version")
+                self._create()
+            self._check()
+        except sqlite3.DatabaseError as error:
+            raise self._refusal(str(error)) from None
+        self._thread = threading.Thread(target=self._write, name="store", daemon=True)
+        self._thread.start()
+
+    def load(self) -> Restored:
+        """Read everything; only before the first commit."""
+        try:
+            meta = {
+                name: frames.unpack(value) for name, value in self._db.execute("SELECT name, value FROM meta")
+            }
+            units = {
+                name: frames.unpack(value)
+                for name, value in self._db.execute("SELECT name, record FROM units")
+            }
+            rows = self._db.execute("SELECT record FROM events ORDER BY seq")
+            return Restored(meta, units, [frames.unpack(record) for (record,) in rows])
+        except (sqlite3.DatabaseError, MgmtError) as error:
+            raise self._refusal(str(error)) from None
+
+    def commit(self, batch: Batch, done: Callable[[], None]) -> None:
+        """Queue a batch; `done` is called in the writer's thread once it is on the disk."""
+        self._queue.put((batch, done))
+
+    def close(self) -> None:
+        """Write what is queued, then close."""
+        self._queue.put(None)
+        self._thread.join()
+        self._db.close()
+
+    # ---- the writer ----
+
+    def _write(self) -> None:
+        while True:
+            item = self._queue.get()
+            batches: list[tuple[Batch, Callable[[], None]]] = []
+            while item is not None:
+                batches.append(item)
+                try:
+                    item = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            if batches:
+                self._commit(batches)
+            if item is None:
+                return
+
+    def _commit(self, batches: Iterable[tuple[Batch, Callable[[], None]]]) -> None:
+        db = self._db
+        try:
+            db.execute("BEGIN IMMEDIATE")
+            for batch, _ in batches:
+                _apply(db, batch)
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            # A full disk, most likely. The callers are told nothing: an unacknowledged change must not look
+            # durable. The daemon goes on with what it has and says so.
+            self.failed = str(error)
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            return
+        self.failed = ""
+        for _, done in batches:
+            done()
+
+    # ---- opening ----
+
+    def _look_at_file(self) -> None:
+        """What SQLite would take for a new database, or repair silently, is refused here."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            raise self._refusal("the file is gone, although it was created once") from None
+        with self.path.open("rb") as file:
+            header = file.read(100)
+        if len(header) < 100 or not header.startswith(_HEADER):
+            raise self._refusal(f"the file has {size} bytes and no SQLite header")
+        page_bytes = int.from_bytes(header[16:18], "big")
+        page_bytes = 65536 if page_bytes == 1 else page_bytes
+        pages = int.from_bytes(header[28:32], "big")
+        if not page_bytes or size % page_bytes or size < pages * page_bytes:
+            raise self._refusal(f"the file has {size} bytes, its header says {pages} pages of {page_bytes}")
+
+    def _create(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.strip().split(";"):
+            if statement.strip():
+                self._db.execute(statement)
+        self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        self._db.execute("COMMIT")
+        # The schema is in the file itself from now on: a later look at its size means something.
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _check(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            raise self._refusal(f"it has schema version {version}, this daemon reads {SCHEMA_VERSION}")
+        result = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if result != "ok":
+            raise self._refusal(result)
+
+    def _refusal(self, reason: str) -> MgmtError:
+        return MgmtError(
+            "bad-store",
+            f"the store {self.path} is damaged: {reason}\n"
+            f"Nothing was changed. `mgmt store recover` saves what can still be read into a new store and keeps "
+            "the damaged file beside it.",
+            path=str(self.path),
+            reason=reason,
+        )
+
+
+def recover(path: Path, stamp: str) -> dict[str, int]:
+    """Move the damaged store to `PATH.damaged-STAMP` and save what is readable into a new one; rows by table."""
+    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    saved: dict[str, list[tuple[Any, ...]]] = {"meta": [], "units": [], "events": []}
+    if path.exists():
+        try:
+            old = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            for table, rows in saved.items():
+                _salvage(old, table, rows)
+            old.close()
+        except sqlite3.DatabaseError:
+            pass  # nothing readable: the new store starts empty, which the counts say
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    path.with_name(path.name + ".id").unlink(missing_ok=True)
+    store = SqliteStore(path)
+    store.close()
+    with sqlite3.connect(path) as new:
+        for table, rows in saved.items():
+            new.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", rows)
+    new.close()
+    return {table: len(rows) for table, rows in saved.items()}
+
+
+def _salvage(db: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
+    """Row by row until the first damaged page."""
+    try:
+        for row in db.execute(f"SELECT * FROM {table}"):
+            frames.unpack(row[1])
+            rows.append(row)
+    except (sqlite3.DatabaseError, MgmtError):
+        return
+
+
+def _apply(db: sqlite3.Connection, batch: Batch) -> None:
+    if batch.meta:
+        rows = [(name, frames.pack(value)) for name, value in batch.meta.items()]
+        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+    for name, record in batch.units.items():
+        if record is None:
+            db.execute("DELETE FROM units WHERE name = ?", (name,))
+        else:
+            db.execute("INSERT OR REPLACE INTO units VALUES (?, ?)", (name, frames.pack(record)))
+    if batch.events:
+        rows = [(event["seq"], frames.pack(event)) for event in batch.events]
+        db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?)", rows)
+    if batch.keep_events_from:
+        db.execute("DELETE FROM events WHERE seq < ?", (batch.keep_events_from,))
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
