@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mgmt.core.event import Route
-from mgmt.settings import BackendSettings, ModelSettings
+from mgmt.settings import HookSettings, ModelSettings, ProbeSettings, RunSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,10 @@ class Spawn:
     """
 
     unit: str
-    backend: BackendSettings
+    backend: RunSettings
     model: ModelSettings
     cpus: tuple[int, ...]
+    gpus: tuple[str, ...]
     incarnation: int
     endpoint: str
     config_path: str | None
@@ -84,6 +85,64 @@ class KillUnit:
 
     unit: str
     incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Adopt:
+    """Find the process that a former daemon started: Adopted follows, or Exited, or Emptied, or several."""
+
+    unit: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskProbe:
+    """Ask one question about a unit's health; ProbeAnswered follows."""
+
+    unit: str
+    incarnation: int
+    which: str
+    probe: ProbeSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetProbes:
+    """No answer about this unit is wanted any more."""
+
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunHook:
+    """Run a hook command with the unit's folder and environment; HookEnded follows."""
+
+    unit: str
+    incarnation: int
+    which: str
+    hook: HookSettings
+    backend: RunSettings
+    model: ModelSettings
+    endpoint: str
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelHook:
+    """End the unit's running hook with its tree; HookEnded follows."""
+
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Make this durable before anything else of the same step is carried out.
+
+    `units`: record by name, None to forget it. `events` are numbered; older ones than `keep_events_from` go.
+    """
+
+    units: Mapping[str, Mapping[str, Any] | None]
+    events: tuple[Mapping[str, Any], ...]
+    keep_events_from: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +224,12 @@ Effect = (
     | Spawn
     | SignalUnit
     | KillUnit
+    | Adopt
+    | AskProbe
+    | ForgetProbes
+    | RunHook
+    | CancelHook
+    | Commit
     | ProbeHandshake
     | CheckMask
     | RemoveEndpoint

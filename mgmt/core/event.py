@@ -89,6 +89,46 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """What the store knew at the start of this daemon; the first event of its life.
+
+    `same_boot` is false when the machine was restarted since: no process of then exists.
+    """
+
+    units: dict[str, dict[str, Any]]
+    events: list[dict[str, Any]]
+    same_boot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """The process of a former daemon's unit lives, is proven, and its end will be heard."""
+
+    unit: str
+    incarnation: int
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswered:
+    unit: str
+    incarnation: int
+    which: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class HookEnded:
+    unit: str
+    incarnation: int
+    which: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class SpawnFailed:
     """The program of a unit could not be executed; no process is left."""
 
@@ -165,6 +205,10 @@ Event = (
     | PeerLost
     | TimerFired
     | Started
+    | Restored
+    | Adopted
+    | ProbeAnswered
+    | HookEnded
     | SpawnFailed
     | Exited
     | Emptied

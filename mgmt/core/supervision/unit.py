@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from mgmt.settings import BackendSettings, ModelSettings, parse_cpus
+from mgmt.core.placement import Demand, Place
+from mgmt.core.supervision.dependencies import Needs
+from mgmt.core.supervision.probes import ProbeState
+from mgmt.settings import ModelSettings, RunSettings, UnitSettings, parse_cpus
 
 
 class State(StrEnum):
@@ -27,6 +30,9 @@ AT_REST = frozenset({State.STOPPED, State.EXITED, State.FATAL})
 # THE table: (state, trigger) -> the states it may lead to. docs/protocol.md draws it.
 TRANSITIONS: dict[tuple[State, str], frozenset[State]] = {
     (State.STOPPED, "start"): frozenset({State.STARTING}),
+    (State.STOPPED, "refuse"): frozenset({State.FATAL}),
+    (State.EXITED, "refuse"): frozenset({State.FATAL}),
+    (State.FATAL, "refuse"): frozenset({State.FATAL}),
     (State.EXITED, "start"): frozenset({State.STARTING}),
     (State.FATAL, "start"): frozenset({State.STARTING}),
     (State.BACKOFF, "start"): frozenset({State.STARTING}),
@@ -53,13 +59,38 @@ class UnitSpec:
 
     name: str
     model: ModelSettings
-    backend: BackendSettings
+    backend: RunSettings
+
+    @property
+    def oneshot(self) -> bool:
+        """Whether its end with success is what it is for."""
+        return isinstance(self.backend, UnitSettings) and self.backend.oneshot
+
+    @property
+    def autostart(self) -> bool:
+        return self.backend.autostart if self.model.autostart is None else self.model.autostart
 
     @cached_property
-    def cpus(self) -> tuple[int, ...]:
-        """CPUs it is pinned to, ascending; empty: not pinned. A model's own list outranks its backend's."""
-        cpus = self.model.cpus or self.backend.cpus
-        return parse_cpus(cpus) if cpus else ()
+    def needs(self) -> Needs:
+        return Needs(self.backend.requires, self.backend.wants, self.backend.after)
+
+    @cached_property
+    def demand(self) -> Demand:
+        """What it asks of the machine. A model's own words outrank its backend's."""
+        named = self.model.cpus or self.backend.cpus
+        asked = self.model.placement or self.backend.placement
+        gpus = asked.gpus
+        return Demand(
+            unit=self.name,
+            cpus=parse_cpus(named) if named else (),
+            count=asked.cpus or 0,
+            exclusive=asked.exclusive,
+            layout=asked.layout,
+            node=asked.numa_node,
+            gpus=gpus if isinstance(gpus, tuple) else (),
+            gpu_count=gpus if isinstance(gpus, int) else 0,
+            memory_bytes=(asked.memory_mb or 0) << 20,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +128,21 @@ class Unit:
     retry_ns: int | None = None
     verdict: str = ""  # why the supervisor itself is ending the process
     start_when_empty: bool = False
+    wanted: bool = False  # was told to be up, and not told to stop since
+    place: Place = Place()  # what it holds of the machine, from its start until it is at rest
+    waiting_for: str = ""  # the dependency that keeps a wanted unit from being started
+    stop_reason: str = ""  # told to stop, but a dependant must be gone first
+    hook: str = ""  # the hook that is running; the life of the unit waits for it
+    probes: dict[str, ProbeState] = field(default_factory=dict)
+    heard_ns: int = 0  # the last word of a backend that tells its liveness
     cpu_percent: float | None = None
     memory_bytes: int | None = None
 
     @property
     def ready(self) -> bool:
-        return self.state is State.RUNNING
+        """Up, and not taken out of routing by its ready probe."""
+        probe = self.probes.get("ready")
+        return self.state is State.RUNNING and (probe is None or probe.passing is True)
 
     def move(self, trigger: str, to: State, reason: str) -> State:
         """Step along the table and return the former state; IllegalTransition changes nothing."""
