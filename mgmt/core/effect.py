@@ -155,13 +155,15 @@ class ProbeHandshake:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckMask:
-    """Read the CPU mask of every thread of the unit; MaskChecked follows."""
+class Inspect:
+    """Look at a unit that came up: the CPU mask of every thread of its tree (MaskChecked follows), the mode of
+    its socket, and a first sample of its use."""
 
     unit: str
     incarnation: int
     pid: int
     cpus: tuple[int, ...]
+    endpoint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +233,7 @@ Effect = (
     | CancelHook
     | Commit
     | ProbeHandshake
-    | CheckMask
+    | Inspect
     | RemoveEndpoint
     | RelayGroup
     | RelayLease

@@ -111,6 +111,14 @@ class Adopted:
 
 
 @dataclass(frozen=True, slots=True)
+class Vanished:
+    """There is no trace of the process that a former daemon was to start."""
+
+    unit: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeAnswered:
     unit: str
     incarnation: int
@@ -207,6 +215,7 @@ Event = (
     | Started
     | Restored
     | Adopted
+    | Vanished
     | ProbeAnswered
     | HookEnded
     | SpawnFailed

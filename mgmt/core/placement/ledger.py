@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mgmt.core.placement.plan import Place
 from mgmt.core.placement.topology import Topology
 from mgmt.protocol.errors import MgmtError
@@ -17,14 +19,21 @@ class Ledger:
 
     def acquire(self, unit: str) -> Place:
         """Grant the unit's place; MgmtError `no-capacity` when another holds part of it. Idempotent."""
+        if unit not in self.held:
+            self.check(unit)
+            self.held[unit] = self.places.get(unit, Place())
+        return self.held[unit]
+
+    def check(self, unit: str, together: Iterable[str] = ()) -> None:
+        """MgmtError `no-capacity` when the unit's place, beside those of `together`, cannot be granted now."""
         if unit in self.held:
-            return self.held[unit]
+            return
         place = self.places.get(unit, Place())
         if place.fault:
-            raise MgmtError(
-                "no-capacity", f"unit {unit!r} has no place on this machine: {place.fault}", unit=unit
-            )
-        for other, held in self.held.items():
+            text = f"unit {unit!r} has no place on this machine: {place.fault}"
+            raise MgmtError("no-capacity", text, unit=unit)
+        rivals = {name: self.places.get(name, Place()) for name in together if name != unit} | self.held
+        for other, held in rivals.items():
             conflict = _conflict(place, held)
             if conflict:
                 raise MgmtError(
@@ -33,7 +42,7 @@ class Ledger:
                     unit=unit,
                     holder=other,
                 )
-        total = sum(held.memory_bytes for held in self.held.values()) + place.memory_bytes
+        total = sum(held.memory_bytes for held in rivals.values()) + place.memory_bytes
         if place.memory_bytes and total > self.topology.memory_bytes:
             raise MgmtError(
                 "no-capacity",
@@ -41,8 +50,6 @@ class Ledger:
                 f"{self.topology.memory_bytes} exist",
                 unit=unit,
             )
-        self.held[unit] = place
-        return place
 
     def release(self, unit: str) -> None:
         self.held.pop(unit, None)
@@ -54,9 +61,10 @@ class Ledger:
 
 
 def _conflict(place: Place, held: Place) -> str:
+    """What of `place` the holder of `held` excludes, in words; empty when they can live side by side."""
     if place.exclusive or held.exclusive:
         both = sorted(set(place.cpus) & set(held.cpus))
         if both:
-            return f"CPU {', '.join(map(str, both))} for " + ("itself" if place.exclusive else "use")
+            return f"CPU {', '.join(map(str, both))} for itself" if place.exclusive else f"CPU {both[0]}"
     gpus = sorted(set(place.gpus) & set(held.gpus))
     return f"GPU {', '.join(gpus)}" if gpus else ""
