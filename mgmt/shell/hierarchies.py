@@ -1,0 +1,65 @@
+"""The control group hierarchies that this process can see, and its own group in each."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+DAEMON_LEAF = "daemon"  # where the daemon sits below a group that passes controllers on
+
+
+@dataclass(slots=True)
+class Hierarchy:
+    version: int
+    controllers: frozenset[str]
+    base: Path  # the daemon's own group
+    prepared: bool = False
+    has_kill: bool = False  # since Linux 5.14, version 2 only
+    refusal: OSError | None = None  # why no group can be made here
+    withheld: dict[str, OSError] = field(default_factory=dict)  # controllers that cannot be passed on
+
+
+def discover(root: Path) -> list[Hierarchy]:
+    """The mounted hierarchies in which this process has a group that can be seen, version 1 before 2.
+
+    A controller is in one hierarchy at a time; on hybrid systems that is mostly a version 1 one.
+    """
+    own: dict[str, str] = {}
+    hierarchies: list[Hierarchy] = []
+    try:
+        for line in (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, group = line.split(":", 2)
+            for controller in controllers.split(","):
+                own[controller] = group
+        mounts = (root / "proc/self/mountinfo").read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return []
+    for line in mounts:
+        left, _, right = line.partition(" - ")
+        kind, *rest = right.split()
+        if kind not in ("cgroup", "cgroup2"):
+            continue
+        top, mount_point = (_unescape(text) for text in left.split()[3:5])
+        controllers_here = frozenset(rest[-1].split(",")) & own.keys() if kind == "cgroup" else frozenset()
+        key = "" if kind == "cgroup2" else next(iter(controllers_here), None)
+        path = own.get(key) if key is not None else None
+        if path is None or not (path == top or path.startswith(top.rstrip("/") + "/")):
+            continue  # not ours, or our group lies outside of what is mounted here
+        base = root / mount_point.lstrip("/") / path.removeprefix(top).lstrip("/")
+        if kind == "cgroup2":
+            if path.endswith(f"/{DAEMON_LEAF}") and os.access(base.parent / "cgroup.procs", os.W_OK):
+                base = base.parent  # we moved here before an upgrade, or systemd put us here
+            with contextlib.suppress(OSError):
+                text = (base / "cgroup.controllers").read_text(encoding="ascii")
+                controllers_here = frozenset(text.split())
+        if base.is_dir() and all(base != known.base for known in hierarchies):
+            hierarchies.append(Hierarchy(1 if kind == "cgroup" else 2, controllers_here, base))
+    return sorted(hierarchies, key=lambda hierarchy: hierarchy.version)
+
+
+def _unescape(text: str) -> str:
+    """mountinfo writes blanks and backslashes as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
