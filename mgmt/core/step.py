@@ -380,8 +380,8 @@ def _on_noticed(state: State, now: Now, event: ev.Noticed, out: list[fx.Effect])
 
 def _on_peer_lost(state: State, now: Now, event: ev.PeerLost, out: list[fx.Effect]) -> None:
     session = state.sessions.by_peer.get(event.peer)
-    state.count("peers_lost")
-    if session is not None:
+    if session is not None:  # else it was counted, or is nobody: the answers to its last requests find no one
+        state.count("peers_lost")
         # Ended first: the event is for the others.
         state.sessions.end(session, out)
         body = {"what": "peer-lost", "reason": f"{session.name}: {event.reason}"}

@@ -255,7 +255,8 @@ class Router:
         self._arm()
 
     def _give_up(self, peer: bytes, reason: str) -> None:
-        self._outbox.pop(peer, None)
+        # Emptied, too: a flush that is going through it must not give the peer up once for each answer.
+        self._outbox.pop(peer, deque()).clear()
         # Not from inside a send: whoever is sending must see a consistent state first.
         self._loop.call_soon(self._on_lost, peer, reason)
 
