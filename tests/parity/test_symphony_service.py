@@ -344,7 +344,7 @@ def test_a_config_path_reaches_a_backend_that_has_a_place_for_it(start: Start) -
     assert "takes: config_path" not in daemon.log()
 
 
-SEARCHED = {
+SEARCHED: dict[str, dict[str, Any]] = {
     # where the script lies, seen from the daemon's folder -> what else is needed to find it
     "flag/b.py": {"arguments": ["--backend-path", "flag"]},
     "flag/backend/b.py": {"arguments": ["--backend-path", "flag"]},
@@ -361,7 +361,7 @@ SEARCHED = {
 # S10
 @pytest.mark.parametrize("place", SEARCHED)
 def test_a_backend_script_is_found_in_each_place_of_the_search(start: Start, place: str) -> None:
-    how: dict[str, Any] = SEARCHED[place]
+    how = SEARCHED[place]
     daemon = start(run=False)
     path = daemon.folder / place.strip()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -443,6 +443,7 @@ class Daemon:
 
     def unit(self, name: str) -> dict[str, Any]:
         """The UnitStatus of that name."""
+        unit: dict[str, Any]
         (unit,) = (unit for unit in self.status()["units"] if unit["unit"] == name)
         return unit
 
