@@ -328,8 +328,7 @@ def _backend_hello(
 ) -> Body:
     _agree(body.versions)
     unit = _prove(state, body.unit, body.incarnation, body.token)
-    session = state.sessions.open(now, asked.route.peer, f"backend {body.unit}", out)
-    session.unit = unit.spec.name
+    session = state.sessions.open(now, asked.route.peer, f"backend {body.unit}", out, unit.spec.name)
     return {
         "version": frames.VERSION,
         "session": session.id,
