@@ -20,11 +20,13 @@ from mgmt.protocol.errors import MgmtError
 from tests.core.builders import S, a_model, a_restart
 from tests.core.recorder import Client, Process, World, a_daemon
 
-IN_CI = "CI" in os.environ
-CI = settings(
-    max_examples=60,
-    stateful_step_count=40,
-    derandomize=True,
+# The suite runs the same few examples each time; MGMT_TEST_EXAMPLES=5000 goes hunting for new ones.
+HUNT = int(os.environ.get("MGMT_TEST_EXAMPLES", "0"))
+SETTINGS = settings(
+    max_examples=HUNT or 100,
+    stateful_step_count=80 if HUNT else 40,
+    derandomize=not HUNT,
+    database=None,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
@@ -268,4 +270,4 @@ class Anything(RuleBasedStateMachine):
 
 
 TestAnything = Anything.TestCase
-TestAnything.settings = CI if IN_CI else settings(CI, derandomize=False)
+TestAnything.settings = SETTINGS

@@ -115,6 +115,10 @@ def test_every_change_makes_a_new_status_at_once() -> None:
     assert told() == [("RUNNING", process.pid, 50.0)]
     client.ask("stop-service")
     assert client.ask("status").ok["service"]["state"] == "stopping"
+    assert told() == [("STOPPING", process.pid, 50.0)]
+    world.drain()
+    world.leader_ends(process, code=0, left=1)
+    assert told() == [("STOPPING", None, 50.0)]
     world.settle()
 
 
