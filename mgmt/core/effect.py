@@ -96,13 +96,15 @@ class ProbeHandshake:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckMask:
-    """Read the CPU mask of every thread of the unit; MaskChecked follows."""
+class Inspect:
+    """Look at a unit that came up: the CPU mask of every thread (MaskChecked follows when `cpus` names any), the
+    mode of its socket, and a first sample of its use."""
 
     unit: str
     incarnation: int
     pid: int
     cpus: tuple[int, ...]
+    endpoint: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +168,7 @@ Effect = (
     | SignalUnit
     | KillUnit
     | ProbeHandshake
-    | CheckMask
+    | Inspect
     | RemoveEndpoint
     | RelayGroup
     | RelayLease

@@ -182,9 +182,8 @@ class Router:
 
     def _bind(self, endpoint: str) -> None:
         path = ipc_path(endpoint)
-        former = os.umask(
-            0o177
-        )  # an ipc socket is born 0600; the folder's mode widens access, not the file's
+        # Born 0660: the daemon's user and group may command it. Who gets as far as the file is the folder's word.
+        former = os.umask(0o117)
         try:
             self.socket.bind(endpoint)
         finally:

@@ -23,7 +23,7 @@ from mgmt.protocol.errors import TABLE
 from tests.core.builders import START_NS, START_S, S, a_legacy_route, a_request, a_state
 
 # The test must expect these; the world carries out the others.
-Deed = fx.Spawn | fx.SignalUnit | fx.KillUnit | fx.ProbeHandshake | fx.CheckMask | fx.ReadLog | fx.Tell
+Deed = fx.Spawn | fx.SignalUnit | fx.KillUnit | fx.ProbeHandshake | fx.ReadLog | fx.Tell
 D = TypeVar("D", bound=Deed)
 
 worlds: list[World] = []  # of the present test; conftest.py closes them
@@ -123,6 +123,7 @@ class World:
         self.tickets: dict[Route, Ticket] = {}
         self.processes: dict[tuple[str, int], Process] = {}
         self.deeds: list[Deed] = []
+        self.inspected: list[fx.Inspect] = []
         self.published: dict[tuple[bytes, int], list[dict[str, Any]]] = {}
         self.events: list[dict[str, Any]] = []
         self.relay_groups: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -334,6 +335,8 @@ class World:
                 self.removed.append(endpoint)
             case fx.Note():
                 self.notes.append(effect)
+            case fx.Inspect():
+                self.inspected.append(effect)
             case fx.Quit():
                 self._quits += 1
                 assert not self.processes, f"Quit while {set(self.processes)} live"

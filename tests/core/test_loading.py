@@ -28,7 +28,7 @@ def test_a_load_answers_when_the_backend_is_ready_and_not_before() -> None:
     process = world.start("echo")
     assert load.waits
     world.ready("echo", "lm")
-    world.expect(fx.CheckMask, unit="echo", pid=process.pid, cpus=(0, 1))
+    assert [(look.unit, look.pid, look.cpus) for look in world.inspected] == [("echo", process.pid, (0, 1))]
     assert load.ok == {
         "model": "echo",
         "type": "type-echo",

@@ -130,8 +130,8 @@ class Supervisor:
             unit.protocols, unit.proven = protocols, True
             out.append(fx.CancelTimer(("ready", name)))
             self._move(unit, "ready", State.RUNNING, "ready")
-            if unit.spec.cpus and unit.pid is not None:
-                out.append(fx.CheckMask(name, unit.incarnation, unit.pid, unit.spec.cpus))
+            if unit.pid is not None:
+                out.append(fx.Inspect(name, unit.incarnation, unit.pid, unit.spec.cpus, unit.endpoint))
         elif unit.state is State.RUNNING:
             unit.protocols = protocols
             self.version += 1
