@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.parity.test_symphony_lifecycle import assert_prompt, status_times_s
-from tests.system.daemon import Daemon, Peer, Start, config, eventually, faulty, script, symphony
+from tests.system.clients import Peer, eventually
+from tests.system.daemon import Daemon, Start, config, faulty, script, symphony
 
 ROTATE_BYTES = 1 << 16
 KEEP = 2

@@ -13,18 +13,8 @@ from typing import Any
 import pytest
 
 from mgmt.protocol import frames
-from tests.system.daemon import (
-    Daemon,
-    Start,
-    alive,
-    config,
-    eventually,
-    faulty,
-    model,
-    script,
-    shipped,
-    symphony,
-)
+from tests.system.clients import eventually
+from tests.system.daemon import Daemon, Start, alive, config, faulty, model, script, shipped, symphony
 
 
 def start_one(start: Start, backend: dict[str, Any], **keys: Any) -> Daemon:

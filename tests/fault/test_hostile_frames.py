@@ -15,7 +15,8 @@ import zmq.utils.monitor
 
 from mgmt.protocol import defaults, frames, messages
 from mgmt.protocol.symphony import decode_handshake_response
-from tests.system.daemon import Daemon, Start, config, eventually, model, shipped, symphony
+from tests.system.clients import eventually
+from tests.system.daemon import Daemon, Start, config, model, shipped, symphony
 
 ENDPOINTS = ("control", "relay", "client_handshake", "cli_management")
 MAX = defaults.MAX_CONTROL_FRAME_BYTES

@@ -9,7 +9,8 @@ import pytest
 
 from mgmt.protocol import frames
 from mgmt.protocol.frames import DataKind
-from tests.system.daemon import Daemon, Start, config, eventually, model, shipped
+from tests.system.clients import eventually
+from tests.system.daemon import Daemon, Start, config, model, shipped
 
 REQUESTS = 400
 WORK_S = 0.004

@@ -6,7 +6,8 @@ import zmq
 
 from mgmt.protocol import frames
 from tests.parity.test_symphony_lifecycle import assert_prompt, status_times_s
-from tests.system.daemon import Daemon, Peer, Start, config, eventually, model, shipped, symphony
+from tests.system.clients import Peer, eventually
+from tests.system.daemon import Daemon, Start, config, model, shipped, symphony
 
 FLOOD = 40_000
 MAX_GROWTH_BYTES = 64 << 20
