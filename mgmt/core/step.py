@@ -79,6 +79,10 @@ def _on_change(state: State, now: Now, change: Change, out: list[fx.Effect]) -> 
         out.append(fx.RelayGroup(model, replicas))
     if was is UnitState.RUNNING:
         state.leases.on_unit_lost(unit.spec.name, change.reason, out)
+    if change.state is UnitState.STOPPING:
+        for session in state.sessions.by_id.values():
+            if session.unit == unit.spec.name:
+                out.append(fx.Tell(session.peer, session.id, "drain", {}))
     state.loading.on_unit_change(now, unit, was, out)
     if all(u.state is UnitState.STOPPED for u in state.loading.units(model)):
         state.leases.on_model_unloaded(model, out)

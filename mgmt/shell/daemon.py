@@ -74,6 +74,7 @@ class Daemon:
             self._context,
             settings.endpoints.control,
             settings.timing.request_timeout_s,
+            settings.limits.max_subscriber_queue,
             serial,
             self.emit,
         )

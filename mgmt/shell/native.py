@@ -31,6 +31,7 @@ class NativePlane:
         context: zmq.Context[Any],
         endpoint: str,
         request_timeout_s: float,
+        max_subscriber_queue: int,
         serial: Callable[[], int],
         emit: Callable[[ev.Event], None],
     ) -> None:
@@ -39,6 +40,8 @@ class NativePlane:
         self._timeout_ns = int(request_timeout_s * 1e9)
         # Bodies of requests without fields, by verb: they are immutable, so one does for all.
         self._bare: dict[str, messages.Message] = {}
+        self._max_subscriber_queue = max_subscriber_queue
+        self.skipped_events = 0
         self.bad_frames = 0
         self.router = Router(loop, context, endpoint, HARD_MESSAGE_BYTES, self._on_message, self._on_lost)
 
@@ -56,6 +59,10 @@ class NativePlane:
 
     def publish(self, effect: fx.Publish) -> None:
         for peer, session in effect.to:
+            if self.router.queued(peer) >= self._max_subscriber_queue:
+                # It will find the gap in the numbers and ask for a new snapshot; others are not held up.
+                self.skipped_events += 1
+                continue
             self.router.send(peer, (frames.encode_event(effect.seq, session, effect.kind, effect.body),))
 
     def _on_message(self, message: Frames) -> None:

@@ -190,6 +190,11 @@ class Router:
             os.umask(former)
         self._inode = os.stat(path).st_ino if path else 0
 
+    def queued(self, peer: bytes) -> int:
+        """How many messages wait for this peer to read, beside those inside libzmq."""
+        queue = self._outbox.get(peer)
+        return len(queue) if queue is not None else 0
+
     def send(self, peer: bytes, frames: Sequence[Any]) -> None:
         """Send `frames`, bytes or zmq.Frame, to the peer of that identity, now or as soon as it reads."""
         queue = self._outbox.get(peer)

@@ -124,6 +124,7 @@ class World:
         self.processes: dict[tuple[str, int], Process] = {}
         self.deeds: list[Deed] = []
         self.inspected: list[fx.Inspect] = []
+        self.drained: list[fx.Tell] = []
         self.published: dict[tuple[bytes, int], list[dict[str, Any]]] = {}
         self.events: list[dict[str, Any]] = []
         self.relay_groups: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -335,6 +336,8 @@ class World:
                 self.removed.append(endpoint)
             case fx.Note():
                 self.notes.append(effect)
+            case fx.Tell(name="drain"):
+                self.drained.append(effect)
             case fx.Inspect():
                 self.inspected.append(effect)
             case fx.Quit():

@@ -26,6 +26,7 @@ def test_a_unit_gets_its_signal_its_grace_and_then_the_kill(signal: str) -> None
     world, client = running(a_model(stop_signal=signal, grace_s=4.0))
     unload = client.ask("unload-model", model="echo", within_s=None)
     world.expect(fx.SignalUnit, unit="echo", incarnation=1, signal=signal)
+    assert [tell.peer for tell in world.drained] == [b"echo.1"], "its backend was asked to finish"
     world.advance(3.999)
     assert not world.deeds
     world.advance(0.001)
