@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +12,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import control, machine, relay
+from bench import control, lifecycle, machine, relay, resources
 from bench.figure import HEAD, Figure
 
 GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
     "control": control.control,
     "relay": relay.relay,
+    "control-one-cpu": control.control_one_cpu,
+    "relay-one-cpu": relay.relay_one_cpu,
     "tail": control.tail,
+    "load": lifecycle.load,
+    "command-line": lifecycle.command_line,
+    "ancestor": lifecycle.ancestor,
+    "resources": resources.resources,
 }
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"
@@ -59,6 +66,8 @@ def main() -> int:
     unknown = set(arguments.names) - set(GROUPS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(GROUPS)}")
+    # A process that compiles its modules anew at each start is not what anybody installs.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     console = Console()
     facts = machine.describe()
     measured: dict[str, list[Figure]] = {}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,17 +19,15 @@ from bench import wire
 
 HERE = Path(__file__).parent
 BACKEND = [sys.executable, str(HERE / "backend.py")]
+STUB = str(HERE.parent / "backends" / "symphony_stub.py")
 ECHO = [sys.executable, "-m", "mgmt_backends.echo"]
-ROOT = HERE.parent
 STARTS_S = 20.0
 
 
 class Daemon:
     """A daemon's process and where to find it."""
 
-    def __init__(
-        self, folder: Path, process: subprocess.Popen[bytes] | None, environ: dict[str, str]
-    ) -> None:
+    def __init__(self, folder: Path, process: subprocess.Popen[bytes], environ: dict[str, str]) -> None:
         self.folder = folder
         self.process = process
         self.environ = environ
@@ -40,7 +38,6 @@ class Daemon:
 
     @property
     def pid(self) -> int:
-        assert self.process is not None
         return self.process.pid
 
     def resident_mb(self) -> float:
@@ -81,7 +78,7 @@ def configuration(folder: Path) -> dict[str, Any]:
             "slow": backend("--setup-s", "1"),
             "stubborn": backend("--ignore-term"),
             "echo": {"kind": "native", "command": ECHO},
-            "stub": {"kind": "symphony", "script": str(ROOT / "backends" / "symphony_stub.py")},
+            "stub": {"kind": "symphony", "script": STUB},
         },
         "supported_models": [{"name": name, "type": type} for type, some in names.items() for name in some],
         "endpoints": {
@@ -92,7 +89,8 @@ def configuration(folder: Path) -> dict[str, Any]:
         # The clients here are blocking sockets without a thread for heartbeats.
         "timing": {"heartbeat_s": 600, "session_timeout_s": 3600},
         "logging": {"level": "WARNING"},
-        "limits": {"max_relay_queue": 4096, "max_session_requests": 4096},
+        # A short history: while a long one fills, memory grows, and a leak would hide behind it.
+        "limits": {"max_relay_queue": 4096, "max_session_requests": 4096, "max_event_history": 64},
     }
 
 
@@ -127,15 +125,18 @@ def running() -> Iterator[Daemon]:
             try:
                 process.wait(STARTS_S)
             except subprocess.TimeoutExpired:
-                for each in [*below, process]:
+                process.kill()
+                for each in below:
                     each.kill()
                 process.wait()
 
 
-def wait_until(condition: Any, limit_s: float = STARTS_S) -> None:
-    """Poll until true."""
+def wait_until(condition: Callable[[], bool], limit_s: float = STARTS_S, fails: bool = True) -> None:
+    """Poll until true; at the limit a TimeoutError, or silence unless `fails`."""
     end = time.monotonic() + limit_s
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError("the condition did not come true")
-        time.sleep(0.001)
+            if fails:
+                raise TimeoutError("the condition did not come true")
+            return
+        time.sleep(0.01)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
-import msgpack
-import uvloop
 import zmq
 
 
@@ -22,10 +23,27 @@ def describe() -> dict[str, str]:
         "kernel": platform.release(),
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "pyzmq / libzmq": f"{zmq.__version__} / {zmq.zmq_version()}",
-        "uvloop": uvloop.__version__,
-        "msgpack": ".".join(map(str, msgpack.version)),
+        "uvloop": version("uvloop"),
+        "msgpack": version("msgpack"),
         "load at the start": f"{os.getloadavg()[0]:.2f}",
     }
+
+
+@contextmanager
+def one_cpu() -> Iterator[None]:
+    """Everything started meanwhile, and every thread of this process, on the last of our CPUs."""
+    allowed = os.sched_getaffinity(0)
+    _confine({max(allowed)})
+    try:
+        yield
+    finally:
+        _confine(allowed)
+
+
+def _confine(cpus: set[int]) -> None:
+    # Affinity is a thread's: the client's libzmq thread exists already and must come along.
+    for task in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(task), cpus)
 
 
 def _cpu_model() -> str:

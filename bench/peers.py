@@ -56,4 +56,7 @@ def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 if __name__ == "__main__":
-    {"echo": echo, "proxy": proxy}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "echo":
+        echo(sys.argv[2])
+    else:
+        proxy(sys.argv[2], sys.argv[3])

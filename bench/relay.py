@@ -7,7 +7,7 @@ import statistics
 import tempfile
 from typing import Any
 
-from bench import daemon, peers, wire
+from bench import daemon, machine, peers, wire
 from bench.figure import Figure, interleave, median_us
 from mgmt.protocol.frames import DataKind, encode_tag
 
@@ -16,8 +16,8 @@ MIB = 1 << 20
 
 def relay(quick: bool) -> list[Figure]:
     """The same client and the same backend: directly, through zmq.proxy, through the daemon."""
-    small = _through("bench", os.urandom(100), *((5, 200, 3000, 64) if quick else (15, 500, 8000, 64)))
-    large = _through("bench-large", os.urandom(MIB), *((3, 20, 60, 4) if quick else (11, 60, 200, 4)))
+    small = _through("bench", os.urandom(100), *((9, 100, 3000, 64) if quick else (31, 150, 5000, 64)))
+    large = _through("bench-large", os.urandom(MIB), *((5, 20, 60, 4) if quick else (15, 40, 150, 4)))
     added, added_by_proxy, flow, flow_of_proxy, direct, flow_direct = small
     return [
         Figure("relay: added to a round trip, p50", "µs", added, added_by_proxy, "zmq.proxy", "ratio<=", 1.3),
@@ -27,6 +27,12 @@ def relay(quick: bool) -> list[Figure]:
         Figure("direct: round trip, p50", "µs", direct),
         Figure("direct: requests, window 64", "1/s", flow_direct),
     ]
+
+
+def relay_one_cpu(quick: bool) -> list[Figure]:
+    """The same with everything on one CPU."""
+    with machine.one_cpu():
+        return relay(quick)
 
 
 def _through(
@@ -56,8 +62,8 @@ def _through(
             def flow(socket: Any) -> float:
                 return wire.pipelined(socket, messages, window, copy)
 
-            direct, proxied, relayed = interleave(rounds, *(lambda s=s: p50(s) for s in sockets))  # type: ignore[misc]
-            flows = interleave(rounds, *(lambda s=s: flow(s) for s in sockets))  # type: ignore[misc]
+            direct, proxied, relayed = interleave(rounds, *(lambda s=s: p50(s) for s in sockets))
+            flows = interleave(rounds, *(lambda s=s: flow(s) for s in sockets))
     base = statistics.median(direct)
     return (
         [us - base for us in relayed],

@@ -15,7 +15,9 @@ from mgmt.protocol import frames
 CONTEXT: zmq.Context[Any] = zmq.Context()
 RECEIVE_TIMEOUT_MS = 60_000
 
-_recv, _send, _get = Socket.recv, Socket.send, Socket.get
+_recv: Callable[..., Any] = Socket.recv
+_send: Callable[..., Any] = Socket.send
+_get: Callable[..., Any] = Socket.get
 _MORE = int(zmq.SNDMORE)
 _RCVMORE = int(zmq.RCVMORE)
 
@@ -121,7 +123,9 @@ class Control:
                 return message.body
 
     def close(self) -> None:
-        self.socket.close(0)
+        """Say bye and leave; without it the session would stay until its timeout."""
+        _send(self.socket, frames.encode_notice(self.session, "bye", {}))
+        self.socket.close(1000)
 
 
 class Legacy:

@@ -46,8 +46,8 @@ def _sessions(sessions: Sessions) -> None:
             _broken("a session is found by its number and by its peer", id)
     if len(sessions.by_peer) != len(sessions.by_id):
         _broken("a peer has one session", set(sessions.by_peer) - {s.peer for s in sessions.by_id.values()})
-    if len(sessions.by_id) > sessions.limits.sessions:
-        _broken("open sessions stay within their limit", len(sessions.by_id))
+    if sessions.clients() > sessions.limits.sessions:
+        _broken("open sessions of clients stay within their limit", sessions.clients())
     if sessions.ended:
         _broken("ended sessions were handed up", sessions.ended[0].id)
     if sessions.abandoned:

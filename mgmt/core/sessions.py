@@ -90,21 +90,30 @@ class Sessions:
 
     # ---- sessions ----
 
-    def open(self, now: Now, peer: bytes, name: str, out: list[fx.Effect]) -> Session:
-        """A new session for this connection; an earlier one of the same identity ends."""
+    def open(
+        self, now: Now, peer: bytes, name: str, out: list[fx.Effect], unit: str | None = None
+    ) -> Session:
+        """A new session for this connection; an earlier one of the same identity ends.
+
+        `unit` is set for a backend: strangers must not be able to keep it out, so it does not count.
+        """
         former = self.by_peer.get(peer)
+        limit = self.limits.sessions
+        # Counted one by one only where it may matter.
+        if unit is None and len(self.by_id) >= limit and self.clients(but=former) >= limit:
+            raise MgmtError("busy", f"{limit} sessions are open, which is the limit; try again later")
         if former is not None:
             self.end(former, out)
-        elif len(self.by_id) >= self.limits.sessions:
-            raise MgmtError(
-                "busy", f"{len(self.by_id)} sessions are open, which is the limit; try again later"
-            )
         self._numbered += 1
         # Numbers of one epoch never meet those of another: a frame of a former life finds no session.
-        session = Session(((self.epoch & 0xFFFFFFFF) << 24) + self._numbered, peer, name, now.mono_ns)
+        session = Session(((self.epoch & 0xFFFFFFFF) << 24) + self._numbered, peer, name, now.mono_ns, unit)
         self.by_id[session.id] = self.by_peer[peer] = session
         out.append(fx.SetTimer(("session", session.id), now.mono_ns + self.limits.timeout_ns))
         return session
+
+    def clients(self, but: Session | None = None) -> int:
+        """How many sessions are no backend's, without this one."""
+        return sum(session.unit is None and session is not but for session in self.by_id.values())
 
     def find(self, now: Now, peer: bytes, id: int) -> Session:
         """The session of a frame (0: the connection's own); MgmtError `session-gone` when there is none."""

@@ -79,6 +79,10 @@ def _on_change(state: State, now: Now, change: Change, out: list[fx.Effect]) -> 
         out.append(fx.RelayGroup(model, replicas))
     if was is UnitState.RUNNING:
         state.leases.on_unit_lost(unit.spec.name, change.reason, out)
+    if change.state is UnitState.STOPPING:
+        for session in state.sessions.by_id.values():
+            if session.unit == unit.spec.name:
+                out.append(fx.Tell(session.peer, session.id, "drain", {}))
     state.loading.on_unit_change(now, unit, was, out)
     if all(u.state is UnitState.STOPPED for u in state.loading.units(model)):
         state.leases.on_model_unloaded(model, out)
@@ -328,8 +332,7 @@ def _backend_hello(
 ) -> Body:
     _agree(body.versions)
     unit = _prove(state, body.unit, body.incarnation, body.token)
-    session = state.sessions.open(now, asked.route.peer, f"backend {body.unit}", out)
-    session.unit = unit.spec.name
+    session = state.sessions.open(now, asked.route.peer, f"backend {body.unit}", out, unit.spec.name)
     return {
         "version": frames.VERSION,
         "session": session.id,
@@ -380,8 +383,8 @@ def _on_noticed(state: State, now: Now, event: ev.Noticed, out: list[fx.Effect])
 
 def _on_peer_lost(state: State, now: Now, event: ev.PeerLost, out: list[fx.Effect]) -> None:
     session = state.sessions.by_peer.get(event.peer)
-    state.count("peers_lost")
-    if session is not None:
+    if session is not None:  # else it was counted, or is nobody: the answers to its last requests find no one
+        state.count("peers_lost")
         # Ended first: the event is for the others.
         state.sessions.end(session, out)
         body = {"what": "peer-lost", "reason": f"{session.name}: {event.reason}"}

@@ -18,7 +18,7 @@ MAX_SESSION_REQUESTS = 1024  # unanswered requests of one session; the next one 
 MAX_REQUESTS = 16_384  # unanswered requests of all sessions together
 MAX_EVENT_HISTORY = 4096  # past events kept for a subscriber that comes back
 MAX_SUBSCRIBER_QUEUE = 1024  # events waiting for one slow subscriber before it is sent a new snapshot
-MAX_RELAY_QUEUE = 1024  # requests in flight on one relay lease; the next one is answered `busy`
+MAX_RELAY_QUEUE = 1024  # relayed requests in flight at one replica; the next one is answered `busy`
 MAX_UNITS = 256  # backend processes of one daemon
 
 # --- times (config: `timing`) ---

@@ -161,6 +161,7 @@ def encode_reply_packed(id: int, session: int, outcome: str, packed_body: bytes)
     return b"".join((b"\x96", _REPLY_HEAD, _pack(id), _pack(session), _pack(outcome), packed_body))
 
 
+_SIZES = {1: 8, 2: 6, 3: 6, 4: 6}  # elements of a frame, by kind
 _U64 = 1 << 64
 
 
@@ -201,7 +202,7 @@ def decode(frames: Sequence[bytes]) -> Request | Notice | Reply | Event:
             versions=[VERSION],
         )
     kind = head[1]
-    size = {1: 8, 2: 6, 3: 6, 4: 6}.get(kind) if type(kind) is int else None
+    size = _SIZES.get(kind) if type(kind) is int else None
     if size is None:
         raise FrameError("bad-frame", f"`kind` must be one of 1..4, not {_shown(kind)}", id, session)
     if len(head) != size:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -73,6 +74,7 @@ class Daemon:
             self._context,
             settings.endpoints.control,
             settings.timing.request_timeout_s,
+            settings.limits.max_subscriber_queue,
             serial,
             self.emit,
         )
@@ -114,7 +116,7 @@ class Daemon:
             fx.ProbeHandshake: lambda effect: self._prober.start(
                 effect.unit, effect.incarnation, effect.endpoint
             ),
-            fx.CheckMask: self._check_mask,
+            fx.Inspect: self._inspect,
             fx.RemoveEndpoint: self._remove_endpoint,
             fx.RelayGroup: self.relay.set_group,
             fx.RelayLease: self.relay.set_lease,
@@ -190,7 +192,17 @@ class Daemon:
         if path is not None:
             remove_socket(path)
 
-    def _check_mask(self, effect: fx.CheckMask) -> None:
+    def _inspect(self, effect: fx.Inspect) -> None:
+        path = ipc_path(effect.endpoint)
+        if path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(path, 0o600)  # the backend made it, with whatever mask it has
+        # Again after a second: the first sample has memory, a share of CPU needs two.
+        self._take_sample(effect.unit)
+        self._loop.call_later(1.0, self._take_sample, effect.unit)
+        if not effect.cpus:
+            return
+
         def look() -> None:
             wrong = sight.wrong_masks(effect.pid, effect.cpus)
             event = ev.MaskChecked(effect.unit, effect.incarnation, wrong)
@@ -228,11 +240,15 @@ class Daemon:
         self._loop.call_later(interval_s, self._beat, interval_s)
 
     def _sample(self) -> None:
+        self._take_sample()
+        self._loop.call_later(SAMPLE_S, self._sample)
+
+    def _take_sample(self, only: str = "") -> None:
         units = self._state.supervisor.units
-        pids = {name: unit.pid for name, unit in units.items() if unit.pid is not None}
+        chosen = {only: units[only]} if only else units
+        pids = {name: unit.pid for name, unit in chosen.items() if unit.pid is not None}
         if pids:
             self.emit(ev.Sampled(self._sampler.sample(pids)))
-        self._loop.call_later(SAMPLE_S, self._sample)
 
 
 def _now() -> Now:

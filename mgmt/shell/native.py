@@ -31,12 +31,17 @@ class NativePlane:
         context: zmq.Context[Any],
         endpoint: str,
         request_timeout_s: float,
+        max_subscriber_queue: int,
         serial: Callable[[], int],
         emit: Callable[[ev.Event], None],
     ) -> None:
         self._serial = serial
         self._emit = emit
         self._timeout_ns = int(request_timeout_s * 1e9)
+        # Bodies of requests without fields, by verb: they are immutable, so one does for all.
+        self._bare: dict[str, messages.Message] = {}
+        self._max_subscriber_queue = max_subscriber_queue
+        self.skipped_events = 0
         self.bad_frames = 0
         self.router = Router(loop, context, endpoint, HARD_MESSAGE_BYTES, self._on_message, self._on_lost)
 
@@ -54,6 +59,10 @@ class NativePlane:
 
     def publish(self, effect: fx.Publish) -> None:
         for peer, session in effect.to:
+            if self.router.queued(peer) >= self._max_subscriber_queue:
+                # It will find the gap in the numbers and ask for a new snapshot; others are not held up.
+                self.skipped_events += 1
+                continue
             self.router.send(peer, (frames.encode_event(effect.seq, session, effect.kind, effect.body),))
 
     def _on_message(self, message: Frames) -> None:
@@ -61,7 +70,7 @@ class NativePlane:
         try:
             decoded = frames.decode(message[1:])
             if type(decoded) is frames.Request:
-                body = messages.validate(decoded)
+                body = self._body(decoded)
                 timeout_ns = decoded.deadline_ms * 1_000_000 or self._timeout_ns
                 self._emit(
                     ev.Asked(
@@ -78,6 +87,15 @@ class NativePlane:
                 raise FrameError("bad-frame", "only requests and notices are sent to a daemon", decoded[0])
         except FrameError as error:
             self._refuse(peer, error)
+
+    def _body(self, request: frames.Request) -> messages.Message:
+        """The validated body."""
+        if request.body:
+            return messages.validate(request)
+        body = self._bare.get(request.verb)
+        if body is None:
+            body = self._bare[request.verb] = messages.validate(request)
+        return body
 
     def _refuse(self, peer: bytes, error: FrameError) -> None:
         self.bad_frames += 1

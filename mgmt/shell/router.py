@@ -182,14 +182,18 @@ class Router:
 
     def _bind(self, endpoint: str) -> None:
         path = ipc_path(endpoint)
-        former = os.umask(
-            0o177
-        )  # an ipc socket is born 0600; the folder's mode widens access, not the file's
+        # Born 0660: the daemon's user and group may command it. Who gets as far as the file is the folder's word.
+        former = os.umask(0o117)
         try:
             self.socket.bind(endpoint)
         finally:
             os.umask(former)
         self._inode = os.stat(path).st_ino if path else 0
+
+    def queued(self, peer: bytes) -> int:
+        """How many messages wait for this peer to read, beside those inside libzmq."""
+        queue = self._outbox.get(peer)
+        return len(queue) if queue is not None else 0
 
     def send(self, peer: bytes, frames: Sequence[Any]) -> None:
         """Send `frames`, bytes or zmq.Frame, to the peer of that identity, now or as soon as it reads."""
@@ -255,7 +259,8 @@ class Router:
         self._arm()
 
     def _give_up(self, peer: bytes, reason: str) -> None:
-        self._outbox.pop(peer, None)
+        # Emptied, too: a flush that is going through it must not give the peer up once for each answer.
+        self._outbox.pop(peer, deque()).clear()
         # Not from inside a send: whoever is sending must see a consistent state first.
         self._loop.call_soon(self._on_lost, peer, reason)
 

@@ -18,7 +18,6 @@ class Sampler:
     def sample(self, pids: dict[str, int]) -> dict[str, tuple[float | None, int]]:
         """By unit: CPU per cent since the last sample of the same process (None at the first), bytes."""
         usage: dict[str, tuple[float | None, int]] = {}
-        seen: dict[str, tuple[int, float, int]] = {}
         for unit, pid in pids.items():
             try:
                 with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
@@ -32,8 +31,7 @@ class Sampler:
             if last is not None and last[0] == pid and now_s > last[1]:
                 percent = (ticks - last[2]) / _TICKS_PER_S / (now_s - last[1]) * 100
             usage[unit] = (percent, int(fields[21]) * _PAGE_BYTES)
-            seen[unit] = (pid, now_s, ticks)
-        self._last = seen
+            self._last[unit] = (pid, now_s, ticks)
         return usage
 
 

@@ -47,6 +47,7 @@ def a_model(
         model["fullname"] = fullname
     if no_backend:
         return ModelRow(model, None)
+    backend.setdefault("restart", a_restart())
     if backend.get("kind") == "symphony":
         return ModelRow(model, {"script": "main.py", **backend})
     return ModelRow(model, {"command": ["run"], **backend})
@@ -65,6 +66,7 @@ def a_state(
         "model_backends": {row.model["type"]: row.backend for row in rows if row.backend is not None},
         "supported_models": [row.model for row in rows],
         "default_model": default,
+        "endpoints": {},
         "limits": limits or {},
         "timing": timing or {},
     }

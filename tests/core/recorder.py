@@ -23,7 +23,7 @@ from mgmt.protocol.errors import TABLE
 from tests.core.builders import START_NS, START_S, S, a_legacy_route, a_request, a_state
 
 # The test must expect these; the world carries out the others.
-Deed = fx.Spawn | fx.SignalUnit | fx.KillUnit | fx.ProbeHandshake | fx.CheckMask | fx.ReadLog | fx.Tell
+Deed = fx.Spawn | fx.SignalUnit | fx.KillUnit | fx.ProbeHandshake | fx.ReadLog | fx.Tell
 D = TypeVar("D", bound=Deed)
 
 worlds: list[World] = []  # of the present test; conftest.py closes them
@@ -123,13 +123,15 @@ class World:
         self.tickets: dict[Route, Ticket] = {}
         self.processes: dict[tuple[str, int], Process] = {}
         self.deeds: list[Deed] = []
+        self.inspected: list[fx.Inspect] = []
+        self.drained: list[fx.Tell] = []
         self.published: dict[tuple[bytes, int], list[dict[str, Any]]] = {}
         self.events: list[dict[str, Any]] = []
         self.relay_groups: dict[str, tuple[tuple[str, str], ...]] = {}
         self.relay_leases: dict[int, str] = {}
         self.removed: list[str] = []
         self.notes: list[fx.Note] = []
-        self.quits = 0
+        self._quits: int = 0
         self._pids = 100
         self._clients = 0
         worlds.append(self)
@@ -304,12 +306,16 @@ class World:
         deeds, self.deeds = self.deeds, []
         return deeds
 
+    def quits(self) -> int:
+        """How often Quit was said: a method, because it changes between two looks."""
+        return self._quits
+
     def done(self) -> None:
         """Nothing happened that the test did not ask for."""
         assert not self.deeds, f"nobody asked for {self.deeds}"
 
     def _carry_out(self, effect: fx.Effect) -> None:
-        assert not self.quits or not isinstance(effect, fx.Spawn), "a spawn after Quit"
+        assert not self._quits or not isinstance(effect, fx.Spawn), "a spawn after Quit"
         match effect:
             case fx.Answer():
                 self._answer(effect)
@@ -321,16 +327,21 @@ class World:
                 self._publish(effect)
             case fx.RelayGroup(model, replicas):
                 self.relay_groups[model] = replicas
-            case fx.RelayLease(lease, None):
-                del self.relay_leases[lease]
-            case fx.RelayLease(lease, str(model)):
-                self.relay_leases[lease] = model
+            case fx.RelayLease(lease, leased):
+                if leased is None:
+                    del self.relay_leases[lease]
+                else:
+                    self.relay_leases[lease] = leased
             case fx.RemoveEndpoint(endpoint):
                 self.removed.append(endpoint)
             case fx.Note():
                 self.notes.append(effect)
+            case fx.Tell(name="drain"):
+                self.drained.append(effect)
+            case fx.Inspect():
+                self.inspected.append(effect)
             case fx.Quit():
-                self.quits += 1
+                self._quits += 1
                 assert not self.processes, f"Quit while {set(self.processes)} live"
             case _:
                 self._do(effect)
@@ -400,9 +411,9 @@ class World:
             assert self.relay_groups.get(model, ()) == ready
         leases = {lease.id: lease.model for lease in self.state.leases.by_id.values() if lease.unit is None}
         assert self.relay_leases == leases
-        assert self.quits <= 1
+        assert self._quits <= 1
         if self.state.stopping:
-            assert bool(self.quits) == (not self.processes)
+            assert bool(self._quits) == (not self.processes)
 
 
 def a_daemon(*arguments: Any, **keys: Any) -> World:

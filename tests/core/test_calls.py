@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mgmt.core import effect as fx
@@ -38,14 +40,14 @@ def test_nothing_is_kept_of_a_request_that_expired(verb: str) -> None:
     if verb in ("load-model", "lease"):
         client.ask("unload-model", model="echo")
         world.settle()
-    body = {
+    bodies: dict[str, dict[str, Any]] = {
         "load-model": {"model": "echo", "starting_after_ms": 5_000},
         "unload-model": {"model": "echo"},
         "wait": {"target": "echo", "condition": "failed"},
         "lease": {"model": "echo", "load": True},
         "logs": {"unit": "echo"},
-    }[verb]
-    ticket = client.ask(verb, within_s=1, **body)
+    }
+    ticket = client.ask(verb, within_s=1, **bodies[verb])
     world.advance(1)
     assert ticket.code == "expired"
     assert not world.state.sessions.calls and not world.state.sessions.listeners
@@ -84,7 +86,7 @@ def test_the_limit_of_the_daemon_is_busy_and_changes_nothing(verb: str) -> None:
     client.ask("wait", target="echo")
     model = "up" if verb == "unload-model" else "echo"
     before = world.unit("up").state
-    body = {"load": True} if verb == "lease" else {}
+    body: dict[str, Any] = {"load": True} if verb == "lease" else {}
     assert other.ask(verb, model=model, **body).code == "busy"
     assert world.unit("up").state is before and "echo" not in world.state.supervisor.units
 

@@ -157,6 +157,14 @@ def test_the_limit_of_sessions_is_busy_and_a_returning_peer_still_fits() -> None
     assert Client(world, b"third").hello().ok
 
 
+def test_strangers_do_not_keep_a_backend_out() -> None:
+    world = a_daemon(limits={"max_sessions": 1})
+    load = world.client().ask("load-model", model="echo")
+    world.up("echo")
+    assert load.ok
+    assert Client(world, b"third").hello().code == "busy"
+
+
 def test_a_backend_proves_itself_with_its_token() -> None:
     world = a_daemon()
     world.client().ask("load-model", model="echo", wait=False)

@@ -15,7 +15,8 @@ import zmq.utils.monitor
 
 from mgmt.protocol import defaults, frames, messages
 from mgmt.protocol.symphony import decode_handshake_response
-from tests.system.daemon import Daemon, Start, config, eventually, model, shipped, symphony
+from tests.system.clients import eventually
+from tests.system.daemon import Daemon, Start, config, model, shipped, symphony
 
 ENDPOINTS = ("control", "relay", "client_handshake", "cli_management")
 MAX = defaults.MAX_CONTROL_FRAME_BYTES
@@ -415,9 +416,9 @@ def test_two_peers_of_one_identity_do_not_stop_the_newer_one(service: Daemon, ke
 def test_a_session_cannot_be_used_by_another_connection(service: Daemon) -> None:
     owner, thief = service.native(), service.native(hello=False)
     thief.session = owner.session
-    for verb in ("status", "stop-service", "unload-model"):
-        body = {"model": "echo"} if verb == "unload-model" else {}
-        assert thief.refused(verb, **body)["code"] == "session-gone"
+    assert thief.refused("unload-model", model="echo")["code"] == "session-gone"
+    for verb in ("status", "stop-service"):
+        assert thief.refused(verb)["code"] == "session-gone"
     thief.tell("bye")
     thief.refused("status")
     assert owner.ok("status")["service"]["state"] == "running"

@@ -20,7 +20,8 @@ import zmq
 
 from mgmt.protocol.symphony import decode_handshake_response
 from mgmt.protocol.symphony_messages import message_class, parse, serialize
-from tests.system.daemon import Daemon, Peer, Start, alive, config, eventually, model, script, symphony
+from tests.system.clients import Peer, eventually
+from tests.system.daemon import Daemon, Start, alive, config, model, script, symphony
 
 IGNORES_TERM = """
 import signal, sys
