@@ -132,6 +132,7 @@ class Relay:
             text = f"a frame is larger than {self._max_frame_bytes} bytes (limits.max_relay_frame_bytes)"
             self._answer(peer, tag, DataKind.ERROR, MgmtError("too-large", text))
             return
+        replica.pump.poke()  # a send that is refused swallows signals, too
         socket = replica.socket
         last = len(message) - 1
         try:
@@ -143,7 +144,6 @@ class Relay:
             )
             return
         outstanding[key] = peer
-        replica.pump.poke()
 
     def _on_answer(self, replica: _Replica, message: list[Any]) -> None:
         """`message`: tag as bytes, then zmq.Frames."""

@@ -235,6 +235,8 @@ class Router:
 
     def _offer(self, peer: bytes, frames: Sequence[Any]) -> bool:
         """True when the message is out of our hands: sent, or its peer is gone."""
+        # Whatever comes of it: a send that is refused has swallowed a signal just as well.
+        self._pump.poke()
         socket = self.socket
         try:
             send(socket, peer, _MORE)
@@ -248,7 +250,6 @@ class Router:
         last = len(frames) - 1
         for i, frame in enumerate(frames):
             send(socket, frame, _NOBLOCK if i == last else _MORE)
-        self._pump.poke()
         return True
 
     def _enqueue(self, peer: bytes, queue: deque[Sequence[Any]], frames: Sequence[Any]) -> None:
