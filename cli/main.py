@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from keyword import iskeyword
 from signal import SIGINT, SIGPIPE
 from typing import Any, NoReturn
 
@@ -39,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("logs", "Show what a unit wrote, and follow it with -f."),
     "events": ("events", "Show what happened, and follow it with -f."),
     "config": ("config", "Check, describe or show the configuration."),
+    "import": ("import_", "Translate the configuration of another supervisor."),
     "doctor": ("doctor", "Find out what this machine allows; starts nothing."),
     "completion": ("completion", "Print the completion script of a shell."),
     "version": ("version", "Print the version."),
@@ -55,7 +57,9 @@ class Commands(click.Group):
         row = COMMANDS.get(cmd_name)
         if row is None:
             return None
-        command = getattr(import_module(f".{row[0]}", __package__), cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_")
+        module = import_module(f".{row[0]}", __package__)
+        command = getattr(module, f"{name}_" if iskeyword(name) else name)
         assert isinstance(command, click.Command)
         return command
 
