@@ -204,6 +204,16 @@ class ReadLog:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadConfig:
+    """Check a configuration (None: read the daemon's own file); ConfigRead follows."""
+
+    route: Route | None
+    apply: bool
+    config: Mapping[str, Any] | None
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """A line for the daemon's own log; `level` as in logging."""
 
@@ -238,6 +248,7 @@ Effect = (
     | RelayGroup
     | RelayLease
     | ReadLog
+    | ReadConfig
     | Note
     | Quit
 )

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.messages import Message
+from mgmt.settings import Settings
 
 LEGACY_PLANE = "legacy"  # its requests have no sessions
 
@@ -199,6 +200,22 @@ class LogRead:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigRead:
+    """A configuration was read for a plan or an apply; `route` is None when nobody waits (SIGHUP)."""
+
+    route: Route | None
+    apply: bool
+    settings: Settings | MgmtError
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Leave without stopping the units."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     """SIGTERM or SIGINT; the second one is `fast`."""
 
@@ -225,5 +242,7 @@ Event = (
     | MaskChecked
     | Sampled
     | LogRead
+    | ConfigRead
+    | HandOver
     | StopRequested
 )

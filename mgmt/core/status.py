@@ -37,7 +37,7 @@ def unit_body(state: State, now: Now, unit: Unit) -> dict[str, Any]:
         "restarts": unit.restarts,
         "started_at": unit.started_real_s if alive else None,
         "uptime_s": (now.mono_ns - unit.started_ns) / 1e9 if alive else None,
-        "cpus": list(spec.cpus),
+        "cpus": list(unit.place.cpus),
         "cpu_percent": unit.cpu_percent,
         "memory_bytes": unit.memory_bytes,
         "endpoint": unit.endpoint,
@@ -80,7 +80,12 @@ def units_body(state: State, now: Now, names: list[str]) -> list[dict[str, Any]]
             wanted.update([target] if target in units else loaded)
         chosen = [units[name] for name in sorted(wanted)]
     else:
-        chosen = [units[name] for name in sorted(units)]
+        # A model that was never loaded is not a unit anybody asked about; `mgmt models` lists it.
+        chosen = [
+            units[name]
+            for name in sorted(units)
+            if units[name].incarnation or units[name].wanted or units[name].spec.backend.kind == "plain"
+        ]
     return [unit_body(state, now, unit) for unit in chosen]
 
 

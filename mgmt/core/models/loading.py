@@ -12,7 +12,7 @@ from mgmt.core import effect as fx
 from mgmt.core.event import Asked, Now, Route
 from mgmt.core.models.registry import Registry
 from mgmt.core.sessions import Sessions
-from mgmt.core.supervision import AT_REST, State, Supervisor, Unit
+from mgmt.core.supervision import AT_REST, Ordering, State, Supervisor, Unit, UnitSpec
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
@@ -31,15 +31,42 @@ class Loading:
     """Which models are meant to be loaded, and who waits for it."""
 
     def __init__(
-        self, registry: Registry, supervisor: Supervisor, sessions: Sessions, max_units: int
+        self,
+        registry: Registry,
+        supervisor: Supervisor,
+        ordering: Ordering,
+        sessions: Sessions,
+        max_units: int,
     ) -> None:
         self._registry = registry
         self._supervisor = supervisor
+        self._ordering = ordering
         self._sessions = sessions
         self._max_units = max_units
         self._units: dict[str, list[Unit]] = {}
         self._complete: set[str] = set()  # models whose replicas were all ready since they were loaded
         self._waiters: dict[str, _Waiters] = {}
+
+    def register(self, specs: list[UnitSpec]) -> None:
+        """Make units of the declared replicas; those that exist keep their present."""
+        by_model: dict[str, list[Unit]] = {}
+        for spec in specs:
+            by_model.setdefault(spec.model.name, []).append(self._supervisor.add(spec))
+        self._units.update(by_model)
+
+    def adopt(self, unit: Unit) -> None:
+        """A unit of a former daemon takes the place of the one at rest that was registered for its name."""
+        units = self._units.setdefault(unit.spec.model.name, [])
+        units[:] = [unit if other.spec.name == unit.spec.name else other for other in units]
+        if not any(other is unit for other in units):
+            units.append(unit)
+
+    def forget_unit(self, unit: Unit) -> None:
+        """The unit is no longer declared, and nothing of it is left."""
+        units = self._units.get(unit.spec.model.name, [])
+        units[:] = [other for other in units if other is not unit]
+        if not units:
+            self._units.pop(unit.spec.model.name, None)
 
     # ---- reading ----
 
@@ -106,9 +133,8 @@ class Loading:
                 out.append(fx.SetTimer(("starting", waiter.route), now.mono_ns + starting_after_ns))
         if State.RUNNING not in states:
             self._complete.discard(model.name)
-        units = self._units[model.name] = [self._supervisor.add(spec) for spec in specs]
-        for unit in units:
-            self._supervisor.start(now, unit, out, config_path)
+        self.register(specs)
+        self._ordering.start(now, self.units(model.name), out, config_path)
         return None if waits else self.loaded(model.name, already)
 
     def unload(
@@ -128,8 +154,7 @@ class Loading:
             self._sessions.park(now, waiter, out)
             self._of(name).unload[waiter.route] = {unit.spec.name for unit in units if unit.has_process}
         self._fail_load(name, MgmtError("cancelled", f"the load of {name!r} was overtaken by an unload"), out)
-        for unit in units:
-            self._supervisor.stop(now, unit, out, "unloaded")
+        self._ordering.stop(now, units, out, "unloaded")
         return None if waits else self.unloaded(name)
 
     def loaded(self, model: str, already: bool) -> dict[str, Any]:

@@ -6,7 +6,7 @@ Not here: which model a unit serves and who waits for it (`core.models`).
 
 from mgmt.core.supervision.dependencies import find_cycle
 from mgmt.core.supervision.ordering import Ordering
-from mgmt.core.supervision.records import from_record, to_record
+from mgmt.core.supervision.records import from_record, ghost, to_record
 from mgmt.core.supervision.supervisor import Change, Supervisor
 from mgmt.core.supervision.unit import AT_REST, TRANSITIONS, State, Unit, UnitSpec
 
@@ -21,5 +21,6 @@ __all__ = [
     "UnitSpec",
     "find_cycle",
     "from_record",
+    "ghost",
     "to_record",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 from mgmt.core.placement import Place
 from mgmt.core.supervision.unit import Exit, State, Unit, UnitSpec
+from mgmt.settings import ModelSettings, UnitSettings
 
 
 def to_record(unit: Unit) -> dict[str, Any]:
@@ -46,6 +47,12 @@ def to_record(unit: Unit) -> dict[str, Any]:
             unit.place.why,
         ],
     }
+
+
+def ghost(name: str, record: dict[str, Any]) -> UnitSpec:
+    """A specification for a unit that no configuration has any more: enough to stop it."""
+    model = ModelSettings(name=record["model"], type="")
+    return UnitSpec(name, model, UnitSettings(command=("no longer configured",)))
 
 
 def from_record(spec: UnitSpec, record: dict[str, Any], same_boot: bool) -> Unit:
