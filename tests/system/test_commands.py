@@ -48,6 +48,8 @@ class Answers:
 
 @pytest.fixture
 def answers() -> Iterator[Answers]:
+    with looping() as turning:
+        turning.turn()  # the first loop of a process opens what it keeps for ever
     fds = len(os.listdir("/proc/self/fd"))
     with looping() as turning:
         made = Answers(turning)
@@ -89,7 +91,8 @@ def test_what_cannot_be_started_is_an_answer_too(answers: Answers, tmp_path: Pat
 
 def test_environment_session_and_descriptors_are_the_same_each_time(answers: Answers) -> None:
     script = (
-        "import os, signal; print(sorted(os.environ), os.getpid() == os.getsid(0), len(os.listdir('/proc/self/fd')),"
+        "import os, signal\n"
+        "print(sorted(os.environ), os.getpid() == os.getsid(0), len(os.listdir('/proc/self/fd')),"
         "signal.pthread_sigmask(signal.SIG_BLOCK, []), os.read(0, 1))"
     )
     for key in ("first", "second"):
@@ -100,16 +103,30 @@ def test_environment_session_and_descriptors_are_the_same_each_time(answers: Ans
 
 def test_a_timeout_kills_the_whole_session(answers: Answers, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    # A child that ignores TERM, one in a process group of its own, and an orphan of one in such a group.
+    # A child that ignores TERM, one in a process group of its own, and an orphan in such a group.
     script = f"""
-    echo $$ >> {pids}; echo still busy
-    (trap '' TERM INT HUP; echo $(exec sh -c 'echo $PPID') >> {pids}; exec sleep 1000) &
-    set -m
-    sleep 1000 & echo $! >> {pids}
-    sh -c 'sleep 1000 & echo $! >> {pids}' &
-    wait
-    """
-    answers.sh("late", script, timeout_s=1.0)
+import os, signal, time
+def note():
+    with open({str(pids)!r}, "a") as f: f.write(f"{{os.getpid()}} ")
+print("still busy", flush=True)
+note()
+if os.fork() == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+elif os.fork() == 0:
+    os.setpgid(0, 0)
+else:
+    middle = os.fork()
+    if middle == 0:
+        if os.fork():
+            os._exit(0)
+        os.setpgid(0, 0)
+    else:
+        os.waitpid(middle, 0)
+        time.sleep(1000)
+note()
+time.sleep(1000)
+"""
+    answers.start("late", sys.executable, "-c", script, timeout_s=1.0)
     found = answers.pids(pids, 4)
     assert len({os.getpgid(pid) for pid in found}) == 3
     assert {os.getsid(pid) for pid in found} == {found[0]}
@@ -131,26 +148,24 @@ def test_a_command_that_ends_leaves_no_child_behind_and_is_not_held_by_one(
 
 def test_a_session_that_keeps_forking_is_ended(answers: Answers, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    fork = f"""
+    program = tmp_path / "forks.py"
+    program.write_text(f"""
 import os, time
-os.setpgid(0, 0)
-with open({str(pids)!r}, "w") as f: f.write(str(os.getpid()))
 while True:
-    if os.fork() == 0:
-        os.setpgid(0, 0)
-        os.kill(os.getppid(), 0)
-    else:
+    os.setpgid(0, 0)
+    with open({str(pids)!r}, "w") as f: f.write(str(os.getpid()))
+    if os.fork():
         time.sleep(0.001)
         os._exit(0)
-"""
-    answers.sh("forks", f"{sys.executable} -c '{fork}'; sleep 1000", timeout_s=1.0)
+""")
+    answers.sh("forks", f"{sys.executable} {program}; sleep 1000", timeout_s=1.0)
     assert answers.get("forks")[0] is False
 
     def chain() -> list[str]:
         found = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
-                if str(pids).encode() in Path(f"/proc/{pid}/cmdline").read_bytes() and alive(int(pid)):
+                if str(program).encode() in Path(f"/proc/{pid}/cmdline").read_bytes() and alive(int(pid)):
                     found.append(pid)
             except OSError:
                 pass
