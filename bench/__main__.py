@@ -18,8 +18,6 @@ from bench.figure import HEAD, Figure
 GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
     "control": control.control,
     "relay": relay.relay,
-    "control-one-cpu": control.control_one_cpu,
-    "relay-one-cpu": relay.relay_one_cpu,
     "tail": control.tail,
     "load": lifecycle.load,
     "command-line": lifecycle.command_line,

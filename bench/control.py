@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import TypeAlias
 
 import msgpack
@@ -19,73 +20,74 @@ PAYLOAD = bytes(msgpack.packb({"floor": "x" * 91}))  # 100 bytes
 
 def control(quick: bool) -> list[Figure]:
     """`status` and hello on one DEALER against the smallest pyzmq echo; the legacy planes beside it."""
+    return [figure for placement in machine.placements() for figure in _placed(placement, quick)]
+
+
+def _placed(placement: machine.Placement, quick: bool) -> list[Figure]:
     rounds, trips, stream = (9, 100, 3000) if quick else (31, 150, 5000)
-    with daemon.running() as ours, tempfile.TemporaryDirectory() as folder:
-        endpoint = f"ipc://{folder}/echo"
-        with peers.running("echo", endpoint):
-            floor = wire.dealer(endpoint)
-            native, hello = wire.Control(ours.control), wire.Control(ours.control)
-            commands, handshake = wire.Legacy(ours.commands), wire.dealer(ours.handshake)
-            statuses = [[native.frame("status")] for _ in range(stream)]
-            hellos = [[hello.frame("hello", {"versions": [1], "name": "bench"}, 0)] for _ in range(trips)]
-            json_status = [[wire.Legacy.frame("status")]] * stream
-            floor_messages, empty = [[PAYLOAD]] * stream, [[b""]] * trips
+    with ExitStack() as stack:
+        endpoint = f"ipc://{stack.enter_context(tempfile.TemporaryDirectory())}/echo"
+        with machine.on(placement.server):
+            ours = stack.enter_context(daemon.running())
+            stack.enter_context(peers.running("echo", endpoint))
+        stack.enter_context(machine.on(placement.client))
+        floor = wire.dealer(endpoint)
+        native, hello = wire.Control(ours.control), wire.Control(ours.control)
+        commands, handshake = wire.Legacy(ours.commands), wire.dealer(ours.handshake)
+        statuses = [[native.frame("status")] for _ in range(stream)]
+        hellos = [[hello.frame("hello", {"versions": [1], "name": "bench"}, 0)] for _ in range(trips)]
+        json_status = [[wire.Legacy.frame("status")]] * stream
+        floor_messages, empty = [[PAYLOAD]] * stream, [[b""]] * trips
 
-            def p50(socket: Socket, messages: list[list[bytes]]) -> Callable[[], float]:
-                return lambda: median_us(wire.round_trips(socket, messages[:trips]))
+        def p50(socket: Socket, messages: list[list[bytes]]) -> Callable[[], float]:
+            return lambda: median_us(wire.round_trips(socket, messages[:trips]))
 
-            def flow(socket: Socket, messages: list[list[bytes]], window: int) -> Callable[[], float]:
-                return lambda: wire.pipelined(socket, messages, window)
+        def flow(socket: Socket, messages: list[list[bytes]], window: int) -> Callable[[], float]:
+            return lambda: wire.pipelined(socket, messages, window)
 
-            (base, status, hello_us, legacy_hello, legacy_status) = interleave(
+        def fresh(endpoint: str, message: wire.Message) -> Callable[[], float]:
+            """The median of a few requests, each on a connection of its own."""
+
+            def once() -> float:
+                start = time.perf_counter()
+                socket = wire.dealer(endpoint)
+                wire.send(socket, message)
+                wire.receive(socket)
+                socket.close(0)
+                return time.perf_counter() - start
+
+            return lambda: median_us([once() for _ in range(20)])
+
+        base, status, hello_us, legacy_hello, legacy_status = interleave(
+            rounds,
+            p50(floor, floor_messages),
+            p50(native.socket, statuses),
+            p50(hello.socket, hellos),
+            p50(handshake, empty),
+            p50(commands.socket, json_status),
+        )
+        where = placement.name
+        figures = [
+            Figure(f"status round trip, p50, {where}", "µs", status, base, "echo", "ratio<=", 1.6),
+            Figure(f"handshake (hello), p50, {where}", "µs", hello_us, base, "echo", "ratio<=", 1.8),
+            Figure(f"legacy handshake, p50, {where}", "µs", legacy_hello, base, "echo"),
+            Figure(f"legacy JSON status, p50, {where}", "µs", legacy_status, base, "echo"),
+        ]
+        for window in (64, 1000):
+            base, status, legacy_status = interleave(
                 rounds,
-                p50(floor, floor_messages),
-                p50(native.socket, statuses),
-                p50(hello.socket, hellos),
-                p50(handshake, empty),
-                p50(commands.socket, json_status),
+                flow(floor, floor_messages, window),
+                flow(native.socket, statuses, window),
+                flow(commands.socket, json_status, window),
             )
-            figures = [
-                Figure("status round trip, p50", "µs", status, base, "echo", "ratio<=", 1.6),
-                Figure("handshake (hello), p50", "µs", hello_us, base, "echo", "ratio<=", 1.8),
-                Figure("legacy handshake, p50", "µs", legacy_hello, base, "echo"),
-                Figure("legacy JSON status, p50", "µs", legacy_status, base, "echo"),
+            name = f"status, window {window}, {where}"
+            figures += [
+                Figure(name, "1/s", status, base, "echo", "ratio>=", 0.45),
+                Figure(f"legacy JSON {name}", "1/s", legacy_status, base, "echo"),
             ]
-            for window in (64, 1000):
-                base, status, legacy_status = interleave(
-                    rounds,
-                    flow(floor, floor_messages, window),
-                    flow(native.socket, statuses, window),
-                    flow(commands.socket, json_status, window),
-                )
-                name = f"pipelined, window {window}"
-                figures += [
-                    Figure(f"status {name}", "1/s", status, base, "echo", "ratio>=", 0.45),
-                    Figure(f"legacy JSON status {name}", "1/s", legacy_status, base, "echo"),
-                ]
-
-            def fresh(endpoint: str, message: wire.Message) -> Callable[[], float]:
-                def once() -> float:
-                    start = time.perf_counter()
-                    socket = wire.dealer(endpoint)
-                    wire.send(socket, message)
-                    wire.receive(socket)
-                    socket.close(0)
-                    return (time.perf_counter() - start) * 1e6
-
-                return lambda: percentile([once() for _ in range(20)], 0.5)
-
-            base, status = interleave(
-                rounds, fresh(endpoint, [PAYLOAD]), fresh(ours.commands, json_status[0])
-            )
-            figures.append(Figure("legacy status on a new connection, p50", "µs", status, base, "echo"))
+        base, status = interleave(rounds, fresh(endpoint, [PAYLOAD]), fresh(ours.commands, json_status[0]))
+        figures.append(Figure(f"legacy status, new connection, p50, {where}", "µs", status, base, "echo"))
     return figures
-
-
-def control_one_cpu(quick: bool) -> list[Figure]:
-    """The same with everything on one CPU: no wake-up crosses, so the figures are work and hardly chance."""
-    with machine.one_cpu():
-        return control(quick)
 
 
 def tail(quick: bool) -> list[Figure]:

@@ -57,8 +57,12 @@ class Daemon:
         return total / 1e9
 
 
-def configuration(folder: Path) -> dict[str, Any]:
-    """The models: bench (and bench-0..19), bench-large, slow-0..9, stubborn-0..1, echo, stub."""
+def configuration(folder: Path, cpus: str | None = None) -> dict[str, Any]:
+    """The models: bench (and bench-0..19), bench-large, slow-0..9, stubborn-0..1, echo, stub.
+
+    `cpus` is where bench and bench-large run.
+    """
+    pinned = {} if cpus is None else {"cpus": cpus}
 
     def backend(*options: str, **settings: Any) -> dict[str, Any]:
         return {"kind": "native", "command": [*BACKEND, *options], "grace_s": 2.0, **settings}
@@ -73,8 +77,8 @@ def configuration(folder: Path) -> dict[str, Any]:
     }
     return {
         "model_backends": {
-            "bench": backend(restart={"policy": "no"}),
-            "bench-large": backend("--zero-copy"),
+            "bench": backend(restart={"policy": "no"}, **pinned),
+            "bench-large": backend("--zero-copy", **pinned),
             "slow": backend("--setup-s", "1"),
             "stubborn": backend("--ignore-term"),
             "echo": {"kind": "native", "command": ECHO},
@@ -95,12 +99,12 @@ def configuration(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def place() -> Iterator[tuple[Path, dict[str, str], list[str]]]:
+def place(cpus: str | None = None) -> Iterator[tuple[Path, dict[str, str], list[str]]]:
     """A folder with a configuration, the environment and the command that start a daemon in it."""
     with tempfile.TemporaryDirectory(prefix="mgmt-bench-") as name:
         folder = Path(name)
         config = folder / "config.json"
-        config.write_text(json.dumps(configuration(folder)))
+        config.write_text(json.dumps(configuration(folder, cpus)))
         environ = {
             **{key: value for key, value in os.environ.items() if not key.startswith("MGMT_")},
             "MGMT_RUNTIME_DIR": name,
@@ -111,9 +115,9 @@ def place() -> Iterator[tuple[Path, dict[str, str], list[str]]]:
 
 
 @contextmanager
-def running() -> Iterator[Daemon]:
+def running(cpus: str | None = None) -> Iterator[Daemon]:
     """A daemon that answers; ended by SIGTERM, and by SIGKILL with everything below it when it does not end."""
-    with place() as (folder, environ, command):
+    with place(cpus) as (folder, environ, command):
         process = subprocess.Popen(command, env=environ)
         daemon = Daemon(folder, process, environ)
         try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import zmq
 
@@ -29,18 +30,37 @@ def describe() -> dict[str, str]:
     }
 
 
+class Placement(NamedTuple):
+    """Where the client, with the backend behind it, and where what is measured run."""
+
+    name: str
+    client: frozenset[int]
+    server: frozenset[int]
+
+
+def placements() -> list[Placement]:
+    """Everything on one CPU, and client and server on two.
+
+    Left to the kernel, chance decides for a whole run whether both ends of a round trip share a CPU: a factor
+    of two.
+    """
+    *_, last = cpus = sorted(os.sched_getaffinity(0))
+    one = Placement("one CPU", frozenset({last}), frozenset({last}))
+    return [one] if len(cpus) == 1 else [one, Placement("two CPUs", frozenset({cpus[-2]}), frozenset({last}))]
+
+
 @contextmanager
-def one_cpu() -> Iterator[None]:
-    """Everything started meanwhile, and every thread of this process, on the last of our CPUs."""
-    allowed = os.sched_getaffinity(0)
-    _confine({max(allowed)})
+def on(cpus: frozenset[int]) -> Iterator[None]:
+    """Every thread of this process, and what it starts meanwhile, on these CPUs."""
+    former = os.sched_getaffinity(0)
+    _confine(cpus)
     try:
         yield
     finally:
-        _confine(allowed)
+        _confine(former)
 
 
-def _confine(cpus: set[int]) -> None:
+def _confine(cpus: Iterable[int]) -> None:
     # Affinity is a thread's: the client's libzmq thread exists already and must come along.
     for task in os.listdir("/proc/self/task"):
         os.sched_setaffinity(int(task), cpus)

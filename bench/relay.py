@@ -5,71 +5,108 @@ from __future__ import annotations
 import os
 import statistics
 import tempfile
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import NamedTuple, TypeAlias
+
+import zmq
 
 from bench import daemon, machine, peers, wire
 from bench.figure import Figure, interleave, median_us
 from mgmt.protocol.frames import DataKind, encode_tag
 
 MIB = 1 << 20
+Socket: TypeAlias = zmq.Socket[bytes]
+
+
+class Ways(NamedTuple):
+    """Samples of the same requests by three ways: µs of a round trip, answers a second."""
+
+    direct_us: list[float]
+    proxy_us: list[float]
+    relay_us: list[float]
+    direct_per_s: list[float]
+    proxy_per_s: list[float]
+    relay_per_s: list[float]
 
 
 def relay(quick: bool) -> list[Figure]:
     """The same client and the same backend: directly, through zmq.proxy, through the daemon."""
-    small = _through("bench", os.urandom(100), *((9, 100, 3000, 64) if quick else (31, 150, 5000, 64)))
-    large = _through("bench-large", os.urandom(MIB), *((5, 20, 60, 4) if quick else (15, 40, 150, 4)))
-    added, added_by_proxy, flow, flow_of_proxy, direct, flow_direct = small
+    return [figure for placement in machine.placements() for figure in _placed(placement, quick)]
+
+
+def _placed(placement: machine.Placement, quick: bool) -> list[Figure]:
+    where = placement.name
+    small = _ways(
+        placement, "bench", os.urandom(100), *((9, 100, 3000, 64) if quick else (31, 150, 5000, 64))
+    )
+    large = _ways(placement, "bench-large", os.urandom(MIB), *((5, 20, 60, 4) if quick else (15, 40, 150, 4)))
+
+    def added(ways: Ways) -> tuple[list[float], list[float], str]:
+        """What relay and proxy put on top of the direct way."""
+        base = statistics.median(ways.direct_us)
+        return [us - base for us in ways.relay_us], [us - base for us in ways.proxy_us], "zmq.proxy"
+
     return [
-        Figure("relay: added to a round trip, p50", "µs", added, added_by_proxy, "zmq.proxy", "ratio<=", 1.3),
-        Figure("relay: requests, window 64", "1/s", flow, flow_of_proxy, "zmq.proxy", "ratio>=", 0.4),
-        Figure("relay: 1 MiB echoes, window 4", "1/s", large[2], large[3], "zmq.proxy", "ratio>=", 0.7),
-        Figure("relay: added to 1 MiB, p50", "µs", large[0], large[1], "zmq.proxy"),
-        Figure("direct: round trip, p50", "µs", direct),
-        Figure("direct: requests, window 64", "1/s", flow_direct),
+        Figure(f"added to a round trip, p50, {where}", "µs", *added(small), "ratio<=", 1.3),
+        Figure(
+            f"requests, window 64, {where}",
+            "1/s",
+            small.relay_per_s,
+            small.proxy_per_s,
+            "zmq.proxy",
+            "ratio>=",
+            0.4,
+        ),
+        Figure(
+            f"1 MiB echoes, window 4, {where}",
+            "1/s",
+            large.relay_per_s,
+            large.proxy_per_s,
+            "zmq.proxy",
+            "ratio>=",
+            0.7,
+        ),
+        Figure(f"added to 1 MiB, p50, {where}", "µs", *added(large)),
+        Figure(f"direct round trip, p50, {where}", "µs", small.direct_us),
+        Figure(f"direct requests, window 64, {where}", "1/s", small.direct_per_s),
     ]
 
 
-def relay_one_cpu(quick: bool) -> list[Figure]:
-    """The same with everything on one CPU."""
-    with machine.one_cpu():
-        return relay(quick)
-
-
-def _through(
-    model: str, payload: bytes, rounds: int, trips: int, stream: int, window: int
-) -> tuple[list[float], list[float], list[float], list[float], list[float], list[float]]:
-    """Samples: added µs (relay, proxy), answers a second (relay, proxy), direct µs, direct answers a second."""
+def _ways(
+    placement: machine.Placement,
+    model: str,
+    payload: bytes,
+    rounds: int,
+    trips: int,
+    stream: int,
+    window: int,
+) -> Ways:
     copy = len(payload) < 65536
-    with daemon.running() as ours, tempfile.TemporaryDirectory() as folder:
-        session = wire.Control(ours.control)
-        loaded = session.call("load-model", {"model": model})
-        lease = session.call("lease", {"model": model, "mode": "relay"})
-        front = f"ipc://{folder}/proxy"
-        with peers.running("proxy", front, loaded["endpoint"]):
-            sockets = [wire.dealer(endpoint) for endpoint in (loaded["endpoint"], front, lease["endpoint"])]
-            messages = [
-                [encode_tag(DataKind.REQUEST, lease["lease"], number), payload] for number in range(stream)
-            ]
-            for socket in sockets:
-                wire.send(socket, messages[0])
-                answer = wire.receive(socket)
-                if answer[0][:2] != bytes((1, DataKind.RESULT)) or answer[1] != payload:
-                    raise RuntimeError(f"a wrong answer: {answer[0]!r}")
+    cpus = ",".join(map(str, sorted(placement.client)))
+    with ExitStack() as stack:
+        front = f"ipc://{stack.enter_context(tempfile.TemporaryDirectory())}/proxy"
+        with machine.on(placement.server):
+            ours = stack.enter_context(daemon.running(cpus))
+            session = wire.Control(ours.control)
+            loaded = session.call("load-model", {"model": model})
+            lease = session.call("lease", {"model": model, "mode": "relay"})
+            stack.enter_context(peers.running("proxy", front, loaded["endpoint"]))
+        stack.enter_context(machine.on(placement.client))
+        sockets = [wire.dealer(endpoint) for endpoint in (loaded["endpoint"], front, lease["endpoint"])]
+        messages = [
+            [encode_tag(DataKind.REQUEST, lease["lease"], number), payload] for number in range(stream)
+        ]
+        for socket in sockets:
+            wire.send(socket, messages[0])
+            answer = wire.receive(socket)
+            if answer[0][:2] != bytes((1, DataKind.RESULT)) or answer[1] != payload:
+                raise RuntimeError(f"a wrong answer: {answer[0]!r}")
 
-            def p50(socket: Any) -> float:
-                return median_us(wire.round_trips(socket, messages[:trips], copy))
+        def p50(socket: Socket) -> Callable[[], float]:
+            return lambda: median_us(wire.round_trips(socket, messages[:trips], copy))
 
-            def flow(socket: Any) -> float:
-                return wire.pipelined(socket, messages, window, copy)
+        def flow(socket: Socket) -> Callable[[], float]:
+            return lambda: wire.pipelined(socket, messages, window, copy)
 
-            direct, proxied, relayed = interleave(rounds, *(lambda s=s: p50(s) for s in sockets))
-            flows = interleave(rounds, *(lambda s=s: flow(s) for s in sockets))
-    base = statistics.median(direct)
-    return (
-        [us - base for us in relayed],
-        [us - base for us in proxied],
-        flows[2],
-        flows[1],
-        direct,
-        flows[0],
-    )
+        return Ways(*interleave(rounds, *map(p50, sockets)), *interleave(rounds, *map(flow, sockets)))

@@ -38,7 +38,7 @@ Frames = list[bytes]
 
 
 def receive(socket: zmq.Socket[bytes]) -> Frames:
-    """One message; zmq.Again when there is none."""
+    """One message of a DEALER; zmq.Again when there is none."""
     # A Frame knows whether more follow; asking the socket costs more than making one.
     frame = recv(socket, _NOBLOCK, False)
     message = [frame.bytes]
@@ -48,13 +48,14 @@ def receive(socket: zmq.Socket[bytes]) -> Frames:
     return message
 
 
-def receive_uncopied(socket: zmq.Socket[bytes]) -> list[Any]:
-    """One message, its first frame as bytes and the others as zmq.Frame: to be passed on, not looked into."""
-    frame = recv(socket, _NOBLOCK, False)
-    message = [frame.bytes]
-    while frame.more:
+def receive_routed(socket: zmq.Socket[bytes]) -> Frames:
+    """One message of a ROUTER, which puts the identity before at least one frame; zmq.Again when there is none."""
+    message = [recv(socket, _NOBLOCK)]
+    more = True
+    while more:
         frame = recv(socket, _NOBLOCK, False)
-        message.append(frame)
+        message.append(frame.bytes)
+        more = frame.more
     return message
 
 
@@ -158,7 +159,7 @@ class Router:
         max_message_bytes: int,
         on_message: Callable[[list[Any]], None],
         on_lost: Callable[[bytes, str], None],
-        receive: Callable[[zmq.Socket[bytes]], list[Any]] = receive,
+        receive: Callable[[zmq.Socket[bytes]], list[Any]] = receive_routed,
     ) -> None:
         self.endpoint = endpoint
         self._loop = loop

@@ -248,7 +248,7 @@ def test_what_cannot_be_executed_is_named(start: Start) -> None:
         assert reply["success"] is False
         for text in texts:
             assert text in reply["error"], reply
-    assert daemon.children() == set()
+    eventually(lambda: daemon.children() == set(), what="no process is left")
 
 
 # ---- the engine's sequence ----

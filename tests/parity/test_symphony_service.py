@@ -20,7 +20,8 @@ import pytest
 
 from mgmt.config import load
 from tests.parity.test_symphony_lifecycle import IGNORES_TERM, written
-from tests.system.daemon import ROOT, STUB, Daemon, Start, alive, config, eventually, model, script, symphony
+from tests.system.clients import eventually
+from tests.system.daemon import ROOT, STUB, Daemon, Start, alive, config, model, script, symphony
 
 ANCESTORS_CONFIG = ROOT / "tests" / "data" / "symphony_config.json"
 IDLE_STOP_S = 1.0  # the ancestor's loop saw its flag up to a second later
