@@ -151,9 +151,8 @@ def _explain(state: State, now: Now, asked: Asked, body: msg.Explain, out: list[
             lines.append(error.text)
     for which, probe in unit.probes.items():
         verdict = {True: "good", False: "bad", None: "undecided"}[probe.passing]
-        lines.append(
-            f"probe {which} ({probe.settings.kind}): {verdict}, {probe.good} good and {probe.bad} bad in a row: {probe.detail}"
-        )
+        counts = f"{probe.good} good and {probe.bad} bad answers in a row"
+        lines.append(f"probe {which} ({probe.settings.kind}): {verdict}, {counts}: {probe.detail}")
     if unit.last_exit is not None:
         lines.append(f"last exit: {unit.last_exit.reason}")
     if unit.state is UnitState.BACKOFF and unit.retry_ns is not None:

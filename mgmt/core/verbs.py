@@ -1,4 +1,4 @@
-"""The table of verbs: one handler for each request of the protocol. Who handles what is said where it is handled."""
+"""The table of verbs: one handler for each request of the protocol, entered where it is written."""
 
 from __future__ import annotations
 

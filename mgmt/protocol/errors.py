@@ -83,7 +83,9 @@ TABLE: dict[str, Row] = {
     "unreachable": Row(Fault.SERVER, True, Exit.UNREACHABLE, "no daemon answers at the endpoint"),
     # local to the command line and the daemon's own start
     "bad-config": Row(Fault.CLIENT, False, Exit.USAGE, "the configuration is missing or wrong"),
-    "bad-store": Row(Fault.SERVER, False, Exit.FAILED, "the state folder's store is damaged and was not touched"),
+    "bad-store": Row(
+        Fault.SERVER, False, Exit.FAILED, "the state folder's store is damaged and was not touched"
+    ),
     "already-running": Row(
         Fault.CLIENT, False, Exit.BUSY, "another daemon holds the endpoints or the state folder"
     ),

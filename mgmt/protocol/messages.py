@@ -387,16 +387,24 @@ class PlanReply(Message):
 class Plan(Message):
     """Show what applying a configuration would do, and do nothing."""
 
-    config: dict[str, Any] | None = Field(default=None, description="its content; none: the daemon reads its own file")
-    path: str | None = Field(default=None, max_length=4096, description="file it came from; base of relative folders")
+    config: dict[str, Any] | None = Field(
+        default=None, description="its content; none: the daemon reads its own file"
+    )
+    path: str | None = Field(
+        default=None, max_length=4096, description="file it came from; base of relative folders"
+    )
 
 
 @_request("apply", PlanReply)
 class Apply(Message):
     """Make a configuration the one in force: start, restart and stop what differs, and only that."""
 
-    config: dict[str, Any] | None = Field(default=None, description="its content; none: the daemon reads its own file")
-    path: str | None = Field(default=None, max_length=4096, description="file it came from; base of relative folders")
+    config: dict[str, Any] | None = Field(
+        default=None, description="its content; none: the daemon reads its own file"
+    )
+    path: str | None = Field(
+        default=None, max_length=4096, description="file it came from; base of relative folders"
+    )
 
 
 class Explanation(Message):

@@ -172,7 +172,9 @@ class LimitSettings(Table):
     max_subscriber_queue: Count = Field(
         defaults.MAX_SUBSCRIBER_QUEUE, description="events waiting for one subscriber; then a new snapshot"
     )
-    max_relay_queue: Count = Field(defaults.MAX_RELAY_QUEUE, description="relayed requests in flight at one replica")
+    max_relay_queue: Count = Field(
+        defaults.MAX_RELAY_QUEUE, description="relayed requests in flight at one replica"
+    )
     max_units: Count = Field(defaults.MAX_UNITS, description="backend processes of this daemon")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import itertools
 import logging
 import os
@@ -19,25 +20,34 @@ from typing import Any
 import uvloop
 import zmq
 
-from mgmt import __version__
+from mgmt import __version__, config
 from mgmt.config import Loaded
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import Now
 from mgmt.core.state import Identity, State
 from mgmt.core.step import LEGACY_PLANE, step
+from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
+from mgmt.settings import Settings
 from mgmt.shell import sight
+from mgmt.shell.cgroups import Cgroups
+from mgmt.shell.commands import Commands
+from mgmt.shell.identity import boot_id
 from mgmt.shell.legacy import LegacyPlane
 from mgmt.shell.logs import read_log
 from mgmt.shell.native import NativePlane
 from mgmt.shell.notify import Notifier, watchdog_interval_s
 from mgmt.shell.ownership import Lock, claim
 from mgmt.shell.prober import Prober
+from mgmt.shell.probes import Probes
 from mgmt.shell.relay import Relay
 from mgmt.shell.router import ipc_path, remove_socket
+from mgmt.shell.spawning import Spawner
 from mgmt.shell.timers import Timers
+from mgmt.shell.topology import NvmlGpus, read_topology
 from mgmt.shell.units import Units
+from mgmt.store import Batch, SqliteStore
 
 log = logging.getLogger("symphony-mgmt")  # the ancestor's name: its users filter on it
 
@@ -56,6 +66,8 @@ class Daemon:
         log_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
         runtime.mkdir(parents=True, exist_ok=True, mode=0o750)
         self._lock = Lock(state_dir)
+        self._store = SqliteStore(state_dir / "state.db")
+        restored = self._store.load()
         self._notifier = Notifier.from_environ()
         self._environ = dict(os.environ)
         for endpoint in settings.endpoints.served().values():
@@ -88,29 +100,50 @@ class Daemon:
         )
         self._prober = Prober(self._loop, self._context, self.emit)
         self._timers = Timers(self._loop, lambda key: self.emit(ev.TimerFired(key)))
-        self._units = Units(self._loop, settings, backend_path, runtime, log_dir, self._environ, self.emit)
+        # One name per state folder: daemons beside each other must not touch each other's groups.
+        group = "mgmt-" + hashlib.blake2b(os.fsencode(state_dir), digest_size=4).hexdigest()
+        self._cgroups = Cgroups(name=group)
+        self._spawner = Spawner(backend_path, runtime / "units", log_dir, self._environ, self._cgroups)
+        self._spawner.settings = settings
+        self._units = Units(self._loop, self._spawner, self.emit)
+        self._commands = Commands(self._loop)
+        self._probes = Probes(self._loop, self._commands, self._spawner.log_path, self._submit, self.emit)
+        self._commits: deque[list[fx.Effect]] = deque()
+        self._runtime, self._state_dir = runtime, state_dir
+        self._config_path = loaded.path
         self._sampler = sight.Sampler()
         self._workers = ThreadPoolExecutor(WORKERS, "worker")
         self._stop_signals = 0
+        secret = restored.meta.get("secret") or secrets.token_bytes(32)
         self._state = State(
             settings,
             Identity(
                 version=__version__,
                 pid=os.getpid(),
                 epoch=time.time_ns() // 1_000_000,
-                secret=secrets.token_bytes(32),
+                secret=secret,
                 config=str(loaded.path) if loaded.path is not None else loaded.source,
                 log_dir=str(log_dir),
                 started=_now(),
+                topology=read_topology(gpus=NvmlGpus()),
             ),
         )
+        boot = boot_id()
+        self._restored = ev.Restored(restored.units, restored.events, restored.meta.get("boot") == boot)
+        self._store.commit(Batch(meta={"secret": secret, "boot": boot}), lambda failure: None)
         self._perform: dict[type[Any], Callable[[Any], None]] = {
             fx.Answer: self._answer,
             fx.Tell: self.native.tell,
             fx.Publish: self.native.publish,
             fx.SetTimer: lambda effect: self._timers.set(effect.key, effect.at_ns),
             fx.CancelTimer: lambda effect: self._timers.cancel(effect.key),
-            fx.Spawn: self._units.spawn,
+            fx.Spawn: self._spawn,
+            fx.Adopt: self._units.adopt,
+            fx.AskProbe: lambda effect: self._probes.ask(effect, self._environ, None),
+            fx.ForgetProbes: lambda effect: self._probes.forget(effect.unit),
+            fx.RunHook: self._run_hook,
+            fx.CancelHook: self._cancel_hook,
+            fx.ReadConfig: self._read_config,
             fx.SignalUnit: self._units.signal,
             fx.KillUnit: self._units.kill,
             fx.ProbeHandshake: lambda effect: self._prober.start(
@@ -133,9 +166,13 @@ class Daemon:
         for number in (signals.SIGTERM, signals.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
         loop.add_signal_handler(signals.SIGHUP, self._on_hangup)
+        loop.add_signal_handler(signals.SIGUSR1, self.emit, ev.HandOver("SIGUSR1"))
         interval_s = watchdog_interval_s()
         if interval_s is not None:
             self._beat(interval_s)
+        self.emit(self._restored)
+        units = self._state.supervisor.units.values()
+        self._units.clean({(unit.spec.name, unit.incarnation) for unit in units if unit.has_process})
         self._sample()
         endpoint = self._state.settings.endpoints.control
         log.info("ready: pid %d, control endpoint %s", os.getpid(), endpoint)
@@ -153,10 +190,37 @@ class Daemon:
         self._stepping = True
         try:
             while self._queue:
-                for effect in step(self._state, _now(), self._queue.popleft()):
-                    self._perform[type(effect)](effect)
+                self._carry_out(step(self._state, _now(), self._queue.popleft()))
         finally:
             self._stepping = False
+
+    def _carry_out(self, effects: list[fx.Effect]) -> None:
+        """Write-ahead: the effects of a step that commits wait for the disk, and so do deeds of later steps.
+
+        Answers and messages of steps without a commit overtake: they tell nothing that is not durable.
+        """
+        if effects and isinstance(effects[0], fx.Commit):
+            commit = effects[0]
+            self._commits.append(effects[1:])
+            batch = Batch(units=commit.units, events=commit.events, keep_events_from=commit.keep_events_from)
+            self._store.commit(batch, self._on_written)
+        elif self._commits and not all(isinstance(effect, fx.Answer | fx.Tell) for effect in effects):
+            self._commits[-1].extend(effects)
+        else:
+            for effect in effects:
+                self._perform[type(effect)](effect)
+
+    def _on_written(self, failure: str) -> None:
+        # In the store's thread.
+        self._loop.call_soon_threadsafe(self._on_commit, failure)
+
+    def _on_commit(self, failure: str) -> None:
+        for effect in self._commits.popleft():
+            answer = _not_durable(effect, failure) if failure and isinstance(effect, fx.Answer) else effect
+            self._perform[type(effect)](answer)
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        self._workers.submit(work)
 
     def _close(self) -> None:
         self._notifier.stopping()
@@ -169,7 +233,11 @@ class Daemon:
         self.relay.close()
         for router in routers:
             router.close(linger_ms=int(FLUSH_S * 1000))
+        self._probes.close()
+        self._commands.close()
         self._units.close()
+        self._cgroups.close()
+        self._store.close()
         self._context.term()
         self._workers.shutdown()
         self._loop.close()
@@ -192,6 +260,53 @@ class Daemon:
         if path is not None:
             remove_socket(path)
 
+    def _spawn(self, effect: fx.Spawn) -> None:
+        self._probes.mark(effect.unit)
+        self._units.spawn(effect)
+
+    def _run_hook(self, effect: fx.RunHook) -> None:
+        def done(ok: bool, detail: str) -> None:
+            self.emit(ev.HookEnded(effect.unit, effect.incarnation, effect.which, ok, detail))
+
+        backend = effect.backend.model_copy(update={"command": effect.hook.command})
+        try:
+            filled = self._spawner.fill(backend, effect.model, effect.unit, effect.endpoint, None)
+        except MgmtError as error:
+            self._loop.call_soon(done, False, error.text)
+            return
+        env = {**self._environ, **filled.env, **effect.env}
+        key = (effect.unit, effect.which, effect.incarnation)
+        self._commands.run(key, filled.argv, env, filled.cwd, effect.hook.timeout_s, done)
+
+    def _cancel_hook(self, effect: fx.CancelHook) -> None:
+        incarnation = self._state.supervisor.units[effect.unit].incarnation
+        for which in ("pre_start", "pre_stop"):
+            self._commands.cancel((effect.unit, which, incarnation))
+
+    def _read_config(self, effect: fx.ReadConfig) -> None:
+        def read() -> None:
+            result: Settings | MgmtError
+            runtime, state = self._runtime, self._state_dir
+            try:
+                if effect.config is None:
+                    result = config.load(self._config_path, runtime=runtime, state=state).settings
+                else:
+                    path = Path(effect.path) if effect.path is not None else None
+                    result = config.parse(dict(effect.config), path, runtime=runtime, state=state)
+            except MgmtError as error:
+                result = error
+            self._loop.call_soon_threadsafe(
+                self._on_config, ev.ConfigRead(effect.route, effect.apply, result)
+            )
+
+        self._submit(read)
+
+    def _on_config(self, event: ev.ConfigRead) -> None:
+        self.emit(event)
+        self._spawner.settings = self._state.settings
+        if event.route is None:
+            self._notifier.ready("configuration applied")
+
     def _inspect(self, effect: fx.Inspect) -> None:
         path = ipc_path(effect.endpoint)
         if path is not None:
@@ -211,7 +326,7 @@ class Daemon:
         self._workers.submit(look)
 
     def _read_log(self, effect: fx.ReadLog) -> None:
-        path = self._units.log_path(effect.unit)
+        path = self._spawner.log_path(effect.unit)
 
         def read() -> None:
             result: dict[str, Any] | MgmtError
@@ -230,9 +345,9 @@ class Daemon:
         self.emit(ev.StopRequested(signals.Signals(number).name, fast=self._stop_signals > 1))
 
     def _on_hangup(self) -> None:
-        log.warning(
-            "SIGHUP: reload is not available in this version; restart to apply a changed configuration"
-        )
+        log.info("SIGHUP: applying the configuration file")
+        self._notifier.reloading()
+        self._read_config(fx.ReadConfig(None, apply=True, config=None, path=None))
 
     def _beat(self, interval_s: float) -> None:
         # Runs in the loop, so a loop that is stuck stops beating: that is the point.
@@ -249,6 +364,18 @@ class Daemon:
         pids = {name: unit.pid for name, unit in chosen.items() if unit.pid is not None}
         if pids:
             self.emit(ev.Sampled(self._sampler.sample(pids)))
+
+
+def _not_durable(answer: fx.Answer, failure: str) -> fx.Answer:
+    """What a caller is told instead of ok when the store cannot be written; refusals stay what they are."""
+    if answer.outcome != frames.Outcome.OK:
+        return answer
+    error = MgmtError(
+        "not-durable",
+        f"it was done, but could not be written to the store ({failure}), so the next daemon would not know; "
+        "free some space in the state folder and repeat the command",
+    )
+    return fx.Answer(answer.route, frames.Outcome.ERROR, error.as_body())
 
 
 def _now() -> Now:

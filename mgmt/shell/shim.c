@@ -595,6 +595,17 @@ static const char *prepare(int pipe_write[1], const char **at)
     return NULL;
 }
 
+/*
+ * The daemon died before it could know that we are here. The next one may have looked for us already and found
+ * nothing: it starts the unit again, so we must not. Asked after the identity is on disk: a daemon that dies
+ * later leaves a successor that finds it.
+ */
+static bool is_orphaned(void)
+{
+    struct pollfd daemon = {.fd = opt.fd};
+    return opt.fd >= 0 && poll(&daemon, 1, 0) > 0 && (daemon.revents & (POLLHUP | POLLERR));
+}
+
 static const char *spawn(int pipe_write)
 {
     int ends[2], null;
@@ -639,6 +650,10 @@ int main(int argc, char **argv)
     if (!stage) {
         stage = prepare(&pipe_write, &at);
         err = errno;
+    }
+    if (!stage && is_orphaned()) {
+        stage = "orphaned";
+        err = EPIPE;
     }
     if (!stage) {
         send_state(0);

@@ -11,7 +11,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,8 @@ class SqliteStore:
         from a first start: both are refused, never replaced by an empty store.
         """
         self.path = path
-        self._queue: queue.SimpleQueue[tuple[Batch, Callable[[], None]] | None] = queue.SimpleQueue()
-        self.failed: str = ""
+        self._queue: queue.SimpleQueue[tuple[Batch, Callable[[str], None]] | None] = queue.SimpleQueue()
+        self._unwritten: list[Batch] = []
         marker = path.with_name(path.name + ".id")
         fresh = not marker.exists() and not path.exists()
         if fresh:
@@ -96,8 +96,11 @@ class SqliteStore:
         except (sqlite3.DatabaseError, MgmtError) as error:
             raise self._refusal(str(error)) from None
 
-    def commit(self, batch: Batch, done: Callable[[], None]) -> None:
-        """Queue a batch; `done` is called in the writer's thread once it is on the disk."""
+    def commit(self, batch: Batch, done: Callable[[str], None]) -> None:
+        """Queue a batch; `done` is called in the writer's thread, with "" once it is on the disk.
+
+        With a reason when that failed: the batch is then written before the next one, when that succeeds.
+        """
         self._queue.put((batch, done))
 
     def close(self) -> None:
@@ -111,7 +114,7 @@ class SqliteStore:
     def _write(self) -> None:
         while True:
             item = self._queue.get()
-            batches: list[tuple[Batch, Callable[[], None]]] = []
+            batches: list[tuple[Batch, Callable[[str], None]]] = []
             while item is not None:
                 batches.append(item)
                 try:
@@ -123,23 +126,22 @@ class SqliteStore:
             if item is None:
                 return
 
-    def _commit(self, batches: Iterable[tuple[Batch, Callable[[], None]]]) -> None:
-        db = self._db
+    def _commit(self, batches: list[tuple[Batch, Callable[[str], None]]]) -> None:
+        db, failure = self._db, ""
+        wanted = [*self._unwritten, *(batch for batch, _ in batches)]
         try:
             db.execute("BEGIN IMMEDIATE")
-            for batch, _ in batches:
+            for batch in wanted:
                 _apply(db, batch)
             db.execute("COMMIT")
         except sqlite3.Error as error:
-            # A full disk, most likely. The callers are told nothing: an unacknowledged change must not look
-            # durable. The daemon goes on with what it has and says so.
-            self.failed = str(error)
+            # A full disk, most likely. Supervision must go on; whoever asked is told that it may be forgotten.
+            failure = str(error)
             if db.in_transaction:
                 db.execute("ROLLBACK")
-            return
-        self.failed = ""
+        self._unwritten = _merged(wanted) if failure else []
         for _, done in batches:
-            done()
+            done(failure)
 
     # ---- opening ----
 
@@ -238,6 +240,20 @@ def _apply(db: sqlite3.Connection, batch: Batch) -> None:
         db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?)", rows)
     if batch.keep_events_from:
         db.execute("DELETE FROM events WHERE seq < ?", (batch.keep_events_from,))
+
+
+def _merged(batches: list[Batch]) -> list[Batch]:
+    """One batch with the last word of each: what could not be written does not grow with every try."""
+    meta: dict[str, Any] = {}
+    units: dict[str, Record | None] = {}
+    events: list[Record] = []
+    keep = 0
+    for batch in batches:
+        meta |= batch.meta
+        units |= batch.units
+        events += batch.events
+        keep = max(keep, batch.keep_events_from)
+    return [Batch(meta, units, tuple(event for event in events if event["seq"] >= keep), keep)]
 
 
 def _write_durably(path: Path, data: bytes) -> None:

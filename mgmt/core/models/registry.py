@@ -18,7 +18,7 @@ class Registry:
         self.settings = settings
         self.models = {model.name: model for model in settings.supported_models}
         # A plain unit is asked for by name like a model; it has one process and nothing to lease.
-        self.plain = {name: ModelSettings(name=name, type="") for name in settings.units}
+        self.plain = {name: ModelSettings(name=name, type="unit") for name in settings.units}
         self._names: dict[str, ModelSettings] = {}
         for model in settings.supported_models:
             self._names.setdefault(model.fullname, model)

@@ -51,7 +51,7 @@ def to_record(unit: Unit) -> dict[str, Any]:
 
 def ghost(name: str, record: dict[str, Any]) -> UnitSpec:
     """A specification for a unit that no configuration has any more: enough to stop it."""
-    model = ModelSettings(name=record["model"], type="")
+    model = ModelSettings(name=record["model"], type="unit")
     return UnitSpec(name, model, UnitSettings(command=("no longer configured",)))
 
 

@@ -25,6 +25,7 @@ class State(StrEnum):
     FATAL = "FATAL"
 
 
+NOWHERE = Place()
 AT_REST = frozenset({State.STOPPED, State.EXITED, State.FATAL})
 
 # THE table: (state, trigger) -> the states it may lead to. docs/protocol.md draws it.
@@ -129,7 +130,7 @@ class Unit:
     verdict: str = ""  # why the supervisor itself is ending the process
     start_when_empty: bool = False
     wanted: bool = False  # was told to be up, and not told to stop since
-    place: Place = Place()  # what it holds of the machine, from its start until it is at rest
+    place: Place = NOWHERE  # what it holds of the machine, from its start until it is at rest
     waiting_for: str = ""  # the dependency that keeps a wanted unit from being started
     stop_reason: str = ""  # told to stop, but a dependant must be gone first
     hook: str = ""  # the hook that is running; the life of the unit waits for it
