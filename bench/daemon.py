@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +99,22 @@ def configuration(folder: Path, cpus: str | None = None) -> dict[str, Any]:
 
 
 @contextmanager
-def place(cpus: str | None = None) -> Iterator[tuple[Path, dict[str, str], list[str]]]:
-    """A folder with a configuration, the environment and the command that start a daemon in it."""
+def place(
+    cpus: str | None = None, units: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Path, dict[str, str], list[str]]]:
+    """A folder with a configuration, the environment and the command that start a daemon in it.
+
+    With `units` the configuration has these, and no models.
+    """
     with tempfile.TemporaryDirectory(prefix="mgmt-bench-") as name:
         folder = Path(name)
         config = folder / "config.json"
-        config.write_text(json.dumps(configuration(folder, cpus)))
+        told = configuration(folder, cpus)
+        if units is not None:
+            told |= {"units": dict(units), "model_backends": {}, "supported_models": []}
+            # A daemon as it is installed: with the history and the log that it has by default.
+            del told["limits"], told["logging"]
+        config.write_text(json.dumps(told))
         environ = {
             **{key: value for key, value in os.environ.items() if not key.startswith("MGMT_")},
             "MGMT_RUNTIME_DIR": name,
@@ -115,10 +125,11 @@ def place(cpus: str | None = None) -> Iterator[tuple[Path, dict[str, str], list[
 
 
 @contextmanager
-def running(cpus: str | None = None) -> Iterator[Daemon]:
+def running(cpus: str | None = None, units: Mapping[str, Any] | None = None) -> Iterator[Daemon]:
     """A daemon that answers; ended by SIGTERM, and by SIGKILL with everything below it when it does not end."""
-    with place(cpus) as (folder, environ, command):
-        process = subprocess.Popen(command, env=environ)
+    with place(cpus, units) as (folder, environ, command):
+        with open(folder / "daemon.log", "wb") if units is not None else nullcontext() as log:
+            process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
         daemon = Daemon(folder, process, environ)
         try:
             wire.Control(daemon.control).close()
