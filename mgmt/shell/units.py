@@ -83,6 +83,8 @@ class Units:
         if folder is None or folder.shim is None:
             # A shim that comes up after its daemon died starts nothing: what is not there will not come.
             self._later(ev.Vanished(*key))
+            if path.is_dir():
+                self._remove(path)
             return
         pidfd = folder.shim.pidfd()
         if pidfd is not None:
@@ -273,10 +275,11 @@ class Units:
     def _remove(self, folder: Path, tries: int = 0) -> None:
         """Forget an ended process: its control groups, as soon as the kernel lets go of them, and its folder."""
         left = self._spawner.cgroups.remove(read_groups(folder))
+        if not left:
+            shutil.rmtree(folder, ignore_errors=True)
+            left = [folder] if folder.exists() else []  # a shim that starts nothing is writing into it
         if left and tries < GROUP_RETRIES:
             self._loop.call_later(GROUP_RETRY_S, self._remove, folder, tries + 1)
-            return
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _exited(key: Key, fields: dict[str, str], left: int, log_path: Path) -> ev.Exited:
