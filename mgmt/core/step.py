@@ -101,7 +101,7 @@ def _on_change(state: State, now: Now, change: Change, out: list[fx.Effect]) -> 
     unit, was = change.unit, change.was
     model = unit.spec.model.name
     _journal_unit(state, now, change, out)
-    if was is UnitState.RUNNING or unit.ready:
+    if unit.serves and (was is UnitState.RUNNING or unit.ready):
         replicas = tuple((u.spec.name, u.endpoint) for u in state.loading.ready_units(model))
         out.append(fx.RelayGroup(model, replicas))
     if was is UnitState.RUNNING and change.state is not UnitState.RUNNING:

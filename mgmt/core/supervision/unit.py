@@ -140,6 +140,11 @@ class Unit:
     memory_bytes: int | None = None
 
     @property
+    def serves(self) -> bool:
+        """Whether it answers requests on its endpoint; a plain unit has nobody there."""
+        return self.spec.backend.kind != "plain"
+
+    @property
     def ready(self) -> bool:
         """Up, and not taken out of routing by its ready probe."""
         probe = self.probes.get("ready")
