@@ -19,7 +19,10 @@ from mgmt.protocol import defaults, frames
 from mgmt.protocol.errors import MgmtError
 
 REPEATABLE = frozenset(
-    {"status", "models", "load-model", "unload-model", "wait", "lease", "subscribe", "logs"}
+    {
+        *("status", "models", "load-model", "unload-model", "wait", "lease", "subscribe", "logs"),
+        *("start", "stop", "reset-failed", "plan", "apply", "explain", "dump"),
+    }
 )
 NEVER = float("inf")
 START_HINT = "mgmt start-service"

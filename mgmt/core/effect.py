@@ -194,13 +194,14 @@ class RelayLease:
 
 @dataclass(frozen=True, slots=True)
 class ReadLog:
-    """Read a unit's log in a worker thread and answer the route with a LogChunk."""
+    """Read a unit's log in a worker thread and answer the route with a LogChunk; `since` in epoch seconds."""
 
     route: Route
     unit: str
     lines: int
     offset: int | None
     inode: int | None
+    since: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

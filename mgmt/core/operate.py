@@ -9,6 +9,7 @@ from mgmt.core import event as ev
 from mgmt.core import status
 from mgmt.core.event import Asked, Now
 from mgmt.core.placement import Place, plan
+from mgmt.core.models.operations import targets
 from mgmt.core.reconcile import Action, actions, untouchable
 from mgmt.core.state import State
 from mgmt.core.supervision import AT_REST, to_record
@@ -40,12 +41,11 @@ def _restart(state: State, now: Now, asked: Asked, body: msg.Restart, out: list[
 @handles("reset-failed")
 def _reset_failed(state: State, now: Now, asked: Asked, body: msg.ResetFailed, out: list[fx.Effect]) -> Body:
     units = state.operations.find(body.targets) if body.targets else list(state.supervisor.units.values())
+    failed = (UnitState.FATAL, UnitState.EXITED, UnitState.BACKOFF)
+    already = [unit.spec.name for unit in units if unit.state not in failed]
     for unit in units:
         state.supervisor.reset_failed(unit)
-    return {
-        "units": [unit.spec.name for unit in units],
-        "states": {unit.spec.name: str(unit.state) for unit in units},
-    }
+    return targets(units, already)
 
 
 # ---- plan and apply --------------------------------------------------------------------------------------

@@ -69,8 +69,11 @@ def service_body(state: State, now: Now) -> dict[str, Any]:
     }
 
 
-def units_body(state: State, now: Now, names: list[str]) -> list[dict[str, Any]]:
-    """UnitStatus of the named units or models in name order; all when `names` is empty."""
+def units_body(state: State, now: Now, names: list[str], every: bool = False) -> list[dict[str, Any]]:
+    """UnitStatus of the named units or models in name order; all when `names` is empty.
+
+    A model that was never started is left out unless `every` is true: `mgmt models` lists it.
+    """
     units = state.supervisor.units
     if names:
         wanted: set[str] = set()
@@ -80,11 +83,10 @@ def units_body(state: State, now: Now, names: list[str]) -> list[dict[str, Any]]
             wanted.update([target] if target in units else loaded)
         chosen = [units[name] for name in sorted(wanted)]
     else:
-        # A model that was never loaded is not a unit anybody asked about; `mgmt models` lists it.
         chosen = [
-            units[name]
-            for name in sorted(units)
-            if units[name].incarnation or units[name].wanted or units[name].spec.backend.kind == "plain"
+            unit
+            for _, unit in sorted(units.items())
+            if every or unit.incarnation or unit.wanted or unit.spec.backend.kind == "plain"
         ]
     return [unit_body(state, now, unit) for unit in chosen]
 

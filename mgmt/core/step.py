@@ -193,10 +193,10 @@ def _hello(state: State, now: Now, asked: Asked, body: msg.Hello, out: list[fx.E
 
 @handles("status")
 def _status(state: State, now: Now, asked: Asked, body: msg.Status, out: list[fx.Effect]) -> Body:
-    if body.units:
+    if body.units or body.all:
         return {
             "service": status.service_body(state, now),
-            "units": status.units_body(state, now, body.units),
+            "units": status.units_body(state, now, body.units, body.all),
         }
     cache = status.whole(state, now)
     return cache.body if asked.route.plane == LEGACY_PLANE else cache.packed
@@ -309,8 +309,8 @@ def _release(state: State, now: Now, asked: Asked, body: msg.Release, out: list[
 def _subscribe(state: State, now: Now, asked: Asked, body: msg.Subscribe, out: list[fx.Effect]) -> Body:
     session = state.sessions.find(now, asked.route.peer, asked.route.session)
     session.subscribed = body.follow
-    same_epoch = body.epoch in (None, state.identity.epoch)
-    events, gap = state.journal.since(body.since) if same_epoch else ([], True)
+    # The journal is durable: its numbers go on from one epoch to the next, so the epoch is not compared.
+    events, gap = state.journal.since(body.since)
     return {
         "seq": state.journal.seq,
         "epoch": state.identity.epoch,
@@ -331,7 +331,8 @@ def _logs(state: State, now: Now, asked: Asked, body: msg.Logs, out: list[fx.Eff
             )
         target = units[0].spec.name
     state.sessions.park(now, asked, out)
-    out.append(fx.ReadLog(asked.route, target, body.lines, body.offset, body.inode))
+    since = None if body.since_s is None else now.real_s - body.since_s
+    out.append(fx.ReadLog(asked.route, target, body.lines, body.offset, body.inode, since))
     return None
 
 

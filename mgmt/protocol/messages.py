@@ -238,6 +238,7 @@ class Status(Message):
     units: list[Name] = Field(
         default=[], max_length=1024, description="only these units or models; empty: all"
     )
+    all: bool = Field(default=False, description="also those that were never started")
 
 
 class Model(Message):
@@ -334,6 +335,7 @@ class Targets(Message):
 
     units: list[str]
     states: dict[str, UnitState]
+    already: list[str] = Field(description="units of which nothing had to be changed")
 
 
 @_request("start", Targets)
@@ -491,7 +493,7 @@ class Snapshot(Message):
     epoch: int
     units: list[UnitStatus]
     events: list[dict[str, Any]] = Field(description="events after `since`, when it is still remembered")
-    gap: bool = Field(description="`since` is older than what is remembered, or from another epoch")
+    gap: bool = Field(description="`since` is older than what is remembered, or was never given here")
 
 
 @_request("subscribe", Snapshot, Audience.CLIENT)
@@ -499,7 +501,9 @@ class Subscribe(Message):
     """Get a snapshot, then every event after it."""
 
     since: int | None = Field(default=None, ge=0, description="replay the events after this number first")
-    epoch: int | None = Field(default=None, description="the epoch `since` belongs to")
+    epoch: int | None = Field(
+        default=None, description="the epoch `since` was heard in; the numbers go on through all epochs"
+    )
     follow: bool = Field(default=True, description="false: only the answer, no subscription")
 
 
@@ -513,10 +517,16 @@ class LogChunk(Message):
 
 @_request("logs", LogChunk, Audience.CLIENT)
 class Logs(Message):
-    """Read a unit's log: its last lines, or what follows an earlier chunk."""
+    """Read a unit's log: its last lines, what was written lately, or what follows an earlier chunk."""
 
     unit: Name = Field(description="unit or model")
     lines: int = Field(default=20, ge=0, le=100_000, description="last lines, when no offset is given")
+    since_s: float | None = Field(
+        default=None,
+        ge=0,
+        description="instead of the last lines: what was written in this many last seconds, to within 5 s; "
+        "of a time before the daemon's start, rather more than less",
+    )
     offset: int | None = Field(default=None, ge=0)
     inode: int | None = None
 

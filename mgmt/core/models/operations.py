@@ -11,6 +11,7 @@ from mgmt.core.models.registry import Registry
 from mgmt.core.sessions import Sessions
 from mgmt.core.supervision import AT_REST, Ordering, State, Supervisor, Unit
 from mgmt.protocol import frames
+from mgmt.protocol.errors import MgmtError
 
 
 class Operations:
@@ -29,8 +30,8 @@ class Operations:
         self._ordering = ordering
         self._loading = loading
         self._sessions = sessions
-        # What is waited for (up or down), and the units with the incarnation they had when it was asked.
-        self._waiting: dict[Route, tuple[str, list[Unit]]] = {}
+        # What is waited for (up or down), the units, and those of which nothing had to be changed.
+        self._waiting: dict[Route, tuple[str, list[Unit], list[str]]] = {}
 
     def find(self, targets: list[str]) -> list[Unit]:
         """The units behind names of units and models; MgmtError when a name is neither."""
@@ -44,14 +45,16 @@ class Operations:
     def start(
         self, now: Now, asked: Asked, units: list[Unit], wait: bool, out: list[fx.Effect]
     ) -> dict[str, Any] | None:
+        already = [unit.spec.name for unit in units if unit.state in (State.STARTING, State.RUNNING)]
         self._ordering.start(now, units, out)
-        return self._answer_or_park(now, asked, "up", units, wait, out)
+        return self._answer_or_park(now, asked, "up", units, already, wait, out)
 
     def stop(
         self, now: Now, asked: Asked, units: list[Unit], wait: bool, out: list[fx.Effect]
     ) -> dict[str, Any] | None:
+        already = [unit.spec.name for unit in units if _is_down(unit) and not unit.waiting_for]
         self._ordering.stop(now, units, out, "stopped by request")
-        return self._answer_or_park(now, asked, "down", units, wait, out)
+        return self._answer_or_park(now, asked, "down", units, already, wait, out)
 
     def restart(
         self, now: Now, asked: Asked, units: list[Unit], wait: bool, out: list[fx.Effect]
@@ -61,18 +64,18 @@ class Operations:
                 self._ordering.start(now, [unit], out)
             else:
                 self._supervisor.restart(now, unit, out, "restarted by request")
-        return self._answer_or_park(now, asked, "up", units, wait, out)
+        return self._answer_or_park(now, asked, "up", units, [], wait, out)
 
     def on_change(self, out: list[fx.Effect]) -> None:
         """Answer whoever's units are all where they should be, or cannot get there."""
-        for route, (what, units) in list(self._waiting.items()):
-            failed = next((unit for unit in units if what == "up" and unit.state is State.FATAL), None)
-            if failed is not None:
+        for route, (what, units, already) in list(self._waiting.items()):
+            error = _hopeless(what, units)
+            if error is not None:
                 del self._waiting[route]
-                self._sessions.refuse(route, start_failed(failed), out)
+                self._sessions.refuse(route, error, out)
             elif _reached(what, units):
                 del self._waiting[route]
-                self._sessions.answer(route, frames.Outcome.OK, _targets(units), out)
+                self._sessions.answer(route, frames.Outcome.OK, targets(units, already), out)
 
     def forget(self, route: Route) -> None:
         self._waiting.pop(route, None)
@@ -86,26 +89,52 @@ class Operations:
         return self._loading.units(model.name)
 
     def _answer_or_park(
-        self, now: Now, asked: Asked, what: str, units: list[Unit], wait: bool, out: list[fx.Effect]
+        self,
+        now: Now,
+        asked: Asked,
+        what: str,
+        units: list[Unit],
+        already: list[str],
+        wait: bool,
+        out: list[fx.Effect],
     ) -> dict[str, Any] | None:
-        failed = next((unit for unit in units if what == "up" and unit.state is State.FATAL), None)
-        if failed is not None:
-            raise start_failed(failed)
+        error = _hopeless(what, units)
+        if error is not None:
+            raise error
         if not wait or _reached(what, units):
-            return _targets(units)
+            return targets(units, already)
         self._sessions.park(now, asked, out)
-        self._waiting[asked.route] = (what, units)
+        self._waiting[asked.route] = (what, units, already)
         return None
 
 
 def _reached(what: str, units: list[Unit]) -> bool:
     if what == "down":
-        return all(unit.state in AT_REST and not unit.has_process and not unit.stop_reason for unit in units)
-    return all(unit.ready or (unit.spec.oneshot and unit.state is State.EXITED) for unit in units)
+        return all(_is_down(unit) and not unit.stop_reason for unit in units)
+    return all(unit.is_up for unit in units)
 
 
-def _targets(units: list[Unit]) -> dict[str, Any]:
+def _hopeless(what: str, units: list[Unit]) -> MgmtError | None:
+    """Why the units will not come up; None when they are up or may still come."""
+    for unit in units if what == "up" else ():
+        if unit.waiting_for:
+            continue
+        if unit.state is State.FATAL or (unit.state is State.EXITED and not unit.spec.oneshot):
+            return start_failed(unit)
+        if unit.state is State.STOPPED and not unit.wanted:
+            name = unit.spec.name
+            return MgmtError("cancelled", f"the start of {name!r} was overtaken by a stop", unit=name)
+    return None
+
+
+def _is_down(unit: Unit) -> bool:
+    return unit.state in AT_REST and not unit.has_process
+
+
+def targets(units: list[Unit], already: list[str]) -> dict[str, Any]:
+    """A Targets body; of those `already` named, nothing had to be changed."""
     return {
         "units": [unit.spec.name for unit in units],
         "states": {unit.spec.name: str(unit.state) for unit in units},
+        "already": already,
     }

@@ -150,6 +150,11 @@ class Unit:
         probe = self.probes.get("ready")
         return self.state is State.RUNNING and (probe is None or probe.passing is True)
 
+    @property
+    def is_up(self) -> bool:
+        """Ready, or a one-shot that has done what it is for."""
+        return self.ready or (self.spec.oneshot and self.state is State.EXITED)
+
     def move(self, trigger: str, to: State, reason: str) -> State:
         """Step along the table and return the former state; IllegalTransition changes nothing."""
         if to not in TRANSITIONS.get((self.state, trigger), ()):
