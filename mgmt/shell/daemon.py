@@ -27,12 +27,12 @@ from mgmt.core import event as ev
 from mgmt.core.event import Now
 from mgmt.core.state import Identity, State
 from mgmt.core.step import LEGACY_PLANE, step
-from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import Settings
 from mgmt.shell import sight
 from mgmt.shell.cgroups import Cgroups
 from mgmt.shell.commands import Commands
+from mgmt.shell.commits import Commits
 from mgmt.shell.identity import boot_id
 from mgmt.shell.legacy import LegacyPlane
 from mgmt.shell.logs import read_log
@@ -108,7 +108,7 @@ class Daemon:
         self._units = Units(self._loop, self._spawner, self.emit)
         self._commands = Commands(self._loop)
         self._probes = Probes(self._loop, self._commands, self._spawner.log_path, self._submit, self.emit)
-        self._commits: deque[list[fx.Effect]] = deque()
+        self._commits = Commits(self._loop, self._store, lambda effect: self._perform[type(effect)](effect))
         self._runtime, self._state_dir = runtime, state_dir
         self._config_path = loaded.path
         self._sampler = sight.Sampler()
@@ -190,34 +190,9 @@ class Daemon:
         self._stepping = True
         try:
             while self._queue:
-                self._carry_out(step(self._state, _now(), self._queue.popleft()))
+                self._commits.carry_out(step(self._state, _now(), self._queue.popleft()))
         finally:
             self._stepping = False
-
-    def _carry_out(self, effects: list[fx.Effect]) -> None:
-        """Write-ahead: the effects of a step that commits wait for the disk, and so do deeds of later steps.
-
-        Answers and messages of steps without a commit overtake: they tell nothing that is not durable.
-        """
-        if effects and isinstance(effects[0], fx.Commit):
-            commit = effects[0]
-            self._commits.append(effects[1:])
-            batch = Batch(units=commit.units, events=commit.events, keep_events_from=commit.keep_events_from)
-            self._store.commit(batch, self._on_written)
-        elif self._commits and not all(isinstance(effect, fx.Answer | fx.Tell) for effect in effects):
-            self._commits[-1].extend(effects)
-        else:
-            for effect in effects:
-                self._perform[type(effect)](effect)
-
-    def _on_written(self, failure: str) -> None:
-        # In the store's thread.
-        self._loop.call_soon_threadsafe(self._on_commit, failure)
-
-    def _on_commit(self, failure: str) -> None:
-        for effect in self._commits.popleft():
-            answer = _not_durable(effect, failure) if failure and isinstance(effect, fx.Answer) else effect
-            self._perform[type(effect)](answer)
 
     def _submit(self, work: Callable[[], None]) -> None:
         self._workers.submit(work)
@@ -364,18 +339,6 @@ class Daemon:
         pids = {name: unit.pid for name, unit in chosen.items() if unit.pid is not None}
         if pids:
             self.emit(ev.Sampled(self._sampler.sample(pids)))
-
-
-def _not_durable(answer: fx.Answer, failure: str) -> fx.Answer:
-    """What a caller is told instead of ok when the store cannot be written; refusals stay what they are."""
-    if answer.outcome != frames.Outcome.OK:
-        return answer
-    error = MgmtError(
-        "not-durable",
-        f"it was done, but could not be written to the store ({failure}), so the next daemon would not know; "
-        "free some space in the state folder and repeat the command",
-    )
-    return fx.Answer(answer.route, frames.Outcome.ERROR, error.as_body())
 
 
 def _now() -> Now:

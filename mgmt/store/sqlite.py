@@ -1,8 +1,8 @@
 """SQLite as the store: one writer thread, group commit, and a check that refuses instead of resetting.
 
 Three tables: `meta` (name, msgpack value), `units` (name, msgpack record), `events` (seq, msgpack record). The
-writer takes every batch that waits, commits them in one transaction with a full sync, and then tells each
-caller: what was acknowledged is on the disk.
+writer takes every batch that waits, commits them in one transaction, with a full sync when one of them asks for
+it, and then tells each caller: what was acknowledged is on the disk.
 """
 
 from __future__ import annotations
@@ -32,12 +32,16 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Changes that become durable together. A unit's record None: forget it; `keep_events_from`: drop older."""
+    """Changes that become durable together. A unit's record None: forget it; `keep_events_from`: drop older.
+
+    `synced` survives the machine; without, it survives this process, and the machine with the next that is.
+    """
 
     meta: Record = field(default_factory=dict)
     units: Mapping[str, Record | None] = field(default_factory=dict)
     events: tuple[Record, ...] = ()
     keep_events_from: int = 0
+    synced: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,7 @@ class SqliteStore:
         self.path = path
         self._queue: queue.SimpleQueue[tuple[Batch, Callable[[str], None]] | None] = queue.SimpleQueue()
         self._unwritten: list[Batch] = []
+        self._syncs = True
         marker = path.with_name(path.name + ".id")
         fresh = not marker.exists() and not path.exists()
         if fresh:
@@ -97,7 +102,7 @@ class SqliteStore:
             raise self._refusal(str(error)) from None
 
     def commit(self, batch: Batch, done: Callable[[str], None]) -> None:
-        """Queue a batch; `done` is called in the writer's thread, with "" once it is on the disk.
+        """Queue a batch; `done` is called in the writer's thread, with "" once it is written (and synced).
 
         With a reason when that failed: the batch is then written before the next one, when that succeeds.
         """
@@ -129,7 +134,11 @@ class SqliteStore:
     def _commit(self, batches: list[tuple[Batch, Callable[[str], None]]]) -> None:
         db, failure = self._db, ""
         wanted = [*self._unwritten, *(batch for batch, _ in batches)]
+        synced = any(batch.synced for batch in wanted)
         try:
+            if synced is not self._syncs:
+                db.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
+                self._syncs = synced
             db.execute("BEGIN IMMEDIATE")
             for batch in wanted:
                 _apply(db, batch)
@@ -247,13 +256,14 @@ def _merged(batches: list[Batch]) -> list[Batch]:
     meta: dict[str, Any] = {}
     units: dict[str, Record | None] = {}
     events: list[Record] = []
-    keep = 0
+    keep, synced = 0, False
     for batch in batches:
+        synced |= batch.synced
         meta |= batch.meta
         units |= batch.units
         events += batch.events
         keep = max(keep, batch.keep_events_from)
-    return [Batch(meta, units, tuple(event for event in events if event["seq"] >= keep), keep)]
+    return [Batch(meta, units, tuple(event for event in events if event["seq"] >= keep), keep, synced)]
 
 
 def _write_durably(path: Path, data: bytes) -> None:
