@@ -477,9 +477,13 @@ def test_exit_while_the_daemon_is_away(start: Start, tools: Path, tmp_path: Path
     assert shim.record() == {**record, "empty": "1"}
 
 
-def test_end_while_the_daemon_is_away(start: Start) -> None:
-    shim = start(*sh("read x < /dev/null; exit 9"))
+def test_end_while_the_daemon_is_away(start: Start, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    shim = start(*sh(f"read x < {gate}; exit 9"))
+    shim.started()  # earlier, a shim without a daemon starts nothing
     shim.close()
+    gate.write_text("go\n")
     shim.end()
     assert shim.record()["code"] == "9"
     with pytest.raises(OSError, match="No such file"):
