@@ -52,7 +52,7 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "unit": "Unit or model.",
             "lines": "Last lines, when no offset is given.",
-            "since_s": "Instead of the last lines: what was written in this many last seconds, to within 5 s; of a time before the daemon's start, rather more than less.",
+            "since_s": "Not the last lines but what was written this many seconds ago and later, or a bit more.",
         },
     ),
     "models": (

@@ -524,8 +524,7 @@ class Logs(Message):
     since_s: float | None = Field(
         default=None,
         ge=0,
-        description="instead of the last lines: what was written in this many last seconds, to within 5 s; "
-        "of a time before the daemon's start, rather more than less",
+        description="not the last lines but what was written this many seconds ago and later, or a bit more",
     )
     offset: int | None = Field(default=None, ge=0)
     inode: int | None = None

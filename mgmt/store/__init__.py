@@ -4,6 +4,9 @@ One small interface (`Batch`, `Restored`, the `Store` methods `load`, `commit`, 
 SQLite in WAL mode. The ancestor kept everything in memory.
 """
 
+from mgmt.store.lock import Lock
 from mgmt.store.sqlite import Batch, Restored, SqliteStore
 
-__all__ = ["Batch", "Restored", "SqliteStore"]
+__all__ = ["FILE_NAME", "Batch", "Lock", "Restored", "SqliteStore"]
+
+FILE_NAME = "state.db"  # in the state folder

@@ -151,7 +151,7 @@ SITUATIONS = [
     S("wait echo --for failed --timeout 50ms", {"wait": None}, Exit.TIMED_OUT, "wait"),
     # logs
     S("logs echo", {"status": UNITS, "logs": log}, Exit.OK, "one\ntwo\nthr\n"),
-    S("logs echo bad", {"status": UNITS, "logs": log}, Exit.OK, "bad | two"),
+    S("logs echo bad", {"status": UNITS, "logs": log}, Exit.OK, "[bad] two"),
     S("logs echo nope", {"status": UNITS, "logs": log}, Exit.PARTIAL, "nope"),
     S("logs nope", {"status": UNITS, "logs": log}, Exit.UNKNOWN, "nope"),
     # a model that cannot be asked
