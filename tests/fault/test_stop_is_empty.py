@@ -34,7 +34,7 @@ def here():
         pids.write(f"{os.getpid()}\\n")
 
 def sleep():
-    os.execve("/bin/sleep", ["sleep", "1000"], {})  # an empty environment: nothing but its parents tells whose it is
+    os.execve("/bin/sleep", ["sleep", "1000"], {})  # without environment: only its parents tell whose it is
 
 def leave_groups():
     for line in open("/proc/self/cgroup").read().splitlines():
