@@ -42,6 +42,7 @@ from mgmt.shell.ownership import Lock, claim
 from mgmt.shell.prober import Prober
 from mgmt.shell.probes import Probes
 from mgmt.shell.relay import Relay
+from mgmt.shell.rotation import Rotation, Watched
 from mgmt.shell.router import ipc_path, remove_socket
 from mgmt.shell.spawning import Spawner
 from mgmt.shell.timers import Timers
@@ -109,6 +110,8 @@ class Daemon:
         self._commands = Commands(self._loop)
         self._probes = Probes(self._loop, self._commands, self._spawner.log_path, self._submit, self.emit)
         self._commits = Commits(self._loop, self._store, lambda effect: self._perform[type(effect)](effect))
+        self._rotation = Rotation(self._spawner.log_path)
+        self._looks_at_logs = False
         self._runtime, self._state_dir = runtime, state_dir
         self._config_path = loaded.path
         self._sampler = sight.Sampler()
@@ -306,7 +309,15 @@ class Daemon:
         def read() -> None:
             result: dict[str, Any] | MgmtError
             try:
-                result = read_log(effect.unit, path, effect.lines, effect.offset, effect.inode)
+                result = read_log(
+                    effect.unit,
+                    path,
+                    effect.lines,
+                    effect.offset,
+                    effect.inode,
+                    effect.since,
+                    self._rotation.marks(effect.unit),
+                )
             except MgmtError as error:
                 result = error
             self._loop.call_soon_threadsafe(self.emit, ev.LogRead(effect.route, result))
@@ -331,7 +342,33 @@ class Daemon:
 
     def _sample(self) -> None:
         self._take_sample()
+        self._look_at_logs()
         self._loop.call_later(SAMPLE_S, self._sample)
+
+    def _look_at_logs(self) -> None:
+        if self._looks_at_logs:
+            return  # compressing takes as long as it takes
+        self._looks_at_logs = True
+        watched = []
+        for name, unit in self._state.supervisor.units.items():
+            backend = unit.spec.backend
+            watched.append(Watched(name, backend.log_max_age_s, backend.log_compress, backend.log_keep))
+
+        def look() -> None:
+            old: list[str] = []
+            try:
+                old = self._rotation.look(watched, time.time())
+            finally:
+                self._loop.call_soon_threadsafe(self._on_old_logs, old)
+
+        self._submit(look)
+
+    def _on_old_logs(self, names: list[str]) -> None:
+        self._looks_at_logs = False
+        for name in names:
+            unit = self._state.supervisor.units.get(name)
+            if unit is not None and unit.has_process:
+                self._units.turn_over((name, unit.incarnation))
 
     def _take_sample(self, only: str = "") -> None:
         units = self._state.supervisor.units

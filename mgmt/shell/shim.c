@@ -18,7 +18,7 @@
  *                    exited code=|signal= core= utime_us= stime_us= maxrss_kb= mono_ns= real_ns= left=
  *                    empty                                     no descendant is left; the shim ends
  *                    refused errno=                            the packet before was not a valid command
- *   from the daemon  signal N | signal-leader N | kill | reopen | state
+ *   from the daemon  signal N | signal-leader N | kill | reopen | rotate | state
  *
  * Files in DIR: `shim` (identity: shim= start= boot=, then pid= pid_start=), `ctl`, and `exit`, the record that
  * is on disk before `exited` or `failed` is sent. Its last field, empty=0, becomes 1 when the tree is empty.
@@ -399,6 +399,13 @@ static void on_reopen(int i, int none)
     log_reopen();
 }
 
+static void on_rotate(int i, int none)
+{
+    (void)i, (void)none;
+    if (out.path && log_ready() && out.size)
+        log_rotate();
+}
+
 static void on_state(int i, int none)
 {
     (void)none;
@@ -411,7 +418,7 @@ static const struct command {
     void (*act)(int connection, int sig);
 } commands[] = {
     {"signal", true, on_signal}, {"signal-leader", true, on_signal_leader}, {"kill", false, on_kill},
-    {"reopen", false, on_reopen}, {"state", false, on_state},
+    {"reopen", false, on_reopen}, {"rotate", false, on_rotate}, {"state", false, on_state},
 };
 
 static bool run_command(int i, char *packet)

@@ -107,6 +107,10 @@ class Units:
     def kill(self, effect: fx.KillUnit) -> None:
         self._send((effect.unit, effect.incarnation), "kill")
 
+    def turn_over(self, key: Key) -> None:
+        """Have the unit's log go on in a new file."""
+        self._send(key, "rotate")
+
     def clean(self, known: set[Key]) -> None:
         """Remove what is left of processes that nobody knows any more."""
         with contextlib.suppress(FileNotFoundError):
