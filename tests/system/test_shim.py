@@ -838,6 +838,23 @@ def test_removed_log_is_made_anew_and_reopen_follows_a_moved_one(start: Start, t
     assert moved.read_text() == "two\n"
 
 
+def test_a_log_is_turned_over_when_told_and_not_while_it_is_empty(start: Start, tmp_path: Path) -> None:
+    log, go = tmp_path / "log", tmp_path / "go"
+    os.mkfifo(go)
+    shim = start(*sh(f"while :; do read x < {go} && echo $x; done"), options=["--log", str(log), "--log-keep", "2"])
+    shim.started()
+    for word in ("one", "two", "three"):
+        go.write_text(f"{word}\n")
+        until(lambda word=word: log.exists() and log.read_text() == f"{word}\n", word)  # type: ignore[misc]
+        for _ in range(2):
+            shim.send("rotate")
+        shim.send("state")
+        shim.expect("state")
+    assert log.read_text() == ""
+    assert [tmp_path.joinpath(f"log.{n}").read_text() for n in (1, 2)] == ["three\n", "two\n"]
+    assert not tmp_path.joinpath("log.3").exists()
+
+
 @pytest.mark.skipif(not ROOT, reason="not root: cannot mount a small file system to fill")
 def test_full_disk_never_blocks_and_every_byte_is_accounted_for(start: Start, tmp_path: Path) -> None:
     disk, go = tmp_path / "disk", tmp_path / "go"
