@@ -841,7 +841,9 @@ def test_removed_log_is_made_anew_and_reopen_follows_a_moved_one(start: Start, t
 def test_a_log_is_turned_over_when_told_and_not_while_it_is_empty(start: Start, tmp_path: Path) -> None:
     log, go = tmp_path / "log", tmp_path / "go"
     os.mkfifo(go)
-    shim = start(*sh(f"while :; do read x < {go} && echo $x; done"), options=["--log", str(log), "--log-keep", "2"])
+    shim = start(
+        *sh(f"while :; do read x < {go} && echo $x; done"), options=["--log", str(log), "--log-keep", "2"]
+    )
     shim.started()
     for word in ("one", "two", "three"):
         go.write_text(f"{word}\n")
