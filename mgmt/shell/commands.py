@@ -100,7 +100,7 @@ class Commands:
                 run.timer.cancel()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(run.process.pid, signals.SIGKILL)
-        _kill_sessions({run.process.pid for run in self._runs})
+        kill_sessions({run.process.pid for run in self._runs})
         for run in list(self._runs):
             self._loop.remove_reader(run.pidfd)
             if select.select([run.pidfd], [], [], KILL_WAIT_S)[0]:
@@ -184,7 +184,7 @@ class Commands:
 
     def _sweep(self) -> None:
         runs, self._to_sweep = self._to_sweep & self._runs, set()
-        found = _kill_sessions({run.process.pid for run in runs})
+        found = kill_sessions({run.process.pid for run in runs})
         for run in runs:
             run.sweeps += 1
             if run.process.pid in found and run.sweeps < SWEEPS:
@@ -226,7 +226,7 @@ class Commands:
             run.pipe = -1
 
 
-def _kill_sessions(sessions: set[int]) -> set[int]:
+def kill_sessions(sessions: set[int]) -> set[int]:
     """Kills the living processes of these sessions; the sessions in which there was one.
 
     The leaders must not be reaped yet. A member is pinned before it is looked at again, so that a number used

@@ -45,6 +45,7 @@ from mgmt.shell.relay import Relay
 from mgmt.shell.rotation import Rotation, Watched
 from mgmt.shell.router import ipc_path, remove_socket
 from mgmt.shell.spawning import Spawner
+from mgmt.shell.strays import HOOK_VARIABLE, end_hooks
 from mgmt.shell.timers import Timers
 from mgmt.shell.topology import NvmlGpus, read_topology
 from mgmt.shell.units import Units
@@ -173,6 +174,7 @@ class Daemon:
         interval_s = watchdog_interval_s()
         if interval_s is not None:
             self._beat(interval_s)
+        self._end_former_hooks()
         self.emit(self._restored)
         units = self._state.supervisor.units.values()
         self._units.clean({(unit.spec.name, unit.incarnation) for unit in units if unit.has_process})
@@ -184,6 +186,19 @@ class Daemon:
             loop.run_forever()
         finally:
             self._close()
+
+    def _end_former_hooks(self) -> None:
+        """Of units whose life a hook may have held up when the former daemon was killed."""
+        records = self._restored.units
+        held_up = {
+            (name, record["incarnation"])
+            for name, record in records.items()
+            if record["state"] in ("STARTING", "STOPPING")
+        }
+        token_of = self._state.supervisor.token_of
+        if held_up and self._restored.same_boot:
+            for hook in end_hooks(lambda *key: token_of(*key) if key in held_up else None):
+                log.warning("%s: a hook of the former daemon was still running and is ended", hook)
 
     def emit(self, event: ev.Event) -> None:
         """Feed an event to the core and carry out what it wants; nested events wait for their turn."""
@@ -252,7 +267,7 @@ class Daemon:
         except MgmtError as error:
             self._loop.call_soon(done, False, error.text)
             return
-        env = {**self._environ, **filled.env, **effect.env}
+        env = {**self._environ, **filled.env, **effect.env, HOOK_VARIABLE: effect.which}
         key = (effect.unit, effect.which, effect.incarnation)
         self._commands.run(key, filled.argv, env, filled.cwd, effect.hook.timeout_s, done)
 
