@@ -59,6 +59,12 @@
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+#ifndef CLONE_INTO_CGROUP
+#define CLONE_INTO_CGROUP 0x200000000ULL
+#endif
 #ifndef SYS_close_range
 #define SYS_close_range 436
 #endif
@@ -615,7 +621,7 @@ static bool is_orphaned(void)
 
 static const char *spawn(int pipe_write)
 {
-    int ends[2], null;
+    int ends[2], null, born_in;
     struct proc p;
     if ((null = open("/dev/null", O_RDWR | O_CLOEXEC)) < 0)
         return "stdio";
@@ -624,14 +630,14 @@ static const char *spawn(int pipe_write)
     close(null);
     if (pipe2(ends, O_CLOEXEC) < 0)
         return "pipe";
-    shim.pid = fork();
+    shim.pid = fork_into_cgroup(&born_in);
     if (shim.pid < 0) {
         shim.pid = 0;
         return "fork";
     }
     if (shim.pid == 0) {
         refusal_fd = ends[1];
-        run_child(pipe_write);
+        run_child(pipe_write, born_in);
     }
     close(ends[1]);
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
