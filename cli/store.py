@@ -26,8 +26,8 @@ def store() -> None:
 @verb("check", "Read the whole store and say whether it is sound.")
 def check(invocation: Invocation) -> int:
     """Exits 1 when it is damaged, with the reason; nothing is changed."""
-    with _held() as path:
-        rows = _count(path)
+    with held() as path:
+        rows = count(path)
     told(invocation, "mgmt.store-check/1", path, rows, "is sound" if rows else "is not there yet")
     return Exit.OK
 
@@ -39,9 +39,9 @@ def recover(invocation: Invocation) -> int:
     daemon: nobody could tell any more what they are."""
     from mgmt.store.sqlite import recover as save
 
-    with _held() as path:
+    with held() as path:
         try:
-            told(invocation, "mgmt.store-recover/1", path, _count(path), "is sound; nothing was changed")
+            told(invocation, "mgmt.store-recover/1", path, count(path), "is sound; nothing was changed")
             return Exit.OK
         except MgmtError as error:
             if error.code != "bad-store":
@@ -55,8 +55,14 @@ def recover(invocation: Invocation) -> int:
     return Exit.OK
 
 
+def file_name() -> str:
+    from mgmt.store import FILE_NAME
+
+    return FILE_NAME
+
+
 @contextmanager
-def _held() -> Iterator[Path]:
+def held() -> Iterator[Path]:
     """The store's path while the state folder is ours; MgmtError `already-running` when a daemon has it."""
     from mgmt.store import FILE_NAME, Lock
 
@@ -70,7 +76,7 @@ def _held() -> Iterator[Path]:
         lock.release()
 
 
-def _count(path: Path) -> dict[str, int]:
+def count(path: Path) -> dict[str, int]:
     """Rows by table, none when there was never a store; MgmtError `bad-store` names the damage."""
     from mgmt.store import SqliteStore
 
