@@ -38,7 +38,7 @@ from mgmt.shell.legacy import LegacyPlane
 from mgmt.shell.logs import read_log
 from mgmt.shell.native import NativePlane
 from mgmt.shell.notify import Notifier, watchdog_interval_s
-from mgmt.shell.ownership import Lock, claim
+from mgmt.shell.ownership import claim
 from mgmt.shell.prober import Prober
 from mgmt.shell.probes import Probes
 from mgmt.shell.relay import Relay
@@ -49,7 +49,7 @@ from mgmt.shell.strays import HOOK_VARIABLE, end_hooks
 from mgmt.shell.timers import Timers
 from mgmt.shell.topology import NvmlGpus, read_topology
 from mgmt.shell.units import Units
-from mgmt.store import Batch, SqliteStore
+from mgmt.store import FILE_NAME, Batch, Lock, SqliteStore
 
 log = logging.getLogger("symphony-mgmt")  # the ancestor's name: its users filter on it
 
@@ -68,7 +68,7 @@ class Daemon:
         log_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
         runtime.mkdir(parents=True, exist_ok=True, mode=0o750)
         self._lock = Lock(state_dir)
-        self._store = SqliteStore(state_dir / "state.db")
+        self._store = SqliteStore(state_dir / FILE_NAME)
         restored = self._store.load()
         self._notifier = Notifier.from_environ()
         self._environ = dict(os.environ)

@@ -14,9 +14,6 @@ import struct
 
 from mgmt.protocol.errors import MgmtError
 from mgmt.shell.router import ipc_path, remove_socket
-from mgmt.store import Lock
-
-__all__ = ["Lock", "claim"]
 
 
 def claim(endpoint: str) -> None:
