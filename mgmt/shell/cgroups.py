@@ -9,6 +9,9 @@ Version 2 has one hierarchy and two rules that shape it: a group that passes con
 (`Delegate=yes`, or nobody else manages it) may be treated so. Without that, a unit is still tracked, but not
 limited. Version 1 has a hierarchy for each controller, and all of them may be used anywhere we may write.
 
+Under a service manager OWN is a service of its own beside the daemon's (`units_service`), because what is in the
+daemon's own service is ended with it. Shims move there too, to OWN/shims.
+
 What cannot be had is never an error: it is told by `unenforced` and `report`. All calls block only as long as
 the kernel takes for a mkdir (about 30 us).
 """
@@ -24,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from mgmt.settings.units import ResourceSettings
-from mgmt.shell.hierarchies import DAEMON_LEAF, Hierarchy, discover
+from mgmt.shell.hierarchies import DAEMON_LEAF, SHIM_LEAF, Hierarchy, discover, why_not_movable
 
 CONTROLLERS = ("cpu", "cpuset", "memory", "pids")
 CPU_PERIOD_US = 100_000
@@ -44,7 +47,7 @@ _CAUSE = {
     errno.EACCES: "the group is not ours; run as root, or as a systemd service with Delegate=yes",
     errno.EPERM: "the group is not ours; run as root, or as a systemd service with Delegate=yes",
     errno.EBUSY: "the daemon's group is not delegated to it and holds processes; run it as a systemd service "
-    "with Delegate=yes and DelegateSubgroup=daemon",
+    "beside mgmt-units.service (systemd/), or with Delegate=yes and DelegateSubgroup=daemon",
     errno.ENOENT: "the kernel lacks this limit, or the daemon's group was removed",
     errno.EINVAL: "the kernel does not take this value inside the limits of the daemon's own group",
 }
@@ -62,13 +65,15 @@ class _Wish:
 class Cgroups:
     """The groups of one daemon. `name` must be different for every state directory of the machine.
 
+    `units_service`: the name of the service beside our own whose group is for the units, "" for none.
     Looking at the system changes nothing; the first `create` prepares OWN.
     """
 
-    def __init__(self, root: Path = Path("/"), name: str = "mgmt") -> None:
+    def __init__(self, root: Path = Path("/"), name: str = "mgmt", units_service: str = "") -> None:
         self._root = root
         self._name = name
-        self._hierarchies = discover(root)
+        self._units_service = units_service
+        self._hierarchies = discover(root, units_service)
         self._refused: dict[
             str, OSError
         ] = {}  # by controller: it cannot be passed on, or refused the last limit
@@ -116,6 +121,37 @@ class Cgroups:
             else:
                 self._remove_tree(leaf)
         return paths
+
+    def shim_groups(self) -> list[Path]:
+        """The groups a shim is to join before it starts anything, so that it does not end with our service.
+
+        Raises OSError when they are lost: better later than in a place where it would end with the daemon.
+        """
+        holding = [hierarchy for hierarchy in self._hierarchies if hierarchy.holds_units]
+        for hierarchy in holding:
+            self._prepare(hierarchy)
+        return [hierarchy.base / SHIM_LEAF for hierarchy in holding]
+
+    def why_units_would_end(self) -> str:
+        """What keeps units out of `units_service`, and would end them with the daemon's service; "" if nothing.
+
+        The manager knows a process by its group in version 2 and in `name=systemd`, whichever there are.
+        """
+        if not self._units_service:
+            return ""
+        errors: list[OSError] = []
+        held = False
+        for hierarchy in self._hierarchies:
+            if hierarchy.holds_units:
+                held = held or hierarchy.version == 2 or "name=systemd" in hierarchy.controllers
+            elif hierarchy.version == 2 or "name=systemd" in hierarchy.controllers:
+                error = why_not_movable(hierarchy.version, hierarchy.base, self._units_service)
+                errors += [error] if error is not None else []
+        if held:  # a hierarchy without that group is one the manager does not use
+            errors = [error for error in errors if error.errno != errno.ENOENT]
+        elif not errors:
+            return "no control group hierarchy of the service manager is mounted"
+        return f"{errors[0].filename}: {errors[0].strerror}" if errors else ""
 
     def remove(self, paths: Iterable[Path]) -> list[Path]:
         """Removes groups with the empty ones below them; returns those that still hold processes."""
@@ -198,7 +234,7 @@ class Cgroups:
             return "", f"no {'' if name == 'kill' else name + ' '}control group hierarchy is mounted"
         error = hierarchy.refusal or hierarchy.withheld.get(name) or self._refused.get(name)
         if hierarchy.version == 2 and name != "kill" and error is None and not hierarchy.prepared:
-            error = None if self._may_pass_on(hierarchy.base) else _busy(hierarchy.base)
+            error = None if self._may_pass_on(hierarchy) else _busy(hierarchy.base)
         if error is None:
             return None
         number = error.errno or 0
@@ -239,14 +275,16 @@ class Cgroups:
 
     def _prepare(self, hierarchy: Hierarchy) -> None:
         """Makes OWN/NAME; on version 2 it gets the controllers, as far as we may. Raises OSError."""
-        group = hierarchy.base / self._name
-        if hierarchy.prepared and hierarchy.refusal is None and group.is_dir():
+        group, shims = hierarchy.base / self._name, hierarchy.base / SHIM_LEAF
+        is_there = group.is_dir() and (shims.is_dir() or not hierarchy.holds_units)
+        if hierarchy.prepared and hierarchy.refusal is None and is_there:
             return
         hierarchy.prepared, hierarchy.refusal = True, None
         hierarchy.withheld.clear()
         try:
-            self._make(group, exist_ok=True)
-            self._fill_cpuset(hierarchy, group)
+            for path in (group, shims) if hierarchy.holds_units else (group,):
+                self._make(path, exist_ok=True)
+                self._fill_cpuset(hierarchy, path)
         except OSError as error:
             hierarchy.refusal = error
             raise
@@ -255,7 +293,7 @@ class Cgroups:
         if hierarchy.version == 1 or not wanted:
             return
         try:
-            self._vacate(hierarchy.base)
+            self._vacate(hierarchy)
         except OSError as error:
             hierarchy.withheld = dict.fromkeys(wanted, error)
             return
@@ -266,20 +304,24 @@ class Cgroups:
             except OSError as error:
                 hierarchy.withheld[controller] = error
 
-    def _vacate(self, base: Path) -> None:
-        """No process is left in `base` itself, so that it may pass controllers on; OSError when that cannot be."""
-        if not self._may_pass_on(base):
+    def _vacate(self, hierarchy: Hierarchy) -> None:
+        """No process is left in OWN itself, so that it may pass controllers on; OSError when that cannot be."""
+        base = hierarchy.base
+        if not self._may_pass_on(hierarchy):
             raise _busy(base)
         members = [] if _is_real_root(base) else _members(base)
         if members:
-            leaf = base / DAEMON_LEAF
+            leaf = base / (SHIM_LEAF if hierarchy.holds_units else DAEMON_LEAF)
             self._make(leaf, exist_ok=True)
             for pid in members:
                 with contextlib.suppress(ProcessLookupError):
                     self._write(leaf / "cgroup.procs", str(pid))
 
-    def _may_pass_on(self, base: Path) -> bool:
-        """Whether the group is ours to arrange: the real root, empty, marked by systemd, or managed by nobody."""
+    def _may_pass_on(self, hierarchy: Hierarchy) -> bool:
+        """Whether OWN is ours to arrange: made for the units, the real root, empty, marked, or nobody else's."""
+        base = hierarchy.base
+        if hierarchy.holds_units:
+            return True
         try:
             members = _members(base)
         except OSError:

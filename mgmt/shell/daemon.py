@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import itertools
 import logging
 import os
@@ -30,7 +29,6 @@ from mgmt.core.step import LEGACY_PLANE, step
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import Settings
 from mgmt.shell import sight
-from mgmt.shell.cgroups import Cgroups
 from mgmt.shell.commands import Commands
 from mgmt.shell.commits import Commits
 from mgmt.shell.identity import boot_id
@@ -44,7 +42,7 @@ from mgmt.shell.probes import Probes
 from mgmt.shell.relay import Relay
 from mgmt.shell.rotation import Rotation, Watched
 from mgmt.shell.router import ipc_path, remove_socket
-from mgmt.shell.spawning import Spawner
+from mgmt.shell.spawning import Spawner, groups_of_units
 from mgmt.shell.strays import HOOK_VARIABLE, end_hooks
 from mgmt.shell.timers import Timers
 from mgmt.shell.topology import NvmlGpus, read_topology
@@ -71,6 +69,7 @@ class Daemon:
         self._store = SqliteStore(state_dir / FILE_NAME)
         restored = self._store.load()
         self._notifier = Notifier.from_environ()
+        self._cgroups = groups_of_units(state_dir)
         self._environ = dict(os.environ)
         for endpoint in settings.endpoints.served().values():
             claim(endpoint)
@@ -102,9 +101,6 @@ class Daemon:
         )
         self._prober = Prober(self._loop, self._context, self.emit)
         self._timers = Timers(self._loop, lambda key: self.emit(ev.TimerFired(key)))
-        # One name per state folder: daemons beside each other must not touch each other's groups.
-        group = "mgmt-" + hashlib.blake2b(os.fsencode(state_dir), digest_size=4).hexdigest()
-        self._cgroups = Cgroups(name=group)
         self._spawner = Spawner(backend_path, runtime / "units", log_dir, self._environ, self._cgroups)
         self._spawner.settings = settings
         self._units = Units(self._loop, self._spawner, self.emit)

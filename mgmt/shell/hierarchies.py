@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 DAEMON_LEAF = "daemon"  # where the daemon sits below a group that passes controllers on
+SHIM_LEAF = "shims"  # where shims sit below the group of a service that holds the units
 
 
 @dataclass(slots=True)
 class Hierarchy:
     version: int
     controllers: frozenset[str]
-    base: Path  # the daemon's own group
+    base: Path  # the daemon's own group, or that of the service that holds the units
+    holds_units: bool = False  # `base` is the latter: made for us beside our own, and shims go there, too
     prepared: bool = False
     has_kill: bool = False  # since Linux 5.14, version 2 only
     refusal: OSError | None = None  # why no group can be made here
     withheld: dict[str, OSError] = field(default_factory=dict)  # controllers that cannot be passed on
 
 
-def discover(root: Path) -> list[Hierarchy]:
+def discover(root: Path, units_service: str = "") -> list[Hierarchy]:
     """The mounted hierarchies in which this process has a group that can be seen, version 1 before 2.
 
     A controller is in one hierarchy at a time; on hybrid systems that is mostly a version 1 one.
+    `units_service`: where our group has a neighbour of this name that we may move processes to, that is the base.
     """
     own: dict[str, str] = {}
     hierarchies: list[Hierarchy] = []
@@ -49,15 +53,37 @@ def discover(root: Path) -> list[Hierarchy]:
         if path is None or not (path == top or path.startswith(top.rstrip("/") + "/")):
             continue  # not ours, or our group lies outside of what is mounted here
         base = root / mount_point.lstrip("/") / path.removeprefix(top).lstrip("/")
-        if kind == "cgroup2":
-            if path.endswith(f"/{DAEMON_LEAF}") and os.access(base.parent / "cgroup.procs", os.W_OK):
-                base = base.parent  # we moved here before an upgrade, or systemd put us here
+        version = 1 if kind == "cgroup" else 2
+        if (
+            version == 2
+            and path.endswith(f"/{DAEMON_LEAF}")
+            and os.access(base.parent / "cgroup.procs", os.W_OK)
+        ):
+            base = base.parent  # we moved here before an upgrade, or systemd put us here
+        holds_units = bool(units_service) and why_not_movable(version, base, units_service) is None
+        if holds_units:
+            base = base.with_name(units_service)
+        if version == 2:
             with contextlib.suppress(OSError):
                 text = (base / "cgroup.controllers").read_text(encoding="ascii")
                 controllers_here = frozenset(text.split())
         if base.is_dir() and all(base != known.base for known in hierarchies):
-            hierarchies.append(Hierarchy(1 if kind == "cgroup" else 2, controllers_here, base))
+            hierarchies.append(Hierarchy(version, controllers_here, base, holds_units))
     return sorted(hierarchies, key=lambda hierarchy: hierarchy.version)
+
+
+def why_not_movable(version: int, own: Path, neighbour: str) -> OSError | None:
+    """What is in the way of moving our children from `own` to the group beside it; None when nothing is.
+
+    Version 2 asks for the right to write to the group that both are in, as well.
+    """
+    group = own.with_name(neighbour)
+    needed = [group, group / "cgroup.procs", *([group.parent / "cgroup.procs"] if version == 2 else [])]
+    for path in needed:
+        if not os.access(path, os.W_OK):
+            number = errno.EACCES if path.exists() else errno.ENOENT
+            return OSError(number, os.strerror(number), str(path))
+    return None
 
 
 def _unescape(text: str) -> str:

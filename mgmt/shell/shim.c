@@ -1,10 +1,10 @@
 /*
  * mgmt-shim: the parent of one supervised unit. It outlives the daemon.
  *
- *   mgmt-shim --dir DIR [--fd N] [--log FILE] [--log-max-bytes N] [--log-keep K] [--cwd D]
+ *   mgmt-shim --dir DIR [--fd N] [--log FILE] [--log-max-bytes N] [--log-keep K] [--cwd D] [--shim-cgroup PATH]...
  *     [--cgroup PATH]... [--cpus 0-3,8] [--policy other|batch|idle|fifo:P|rr:P|deadline:RUNTIME:DEADLINE:PERIOD]
  *     [--nice N] [--rlimit NAME=SOFT:HARD]... [--oom-score-adj N] [--umask 022] [--user UID] [--group GID]
- *     [--groups A,B] [--timer-slack-ns N] [--mlock] -- PROGRAM ARG...
+ *     [--groups A,B] [--timer-slack-ns N] [--mlock] [--gated] -- PROGRAM ARG...
  *
  * It prepares and executes PROGRAM, owns the pipe of its output, reaps every descendant (it is a subreaper,
  * so double forks and new sessions come back to it), and answers on two kinds of SOCK_SEQPACKET connections:
@@ -18,7 +18,8 @@
  *                    exited code=|signal= core= utime_us= stime_us= maxrss_kb= mono_ns= real_ns= left=
  *                    empty                                     no descendant is left; the shim ends
  *                    refused errno=                            the packet before was not a valid command
- *   from the daemon  signal N | signal-leader N | kill | reopen | rotate | state
+ *   from the daemon  go                                       with --gated, before anything else: execute PROGRAM
+ *                    signal N | signal-leader N | kill | reopen | rotate | state
  *
  * Files in DIR: `shim` (identity: shim= start= boot=, then pid= pid_start=), `ctl`, and `exit`, the record that
  * is on disk before `exited` or `failed` is sent. Its last field, empty=0, becomes 1 when the tree is empty.
@@ -560,6 +561,22 @@ static void detach(void)
     sigprocmask(SIG_SETMASK, &all, NULL);
 }
 
+/* Out of the daemon's group, which its service manager empties when the daemon ends. */
+static bool join_own_cgroups(const char **at)
+{
+    char path[PATH_MAX];
+    for (int i = 0; i < opt.n_own_cgroups; i++) {
+        snprintf(path, sizeof path, "%s/cgroup.procs", opt.own_cgroups[i]);
+        int fd = open(path, O_WRONLY | O_CLOEXEC);
+        bool done = fd >= 0 && write(fd, "0", 1) == 1;
+        *at = opt.own_cgroups[i];
+        if (!done)
+            return false;
+        close(fd);
+    }
+    return true;
+}
+
 /* Everything before the fork. Returns the name of the step that failed, with errno and *at. */
 static const char *prepare(int pipe_write[1], const char **at)
 {
@@ -575,6 +592,8 @@ static const char *prepare(int pipe_write[1], const char **at)
         return "ctl";
     if (!reserve_record())
         return "record";
+    if (!join_own_cgroups(at))
+        return "shim-cgroup";
     *at = NULL;
     if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
         return "subreaper";
@@ -611,12 +630,20 @@ static const char *prepare(int pipe_write[1], const char **at)
 /*
  * The daemon died before it could know that we are here. The next one may have looked for us already and found
  * nothing: it starts the unit again, so we must not. Asked after the identity is on disk: a daemon that dies
- * later leaves a successor that finds it.
+ * later leaves a successor that finds it. With --gated the daemon still writes down that it starts us, and says
+ * go when that is done: until then we are nobody.
  */
 static bool is_orphaned(void)
 {
-    struct pollfd daemon = {.fd = opt.fd};
-    return opt.fd >= 0 && poll(&daemon, 1, 0) > 0 && (daemon.revents & (POLLHUP | POLLERR));
+    struct pollfd daemon = {.fd = opt.fd, .events = opt.gated ? POLLIN : 0};
+    char b[4];
+    if (opt.fd < 0)
+        return false;
+    while (poll(&daemon, 1, opt.gated ? -1 : 0) < 0 && errno == EINTR)
+        ;
+    if (daemon.revents & POLLIN)
+        return recv(opt.fd, b, sizeof b, MSG_DONTWAIT) != 2 || memcmp(b, "go", 2) != 0;
+    return daemon.revents & (POLLHUP | POLLERR);
 }
 
 static const char *spawn(int pipe_write)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import hashlib
 import os
 import pwd
 import shutil
@@ -84,14 +85,18 @@ class Spawner:
         )
 
     def spawn(self, effect: fx.Spawn) -> Spawned:
-        """Start the shim; MgmtError or OSError when that is not possible, and then nothing is left behind."""
+        """Start the shim; MgmtError or OSError when that is not possible, and then nothing is left behind.
+
+        It gets as far as it can without the program, which it executes when it is told to `go`.
+        """
         filled = self.fill(effect.backend, effect.model, effect.unit, effect.endpoint, effect.config_path)
         folder = self.folder / f"{effect.unit}.{effect.incarnation}"
         folder.mkdir(parents=True, mode=0o700)
-        argv = [str(SHIM), "--dir", str(folder), "--fd", str(SHIM_FD)]
+        argv = [str(SHIM), "--dir", str(folder), "--fd", str(SHIM_FD), "--gated"]
         try:
             argv += self._options(effect, filled, folder)
-        except MgmtError:
+        except (MgmtError, OSError):
+            self.cgroups.remove(read_groups(folder))
             shutil.rmtree(folder, ignore_errors=True)
             raise
         argv += ["--", *filled.argv]
@@ -129,6 +134,8 @@ class Spawner:
         if groups:
             # Written before the process exists: the next daemon must be able to empty and remove them.
             (folder / CGROUPS_FILE).write_text("\n".join(map(str, groups)), encoding="utf-8")
+        for group in self.cgroups.shim_groups():
+            argv += ["--shim-cgroup", str(group)]
         for group in groups:
             argv += ["--cgroup", str(group)]
         if filled.cwd is not None:
@@ -157,6 +164,25 @@ class Spawner:
         if backend.timer_slack_us is not None:
             argv += ["--timer-slack-ns", str(max(1, backend.timer_slack_us * 1000))]
         return argv + _account(backend)
+
+
+def groups_of_units(state_dir: Path) -> Cgroups:
+    """The groups of units; MgmtError when a service was named for them and they would not be kept in it.
+
+    Takes `MGMT_UNITS_SERVICE` out of the environment: a daemon inside a unit is not in our service.
+    """
+    units_service = os.environ.pop("MGMT_UNITS_SERVICE", "")
+    # One name per state folder: daemons beside each other must not touch each other's groups.
+    name = "mgmt-" + hashlib.blake2b(os.fsencode(state_dir), digest_size=4).hexdigest()
+    cgroups = Cgroups(name=name, units_service=units_service)
+    why = cgroups.why_units_would_end()
+    if why:
+        raise MgmtError(
+            "bad-config",
+            f"units would end with this daemon, because they cannot be kept in {units_service}: {why}; "
+            f"see `systemctl status {units_service}`, or unset MGMT_UNITS_SERVICE to do without",
+        )
+    return cgroups
 
 
 def read_groups(folder: Path) -> list[Path]:

@@ -238,6 +238,7 @@ ENOENT, EACCES, EPERM, EINVAL, EBUSY = 2, 13, 1, 22, 16
         ([], ["/etc/passwd"], ("exec", EACCES)),
         (["--cwd", "/nowhere"], ["true"], ("cwd", ENOENT)),
         (["--cgroup", "/nowhere"], ["true"], ("cgroup", ENOENT)),
+        (["--shim-cgroup", "/nowhere"], ["true"], ("shim-cgroup", ENOENT)),
         (["--cpus", "8000"], ["true"], ("affinity", EINVAL)),
         (["--cpus", "0,8000"], ["true"], ("affinity", EINVAL)),  # the kernel alone would cut it to 0
         (["--policy", "deadline:9:5:1"], ["true"], ("policy", EINVAL)),

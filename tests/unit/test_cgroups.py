@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -355,6 +356,65 @@ def test_a_container_sees_its_part_of_the_hierarchy(tmp_path: Path) -> None:
     cgroups = Fake(tmp_path)
     assert cgroups.create("a", 1, ALL) == [tmp_path / "sys/fs/cgroup/my pids/mgmt/a.1"]
     assert states(cgroups)["memory"] == "absent"  # ours lies outside of what is mounted
+
+
+# ---- a service for the units ----
+
+HELD = "mgmt-units.service"
+
+
+def beside(root: Path) -> Path:
+    """The group of a service for units, beside the daemon's; a process keeps it alive."""
+    service = v2(root)
+    group(service.parent, controllers="cpu memory pids")
+    return group(service.with_name(HELD), controllers="cpu memory pids", procs="77\n")
+
+
+def test_units_and_shims_are_kept_in_the_service_beside_ours(tmp_path: Path) -> None:
+    held = beside(tmp_path)
+    cgroups = Fake(tmp_path, units_service=HELD)
+    assert cgroups.why_units_would_end() == ""
+    assert cgroups.create("a", 1, ALL) == [held / "mgmt/a.1"]
+    assert (held / "mgmt/a.1/pids.max").read_text() == "20"
+    assert cgroups.shim_groups() == [held / "shims"]
+    # What kept it alive made room for the controllers; our own group is left as it is.
+    assert (held / "shims/cgroup.procs").read_text().split() == ["77"]
+    assert not (held.with_name("mgmt.service") / "mgmt").exists()
+
+
+def test_without_a_service_for_units_shims_stay(tmp_path: Path) -> None:
+    service = v2(tmp_path)
+    cgroups = Fake(tmp_path)
+    assert (cgroups.why_units_would_end(), cgroups.shim_groups()) == ("", [])
+    assert cgroups.create("a", 1, NONE) == [service / "mgmt/a.1"]
+
+
+def test_a_service_for_units_that_is_not_there_is_told(tmp_path: Path) -> None:
+    v2(tmp_path)
+    cgroups = Fake(tmp_path, units_service=HELD)
+    assert cgroups.why_units_would_end().endswith(f"{HELD}: No such file or directory")
+    assert Fake(tmp_path / "nothing", units_service=HELD).why_units_would_end()
+
+
+def test_moving_processes_asks_for_the_group_that_both_are_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = beside(tmp_path)
+    meeting = held.parent / "cgroup.procs"
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != meeting)
+    assert Fake(tmp_path, units_service=HELD).why_units_would_end() == f"{meeting}: Permission denied"
+
+
+def test_a_lost_service_for_units_refuses_starts_until_it_is_back(tmp_path: Path) -> None:
+    held = beside(tmp_path)
+    cgroups = Fake(tmp_path, units_service=HELD)
+    cgroups.shim_groups()
+    shutil.rmtree(held)
+    with pytest.raises(FileNotFoundError):
+        cgroups.shim_groups()
+    group(held, controllers="cpu memory pids", procs="78\n")
+    assert cgroups.shim_groups() == [held / "shims"]
+    assert cgroups.create("a", 2, NONE) == [held / "mgmt/a.2"]
 
 
 # ---- both ----
