@@ -96,6 +96,14 @@ class Adopt:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """Nothing of this process is needed any more: its traces may go. Before, they tell a next daemon its end."""
+
+    unit: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class AskProbe:
     """Ask one question about a unit's health; ProbeAnswered follows."""
 
@@ -128,9 +136,11 @@ class RunHook:
 
 @dataclass(frozen=True, slots=True)
 class CancelHook:
-    """End the unit's running hook with its tree; HookEnded follows."""
+    """End a running hook of the unit with its tree; HookEnded follows."""
 
     unit: str
+    incarnation: int
+    which: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +248,7 @@ Effect = (
     | SignalUnit
     | KillUnit
     | Adopt
+    | Forget
     | AskProbe
     | ForgetProbes
     | RunHook

@@ -8,8 +8,8 @@ from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core import status
 from mgmt.core.event import Asked, Now
-from mgmt.core.placement import Place, plan
 from mgmt.core.models.operations import targets
+from mgmt.core.placement import Place, plan
 from mgmt.core.reconcile import Action, actions, untouchable
 from mgmt.core.state import State
 from mgmt.core.supervision import AT_REST, to_record
@@ -103,9 +103,10 @@ def _put_in_force(
         if name in specs:
             unit.spec = specs[name]
             state.undeclared.discard(name)
+            state.supervisor.health.refresh(now, unit, out)
         else:
             state.undeclared.add(name)
-    state.loading.register(list(specs.values()))
+    state.loading.declare(list(specs.values()), out)
     changed = [row for row in rows if row.action != "keep"]
     what = ", ".join(f"{row.action} {row.unit}" for row in changed) or "nothing differs"
     state.journal.record(now, "daemon", {"what": "applied", "reason": what}, out)
@@ -113,9 +114,10 @@ def _put_in_force(
     stops = [units[row.unit] for row in rows if row.action == "stop"]
     if stops:
         state.ordering.stop(now, stops, out, "the configuration no longer has it")
-    for row in rows:
-        if row.action == "restart":
-            state.supervisor.restart(now, units[row.unit], out, row.reason)
+    restarts = [units[row.unit] for row in rows if row.action == "restart"]
+    if restarts:
+        why = {row.unit: row.reason for row in rows}
+        state.ordering.restart(now, restarts, out, why)
     for row in rows:
         if row.action == "start":
             try:

@@ -8,7 +8,8 @@ from typing import Any
 from mgmt.core.models import Registry
 from mgmt.core.placement import Place, plan
 from mgmt.core.state import State
-from mgmt.core.supervision import AT_REST, UnitSpec
+from mgmt.core.supervision import AT_REST, Unit, UnitSpec, dependants
+from mgmt.core.supervision import State as UnitState
 from mgmt.settings import Settings
 
 # What a running process need not be restarted for: it concerns only how it is watched and ended.
@@ -44,27 +45,44 @@ def actions(state: State, settings: Settings) -> list[Action]:
     """One row for each unit that runs or is declared to run, in name order."""
     specs = {spec.name: spec for spec in Registry(settings).all_specs()}
     places = plan(state.ledger.topology, (spec.demand for spec in specs.values()))
-    rows = []
-    for name in sorted({*state.supervisor.units, *specs}):
-        unit, spec = state.supervisor.units.get(name), specs.get(name)
-        up = unit is not None and (unit.state not in AT_REST or unit.has_process or bool(unit.waiting_for))
-        if spec is None:
-            if up:
-                rows.append(Action(name, "stop", "the configuration no longer has it"))
-        elif not up or unit is None:
-            new = unit is None or (unit.incarnation == 0 and not unit.spec.autostart)
-            if spec.autostart and new:
-                rows.append(Action(name, "start", "it is started with the daemon"))
+    rows: dict[str, Action] = {}
+    units = state.supervisor.units
+    loaded = {unit.spec.model.name for unit in units.values() if unit.wanted}
+    for name in sorted({*units, *specs}):
+        unit, spec = units.get(name), specs.get(name)
+        if unit is None or not _is_up(unit):
+            # One that somebody stopped stays so; one that a former configuration took away is as new.
+            is_new = unit is None or name in state.undeclared
+            was_told = unit is not None and (unit.incarnation > 0 or unit.spec.autostart)
+            if spec is None:
+                continue
+            if spec.autostart and (is_new or not was_told):
+                rows[name] = Action(name, "start", "it is started with the daemon")
+            elif is_new and spec.model.name in loaded:
+                rows[name] = Action(name, "start", "its model is loaded")
+        elif spec is None:
+            rows[name] = Action(name, "stop", "the configuration no longer has it")
         else:
             changed = differences(unit.spec, spec)
             place = places.get(name, Place())
-            if (place.cpus, place.gpus) != (unit.place.cpus, unit.place.gpus):
+            if unit.state not in AT_REST and (place.cpus, place.gpus) != (unit.place.cpus, unit.place.gpus):
                 changed.append(f"place ({_cpus(unit.place)} -> {_cpus(place)})")
-            if changed:
-                rows.append(Action(name, "restart", "changed: " + ", ".join(changed)))
-            else:
-                rows.append(Action(name, "keep", "unchanged"))
-    return rows
+            reason = "changed: " + ", ".join(changed) if changed else "unchanged"
+            rows[name] = Action(name, "restart" if changed else "keep", reason)
+    graph = {name: spec.needs for name, spec in specs.items()}
+    for name in [name for name, row in rows.items() if row.action == "restart"]:
+        for other in dependants(graph, name):
+            if other in rows and rows[other].action == "keep" and units[other].state not in AT_REST:
+                rows[other] = Action(other, "restart", f"{name}, which it requires, is restarted")
+    return [rows[name] for name in sorted(rows)]
+
+
+def _is_up(unit: Unit) -> bool:
+    """Whether it runs, or is going to: not at rest, or waiting, and not about to end for good."""
+    if unit.waiting_for:
+        return True
+    ends = (unit.state is UnitState.STOPPING or bool(unit.stop_reason)) and not unit.start_when_empty
+    return unit.state not in AT_REST and not ends
 
 
 def differences(old: UnitSpec, new: UnitSpec) -> list[str]:

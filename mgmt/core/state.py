@@ -69,7 +69,7 @@ class State:
         )
         self.ordering = Ordering(self.supervisor)
         self.loading = Loading(self.registry, self.supervisor, self.ordering, self.sessions, limits.max_units)
-        self.loading.register(specs)
+        self.loading.declare(specs, [])
         self.operations = Operations(
             self.registry, self.supervisor, self.ordering, self.loading, self.sessions
         )
@@ -82,6 +82,7 @@ class State:
         self.undeclared: set[str] = set()
         self.stopping = False
         self.quit_said = False
+        self.handed_over = False  # left with units that run on
         self.counters: dict[str, int] = {}
         self.status_cache = StatusCache()
 

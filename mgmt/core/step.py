@@ -39,23 +39,21 @@ def step(state: State, now: Now, event: ev.Event) -> list[fx.Effect]:
 def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
     """Hand what the lower slices noted up to the higher ones, until nothing is left to say."""
     supervisor, sessions = state.supervisor, state.sessions
-    while supervisor.changes or sessions.ended or sessions.abandoned:
+    touched = bool(supervisor.dirty)
+    while touched or supervisor.changes or sessions.ended or sessions.abandoned:
+        # First, so that the slices above see what goes on at once as going on, never as at rest.
+        state.ordering.on_change(now, out)
+        touched = False
         _forget_abandoned(state, out)
         while sessions.ended:
             state.leases.on_session_ended(sessions.ended.pop(), out)
         changes, supervisor.changes = supervisor.changes, []
         for change in changes:
             _on_change(state, now, change, out)
-        if changes:
-            state.ordering.on_change(now, out)
-            state.operations.on_change(out)
+        state.operations.on_change(out)
     _forget_undeclared(state)
     _commit(state, out)
-    if (
-        state.stopping
-        and not any(unit.has_process for unit in supervisor.units.values())
-        and not state.quit_said
-    ):
+    if state.stopping and not supervisor.is_busy() and not state.quit_said:
         state.quit_said = True
         sessions.close(MgmtError("stopping", "the daemon stopped before the answer"), out)
         _forget_abandoned(state, out)
@@ -82,7 +80,6 @@ def _forget_undeclared(state: State) -> None:
         if unit.state in AT_REST and not unit.has_process:
             state.undeclared.discard(name)
             del state.supervisor.units[name]
-            state.loading.forget_unit(unit)
             state.supervisor.dirty.add(name)
 
 
@@ -111,7 +108,7 @@ def _on_change(state: State, now: Now, change: Change, out: list[fx.Effect]) -> 
             if session.unit == unit.spec.name:
                 out.append(fx.Tell(session.peer, session.id, "drain", {}))
     state.loading.on_unit_change(now, unit, was, out)
-    if all(u.state is UnitState.STOPPED for u in state.loading.units(model)):
+    if all(u.state is UnitState.STOPPED and not u.waiting_for for u in state.loading.units(model)):
         state.leases.on_model_unloaded(model, out)
     _answer_lease_waiters(state, model, out)
     state.handshakes.on_unit_change(out)
@@ -293,7 +290,8 @@ def _answer_lease_waiters(state: State, model: str, out: list[fx.Effect]) -> Non
             lease = state.leases.grant(session, model, ready, mode, out)
             state.sessions.answer(route, frames.Outcome.OK, lease, out)
         else:
-            reason = next(u.reason for u in state.loading.units(model) if u.state is worst)
+            reasons = (u.reason for u in state.loading.units(model) if u.state is worst)
+            reason = next(reasons, "the configuration no longer has it")
             error = MgmtError("start-failed", f"model {model!r} could not be loaded: {reason}", model=model)
             state.sessions.refuse(route, error, out)
 
@@ -323,13 +321,11 @@ def _subscribe(state: State, now: Now, asked: Asked, body: msg.Subscribe, out: l
 @handles("logs")
 def _logs(state: State, now: Now, asked: Asked, body: msg.Logs, out: list[fx.Effect]) -> Body:
     target, _ = state.conditions.state(body.unit)
-    if target not in state.supervisor.units:
-        units = state.loading.units(target)
-        if not units:
-            raise MgmtError(
-                "not-loaded", f"model {target!r} was never loaded, so it has no log", model=target
-            )
-        target = units[0].spec.name
+    units = state.loading.units(target)
+    unit = state.supervisor.units.get(target) or next(iter(units), None)
+    if unit is None or not unit.incarnation:
+        raise MgmtError("not-loaded", f"{target!r} was never started, so it has no log", model=target)
+    target = unit.spec.name
     state.sessions.park(now, asked, out)
     since = None if body.since_s is None else now.real_s - body.since_s
     out.append(fx.ReadLog(asked.route, target, body.lines, body.offset, body.inode, since))
@@ -463,7 +459,7 @@ def _stop(state: State, now: Now, reason: str, out: list[fx.Effect]) -> None:
 def _on_hand_over(state: State, now: Now, event: ev.HandOver, out: list[fx.Effect]) -> None:
     """Leave, and leave the units running: the next daemon adopts them."""
     if not state.quit_said:
-        state.stopping = state.quit_said = True
+        state.stopping = state.quit_said = state.handed_over = True
         state.journal.record(now, "daemon", {"what": "hand-over", "reason": event.reason}, out)
         state.sessions.close(MgmtError("stopping", "the daemon left; its units run on for the next one"), out)
         _forget_abandoned(state, out)
@@ -479,20 +475,24 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
         unit = from_record(
             declared.spec if declared is not None else ghost(name, record), record, event.same_boot
         )
-        supervisor.restore(now, unit, out)
-        state.loading.adopt(unit)
-        if declared is None:
+        if declared is not None:
+            state.loading.adopt(unit)
+        else:
             state.undeclared.add(name)
+        supervisor.restore(now, unit, out, declared is not None)
+        if to_record(unit) != record:
+            supervisor.touch(unit)
     gone = [supervisor.units[name] for name in sorted(state.undeclared)]
     if gone:
         state.ordering.stop(now, gone, out, "the configuration no longer has it")
     for unit in list(supervisor.units.values()):
         autostart = unit.spec.autostart and unit.spec.name not in event.units
-        if unit.state is UnitState.STOPPED and not unit.has_process and (unit.wanted or autostart):
+        if unit.state is UnitState.STOPPED and (unit.wanted or autostart):
             try:
                 state.ordering.start(now, [unit], out, unit.config_path)
             except MgmtError as error:
                 supervisor.refuse(unit, error.text)
+    state.ordering.on_change(now, out)  # whoever waited when the former daemon ended
 
 
 _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {

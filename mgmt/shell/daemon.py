@@ -106,7 +106,9 @@ class Daemon:
         self._units = Units(self._loop, self._spawner, self.emit)
         self._commands = Commands(self._loop)
         self._probes = Probes(self._loop, self._commands, self._spawner.log_path, self._submit, self.emit)
-        self._commits = Commits(self._loop, self._store, lambda effect: self._perform[type(effect)](effect))
+        self._commits = Commits(
+            self._loop, self._store, self._prepare, lambda effect: self._perform[type(effect)](effect)
+        )
         self._rotation = Rotation(self._spawner.log_path)
         self._looks_at_logs = False
         self._runtime, self._state_dir = runtime, state_dir
@@ -137,8 +139,9 @@ class Daemon:
             fx.Publish: self.native.publish,
             fx.SetTimer: lambda effect: self._timers.set(effect.key, effect.at_ns),
             fx.CancelTimer: lambda effect: self._timers.cancel(effect.key),
-            fx.Spawn: self._spawn,
+            fx.Spawn: self._units.spawn,
             fx.Adopt: self._units.adopt,
+            fx.Forget: self._units.forget,
             fx.AskProbe: lambda effect: self._probes.ask(effect, self._environ, None),
             fx.ForgetProbes: lambda effect: self._probes.forget(effect.unit),
             fx.RunHook: self._run_hook,
@@ -171,9 +174,10 @@ class Daemon:
         if interval_s is not None:
             self._beat(interval_s)
         self._end_former_hooks()
+        # First: a unit that is started may be given the folder of a start that nobody knows any more.
+        restored = self._restored.units.items() if self._restored.same_boot else ()
+        self._units.clean({(name, unit["incarnation"]) for name, unit in restored if unit["has_process"]})
         self.emit(self._restored)
-        units = self._state.supervisor.units.values()
-        self._units.clean({(unit.spec.name, unit.incarnation) for unit in units if unit.has_process})
         self._sample()
         endpoint = self._state.settings.endpoints.control
         log.info("ready: pid %d, control endpoint %s", os.getpid(), endpoint)
@@ -249,9 +253,9 @@ class Daemon:
         if path is not None:
             remove_socket(path)
 
-    def _spawn(self, effect: fx.Spawn) -> None:
+    def _prepare(self, effect: fx.Spawn) -> None:
         self._probes.mark(effect.unit)
-        self._units.spawn(effect)
+        self._units.prepare(effect)
 
     def _run_hook(self, effect: fx.RunHook) -> None:
         def done(ok: bool, detail: str) -> None:
@@ -268,9 +272,7 @@ class Daemon:
         self._commands.run(key, filled.argv, env, filled.cwd, effect.hook.timeout_s, done)
 
     def _cancel_hook(self, effect: fx.CancelHook) -> None:
-        incarnation = self._state.supervisor.units[effect.unit].incarnation
-        for which in ("pre_start", "pre_stop"):
-            self._commands.cancel((effect.unit, which, incarnation))
+        self._commands.cancel((effect.unit, effect.which, effect.incarnation))
 
     def _read_config(self, effect: fx.ReadConfig) -> None:
         def read() -> None:
@@ -383,8 +385,9 @@ class Daemon:
 
     def _take_sample(self, only: str = "") -> None:
         units = self._state.supervisor.units
-        chosen = {only: units[only]} if only else units
-        pids = {name: unit.pid for name, unit in chosen.items() if unit.pid is not None}
+        pids = {
+            name: unit.pid for name, unit in units.items() if unit.pid is not None and only in ("", name)
+        }
         if pids:
             self.emit(ev.Sampled(self._sampler.sample(pids)))
 

@@ -13,7 +13,7 @@ import os
 import shutil
 import signal as signals
 import socket
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ TAIL_BYTES = 4096
 TAIL_LINES = 10
 GROUP_RETRY_S = 0.05  # an emptied control group may be busy for a moment
 GROUP_RETRIES = 20
+REMOVE_AFTER_S = 0.05
 
 Key = tuple[str, int]  # unit, incarnation
 
@@ -45,6 +46,7 @@ class _Process:
     folder: Path
     log: Path
     adopted: bool = False
+    forgotten: bool = False  # what its folder tells is in the store
     told_end: bool = False
     told_empty: bool = False
 
@@ -57,12 +59,16 @@ class Units:
         self._spawner = spawner
         self._emit = emit
         self._processes: dict[Key, _Process] = {}
+        self._leaving: dict[Path, TimerHandle] = {}  # folders of ended processes
 
     # ---- effects ----
 
-    def spawn(self, effect: fx.Spawn) -> None:
-        """Start the unit's program under a shim."""
+    def prepare(self, effect: fx.Spawn) -> None:
+        """Start a shim, which waits: its own start takes longer than writing down that there is one."""
         key = (effect.unit, effect.incarnation)
+        folder = self._spawner.folder / f"{effect.unit}.{effect.incarnation}"
+        if folder in self._leaving:
+            self._remove_now(folder)
         try:
             spawned = self._spawner.spawn(effect)
         except MgmtError as error:
@@ -75,6 +81,10 @@ class Units:
         log_path = self._spawner.log_path(effect.unit)
         self._watch(key, _Process(spawned.pid, spawned.pidfd, spawned.control, spawned.folder, log_path))
 
+    def spawn(self, effect: fx.Spawn) -> None:
+        """The start is in the store: the prepared shim may execute the unit's program."""
+        self._send((effect.unit, effect.incarnation), "go")
+
     def adopt(self, effect: fx.Adopt) -> None:
         """Find what a former daemon started: its living shim, its record, or nothing."""
         key = (effect.unit, effect.incarnation)
@@ -83,8 +93,6 @@ class Units:
         if folder is None or folder.shim is None:
             # A shim that comes up after its daemon died starts nothing: what is not there will not come.
             self._later(ev.Vanished(*key))
-            if path.is_dir():
-                self._remove(path)
             return
         pidfd = folder.shim.pidfd()
         if pidfd is not None:
@@ -111,6 +119,14 @@ class Units:
         """Have the unit's log go on in a new file."""
         self._send(key, "rotate")
 
+    def forget(self, effect: fx.Forget) -> None:
+        """Remove what is left of an ended process: its end is in the store, its folder tells nothing more."""
+        process = self._processes.get((effect.unit, effect.incarnation))
+        if process is not None:
+            process.forgotten = True  # its shim is about to end
+        else:
+            self._remove(self._spawner.folder / f"{effect.unit}.{effect.incarnation}")
+
     def clean(self, known: set[Key]) -> None:
         """Remove what is left of processes that nobody knows any more."""
         with contextlib.suppress(FileNotFoundError):
@@ -127,6 +143,8 @@ class Units:
 
     def close(self) -> None:
         """Let go of the shims; they, and what they watch, live on."""
+        for folder in list(self._leaving):
+            self._remove_now(folder, GROUP_RETRIES)
         for process in self._processes.values():
             self._loop.remove_reader(process.pidfd)
             self._loop.remove_reader(process.control.fileno())
@@ -198,7 +216,8 @@ class Units:
         process.control.close()
         del self._processes[key]
         if process.told_end and process.told_empty:
-            self._remove(process.folder)
+            if process.forgotten:
+                self._remove(process.folder)
             return
         folder = read_folder(process.folder)
         if folder is None:
@@ -226,7 +245,6 @@ class Units:
                 if record.get("stage") == "orphaned"
                 else ev.SpawnFailed(*key, _failure(record))
             )
-            self._remove(folder.path)
             return
         if not told_end and record:
             self._later(_exited(key, record, 0, log_path))
@@ -235,7 +253,6 @@ class Units:
             self._end_witnessless(key, folder, told_end)
             return
         self._later(ev.Emptied(*key))
-        self._remove(folder.path)
 
     def _end_witnessless(self, key: Key, folder: Folder, told_end: bool) -> None:
         """Processes without their shim: only those proven to be the unit's are killed."""
@@ -259,7 +276,6 @@ class Units:
         if not told_end:
             self._later(ev.Exited(*key, None, None, 0, read_tail(self._spawner.log_path(key[0]))))
         self._later(ev.Emptied(*key))
-        self._remove(folder.path)
 
     # ---- small things ----
 
@@ -276,14 +292,25 @@ class Units:
         except (BlockingIOError, BrokenPipeError, ConnectionResetError) as error:
             log.warning("%s.%d: shim does not take `%s`: %s", *key, command, error.strerror)
 
-    def _remove(self, folder: Path, tries: int = 0) -> None:
-        """Forget an ended process: its control groups, as soon as the kernel lets go of them, and its folder."""
+    def _remove(self, folder: Path) -> None:
+        """Forget an ended process, but not at once: its successor goes first."""
+        self._remove_later(folder, REMOVE_AFTER_S, 0)
+
+    def _remove_later(self, folder: Path, delay_s: float, tries: int) -> None:
+        former = self._leaving.pop(folder, None)
+        if former is not None:
+            former.cancel()
+        self._leaving[folder] = self._loop.call_later(delay_s, self._remove_now, folder, tries)
+
+    def _remove_now(self, folder: Path, tries: int = 0) -> None:
+        """Its control groups, as soon as the kernel lets go of them, and its folder."""
+        self._leaving.pop(folder).cancel()
         left = self._spawner.cgroups.remove(read_groups(folder))
         if not left:
             shutil.rmtree(folder, ignore_errors=True)
             left = [folder] if folder.exists() else []  # a shim that starts nothing is writing into it
         if left and tries < GROUP_RETRIES:
-            self._loop.call_later(GROUP_RETRY_S, self._remove, folder, tries + 1)
+            self._remove_later(folder, GROUP_RETRY_S, tries + 1)
 
 
 def _exited(key: Key, fields: dict[str, str], left: int, log_path: Path) -> ev.Exited:

@@ -8,7 +8,7 @@ import pytest
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from tests.core.builders import a_model, a_restart
+from tests.core.builders import a_model, a_restart, a_topology
 from tests.core.recorder import Client, World, a_daemon
 
 
@@ -41,7 +41,7 @@ def test_a_load_answers_when_the_backend_is_ready_and_not_before() -> None:
 
 
 def test_what_a_spawn_is_told() -> None:
-    world = a_daemon([a_model(fullname="org/Echo", cpus="3")])
+    world = a_daemon([a_model(fullname="org/Echo", cpus="3")], topology=a_topology(cpus=4))
     world.client().ask("load-model", model="echo", config_path="/c.json", wait=False)
     spawn = world.start("echo").spawn
     world.settle()

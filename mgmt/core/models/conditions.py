@@ -85,5 +85,3 @@ class Conditions:
             text = f"{target} is {state} and will not become {condition}; see `mgmt status {target}`"
             raise MgmtError("start-failed", text)
         return None
-
-

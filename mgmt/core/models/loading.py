@@ -47,26 +47,23 @@ class Loading:
         self._complete: set[str] = set()  # models whose replicas were all ready since they were loaded
         self._waiters: dict[str, _Waiters] = {}
 
-    def register(self, specs: list[UnitSpec]) -> None:
-        """Make units of the declared replicas; those that exist keep their present."""
-        by_model: dict[str, list[Unit]] = {}
+    def declare(self, specs: list[UnitSpec], out: list[fx.Effect]) -> None:
+        """These are the units of the configuration; what exists of them keeps its present."""
+        self._units = {}
         for spec in specs:
-            by_model.setdefault(spec.model.name, []).append(self._supervisor.add(spec))
-        self._units.update(by_model)
+            self._units.setdefault(spec.model.name, []).append(self._supervisor.add(spec))
+        for name in self._waiters:
+            if name not in self._units:
+                text = f"the configuration no longer has {name!r}"
+                self._fail_load(name, MgmtError("cancelled", text, model=name), out)
 
     def adopt(self, unit: Unit) -> None:
-        """A unit of a former daemon takes the place of the one at rest that was registered for its name."""
-        units = self._units.setdefault(unit.spec.model.name, [])
+        """A unit of a former daemon takes the place of the one at rest that was declared by its name."""
+        units = self._units[unit.spec.model.name]
         units[:] = [unit if other.spec.name == unit.spec.name else other for other in units]
-        if not any(other is unit for other in units):
-            units.append(unit)
-
-    def forget_unit(self, unit: Unit) -> None:
-        """The unit is no longer declared, and nothing of it is left."""
-        units = self._units.get(unit.spec.model.name, [])
-        units[:] = [other for other in units if other is not unit]
-        if not units:
-            self._units.pop(unit.spec.model.name, None)
+        if unit.proven:
+            # Whether all its replicas were ready is not known; those that serve must not go for one that fails.
+            self._complete.add(unit.spec.model.name)
 
     # ---- reading ----
 
@@ -78,8 +75,10 @@ class Loading:
         return [unit for unit in self.units(model) if unit.ready]
 
     def state(self, model: str) -> State:
-        """The state of the worst replica; STOPPED when it was never loaded."""
-        order = list(State)
+        """The state of the worst replica, one that waits to be started counts as STARTING.
+
+        STOPPED when it was never loaded.
+        """
         worst = [
             State.FATAL,
             State.BACKOFF,
@@ -89,8 +88,8 @@ class Loading:
             State.STOPPED,
             State.RUNNING,
         ]
-        states = [unit.state for unit in self.units(model)] or [order[0]]
-        return min(states, key=worst.index)
+        states = [State.STARTING if unit.waiting_for else unit.state for unit in self.units(model)]
+        return min(states, key=worst.index, default=State.STOPPED)
 
     def waiting(self) -> list[Route]:
         """The requests that wait for a load or an unload."""
@@ -122,9 +121,11 @@ class Loading:
             raise MgmtError(
                 "busy", f"{others} other units are up; {self._max_units} is the limit (limits.max_units)"
             )
-        states = {unit.state for unit in self.units(model.name)}
+        units = self.units(model.name)
+        self._ordering.check(units)
+        states = {unit.state for unit in units}
         already = bool(states) and states <= {State.RUNNING, State.STARTING}
-        waits = waiter is not None and states != {State.RUNNING}
+        waits = waiter is not None and not all(unit.is_up for unit in units)
         if waiter is not None and waits:
             # Before anything is started: `busy` changes nothing.
             self._sessions.park(now, waiter, out)
@@ -133,8 +134,7 @@ class Loading:
                 out.append(fx.SetTimer(("starting", waiter.route), now.mono_ns + starting_after_ns))
         if State.RUNNING not in states:
             self._complete.discard(model.name)
-        self.register(specs)
-        self._ordering.start(now, self.units(model.name), out, config_path)
+        self._ordering.start(now, units, out, config_path)
         return None if waits else self.loaded(model.name, already)
 
     def unload(
@@ -146,13 +146,14 @@ class Loading:
         """
         name = model.name
         units = self.units(name)
-        if all(unit.state is State.STOPPED for unit in units):
+        if all(unit.state is State.STOPPED and not unit.waiting_for for unit in units):
             raise MgmtError("not-loaded", f"model {name!r} is not loaded", model=name)
-        waits = waiter is not None and any(unit.has_process for unit in units)
+        left = {unit.spec.name for unit in units if unit.has_process or unit.hook}
+        waits = waiter is not None and bool(left)
         if waiter is not None and waits:
             # Before anything is stopped: `busy` changes nothing.
             self._sessions.park(now, waiter, out)
-            self._of(name).unload[waiter.route] = {unit.spec.name for unit in units if unit.has_process}
+            self._of(name).unload[waiter.route] = left
         self._fail_load(name, MgmtError("cancelled", f"the load of {name!r} was overtaken by an unload"), out)
         self._ordering.stop(now, units, out, "unloaded")
         return None if waits else self.unloaded(name)
@@ -182,7 +183,14 @@ class Loading:
         units = self.units(name)
         if units and all(other.ready for other in units):
             self._complete.add(name)
-        if unit.state is State.FATAL or (unit.state is State.EXITED and was is State.STARTING):
+        if not any(other is unit for other in units):
+            units = []  # no longer declared: its end is nobody else's failure
+        elif unit.state is State.STOPPED and not unit.wanted:
+            self._fail_load(
+                name, MgmtError("cancelled", f"the load of {name!r} was overtaken by a stop"), out
+            )
+        failed = unit.state is State.FATAL or (unit.state is State.EXITED and was is State.STARTING)
+        if units and failed and not unit.waiting_for:
             self._fail_load(name, start_failed(unit), out)
             if name not in self._complete:
                 # The replicas of a model that failed to load are not left behind half loaded.
@@ -191,7 +199,7 @@ class Loading:
                         self._supervisor.stop(now, other, out, f"{unit.spec.name} failed to start")
         if waiters is None:
             return
-        if all(other.ready for other in units):
+        if units and all(other.is_up for other in units):
             for route, already in list(waiters.load.items()):
                 self._answer(route, self.loaded(name, already), out)
             waiters.load.clear()

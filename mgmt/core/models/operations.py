@@ -30,8 +30,9 @@ class Operations:
         self._ordering = ordering
         self._loading = loading
         self._sessions = sessions
-        # What is waited for (up or down), the units, and those of which nothing had to be changed.
-        self._waiting: dict[Route, tuple[str, list[Unit], list[str]]] = {}
+        # What is waited for (up or down), the units with the incarnations they had when it was asked, and those of
+        # which nothing had to be changed.
+        self._waiting: dict[Route, tuple[str, dict[str, int], list[Unit], list[str]]] = {}
 
     def find(self, targets: list[str]) -> list[Unit]:
         """The units behind names of units and models; MgmtError when a name is neither."""
@@ -46,34 +47,35 @@ class Operations:
         self, now: Now, asked: Asked, units: list[Unit], wait: bool, out: list[fx.Effect]
     ) -> dict[str, Any] | None:
         already = [unit.spec.name for unit in units if unit.state in (State.STARTING, State.RUNNING)]
+        self._ordering.check(units)
+        self._park(now, asked, wait, out)
         self._ordering.start(now, units, out)
-        return self._answer_or_park(now, asked, "up", units, already, wait, out)
+        return self._answer_or_wait(asked, "up", units, already, wait)
 
     def stop(
         self, now: Now, asked: Asked, units: list[Unit], wait: bool, out: list[fx.Effect]
     ) -> dict[str, Any] | None:
         already = [unit.spec.name for unit in units if _is_down(unit) and not unit.waiting_for]
+        self._park(now, asked, wait, out)
         self._ordering.stop(now, units, out, "stopped by request")
-        return self._answer_or_park(now, asked, "down", units, already, wait, out)
+        return self._answer_or_wait(asked, "down", units, already, wait)
 
     def restart(
         self, now: Now, asked: Asked, units: list[Unit], wait: bool, out: list[fx.Effect]
     ) -> dict[str, Any] | None:
-        for unit in units:
-            if unit.state in AT_REST:
-                self._ordering.start(now, [unit], out)
-            else:
-                self._supervisor.restart(now, unit, out, "restarted by request")
-        return self._answer_or_park(now, asked, "up", units, [], wait, out)
+        self._ordering.check(units)
+        self._park(now, asked, wait, out)
+        self._ordering.restart(now, units, out, {unit.spec.name: "restarted by request" for unit in units})
+        return self._answer_or_wait(asked, "up", units, [], wait)
 
     def on_change(self, out: list[fx.Effect]) -> None:
         """Answer whoever's units are all where they should be, or cannot get there."""
-        for route, (what, units, already) in list(self._waiting.items()):
-            error = _hopeless(what, units)
+        for route, (what, since, units, already) in list(self._waiting.items()):
+            error = _hopeless(what, since, units)
             if error is not None:
                 del self._waiting[route]
                 self._sessions.refuse(route, error, out)
-            elif _reached(what, units):
+            elif _reached(what, since, units):
                 del self._waiting[route]
                 self._sessions.answer(route, frames.Outcome.OK, targets(units, already), out)
 
@@ -88,41 +90,49 @@ class Operations:
         self._registry.specs(model)  # raises `no-backend`
         return self._loading.units(model.name)
 
-    def _answer_or_park(
-        self,
-        now: Now,
-        asked: Asked,
-        what: str,
-        units: list[Unit],
-        already: list[str],
-        wait: bool,
-        out: list[fx.Effect],
+    def _park(self, now: Now, asked: Asked, wait: bool, out: list[fx.Effect]) -> None:
+        """Before anything is changed: `busy` changes nothing."""
+        if wait:
+            self._sessions.park(now, asked, out)
+
+    def _answer_or_wait(
+        self, asked: Asked, what: str, units: list[Unit], already: list[str], wait: bool
     ) -> dict[str, Any] | None:
-        error = _hopeless(what, units)
+        since = {unit.spec.name: unit.incarnation for unit in units}
+        error = _hopeless(what, since, units)
         if error is not None:
             raise error
-        if not wait or _reached(what, units):
+        if not wait or _reached(what, since, units):
             return targets(units, already)
-        self._sessions.park(now, asked, out)
-        self._waiting[asked.route] = (what, units, already)
+        self._waiting[asked.route] = (what, since, units, already)
         return None
 
 
-def _reached(what: str, units: list[Unit]) -> bool:
+def _reached(what: str, since: dict[str, int], units: list[Unit]) -> bool:
     if what == "down":
-        return all(_is_down(unit) and not unit.stop_reason for unit in units)
+        # One that was started again meanwhile was down in between.
+        return all(_is_down(unit) or unit.incarnation != since[unit.spec.name] for unit in units)
     return all(unit.is_up for unit in units)
 
 
-def _hopeless(what: str, units: list[Unit]) -> MgmtError | None:
-    """Why the units will not come up; None when they are up or may still come."""
-    for unit in units if what == "up" else ():
-        if unit.waiting_for:
+def _hopeless(what: str, since: dict[str, int], units: list[Unit]) -> MgmtError | None:
+    """Why the units will not get there; None when they are there or still may come."""
+    for unit in units:
+        name, state = unit.spec.name, unit.state
+        if what == "down":
+            goes_on = unit.wanted and not unit.stop_reason and not unit.start_when_empty
+            if (
+                goes_on
+                and state is not State.STOPPING
+                and not _is_down(unit)
+                and unit.incarnation == since[name]
+            ):
+                return MgmtError("cancelled", f"the stop of {name!r} was overtaken by a start", unit=name)
+        elif unit.waiting_for or unit.is_up:
             continue
-        if unit.state is State.FATAL or (unit.state is State.EXITED and not unit.spec.oneshot):
+        elif state in (State.FATAL, State.EXITED):
             return start_failed(unit)
-        if unit.state is State.STOPPED and not unit.wanted:
-            name = unit.spec.name
+        elif state is State.STOPPED or (state is State.STOPPING and not unit.wanted):
             return MgmtError("cancelled", f"the start of {name!r} was overtaken by a stop", unit=name)
     return None
 

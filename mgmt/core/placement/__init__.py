@@ -4,8 +4,8 @@ A unit's place is a function of the machine and of everything that is declared, 
 of restarts: `plan` computes it once, `Ledger` grants it or says who is in the way.
 """
 
-from mgmt.core.placement.ledger import Ledger
+from mgmt.core.placement.ledger import Ledger, conflict_between
 from mgmt.core.placement.plan import Demand, Place, plan
 from mgmt.core.placement.topology import Cpu, Gpu, Topology
 
-__all__ = ["Cpu", "Demand", "Gpu", "Ledger", "Place", "Topology", "plan"]
+__all__ = ["Cpu", "Demand", "Gpu", "Ledger", "Place", "Topology", "conflict_between", "plan"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from mgmt.core.placement.plan import Place
 from mgmt.core.placement.topology import Topology
@@ -18,23 +18,33 @@ class Ledger:
         self.held: dict[str, Place] = {}
 
     def acquire(self, unit: str) -> Place:
-        """Grant the unit's place; MgmtError `no-capacity` when another holds part of it. Idempotent."""
-        if unit not in self.held:
-            self.check(unit)
-            self.held[unit] = self.places.get(unit, Place())
-        return self.held[unit]
+        """Grant the unit's place; MgmtError `no-capacity` when another holds part of it. Idempotent.
 
-    def check(self, unit: str, together: Iterable[str] = ()) -> None:
-        """MgmtError `no-capacity` when the unit's place, beside those of `together`, cannot be granted now."""
-        if unit in self.held:
+        What it held of another plan is given back.
+        """
+        self.check(unit)
+        place = self.held[unit] = self.places.get(unit, Place())
+        return place
+
+    def is_as_planned(self, unit: str) -> bool:
+        """Whether the unit holds the place that it would be given now."""
+        return self.held.get(unit) == self.places.get(unit, Place())
+
+    def check(self, unit: str, together: Iterable[str] = (), without: Collection[str] = ()) -> None:
+        """MgmtError `no-capacity` when the unit's place, beside those of `together`, cannot be granted now.
+
+        What the units `without` hold counts as free.
+        """
+        if self.is_as_planned(unit):
             return
         place = self.places.get(unit, Place())
         if place.fault:
             text = f"unit {unit!r} has no place on this machine: {place.fault}"
             raise MgmtError("no-capacity", text, unit=unit)
-        rivals = {name: self.places.get(name, Place()) for name in together if name != unit} | self.held
+        rivals = {name: self.places.get(name, Place()) for name in together} | self.held
+        rivals = {name: held for name, held in rivals.items() if name != unit and name not in without}
         for other, held in rivals.items():
-            conflict = _conflict(place, held)
+            conflict = conflict_between(place, held)
             if conflict:
                 raise MgmtError(
                     "no-capacity",
@@ -54,13 +64,12 @@ class Ledger:
     def release(self, unit: str) -> None:
         self.held.pop(unit, None)
 
-    def replan(self, places: dict[str, Place]) -> set[str]:
-        """Adopt a new plan; the holders whose place it changes, who keep what they hold until released."""
+    def replan(self, places: dict[str, Place]) -> None:
+        """Adopt a new plan; who holds a place of the old one keeps it until it is released."""
         self.places = places
-        return {unit for unit, held in self.held.items() if places.get(unit, Place()) != held}
 
 
-def _conflict(place: Place, held: Place) -> str:
+def conflict_between(place: Place, held: Place) -> str:
     """What of `place` the holder of `held` excludes, in words; empty when they can live side by side."""
     if place.exclusive or held.exclusive:
         both = sorted(set(place.cpus) & set(held.cpus))

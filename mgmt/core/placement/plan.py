@@ -43,12 +43,14 @@ class Place:
 def plan(topology: Topology, demands: Iterable[Demand]) -> dict[str, Place]:
     """A place for each demand, by unit.
 
-    Fixed CPUs first, then exclusive demands by descending size, then shared ones; ties by name. An exclusive
-    demand that finds no free CPUs is placed as if it were alone: it can run when its rivals do not.
+    Fixed CPUs first, then exclusive demands by descending size, then shared ones; ties by name. GPUs that
+    somebody names are chosen for others last. An exclusive demand that finds no free CPUs is placed as if it were
+    alone: it can run when its rivals do not.
     """
+    demands = list(demands)
     taken: set[int] = set()
     used: dict[int, int] = {cpu.id: 0 for cpu in topology.cpus}
-    gpus_taken: set[str] = set()
+    gpus_taken = {uuid for demand in demands for uuid in demand.gpus}
     places: dict[str, Place] = {}
     for demand in sorted(demands, key=_order):
         places[demand.unit] = _place(topology, demand, taken, used, gpus_taken)
@@ -83,6 +85,9 @@ def _place(
             where = f"NUMA node {node}" if node is not None else "this machine"
             return Place(fault=f"{demand.count} CPUs are asked for, {where} has {len(candidates)}")
         free = [cpu for cpu in candidates if cpu.id not in taken]
+        unused = [cpu for cpu in free if not used[cpu.id]]
+        if demand.exclusive and len(unused) >= demand.count:
+            free = unused
         if demand.count <= len(free):
             why = f"{demand.layout} among {len(free)} CPUs that nobody has for himself"
         else:

@@ -78,6 +78,23 @@ def start_set(graph: Mapping[str, Needs], names: Iterable[str]) -> set[str]:
     return found
 
 
+def start_order(graph: Mapping[str, Needs], names: Iterable[str]) -> list[str]:
+    """The names and everything they require or want, what is needed before who needs it; ties by name."""
+    found = start_set(graph, names)
+    order: list[str] = []
+    seen: set[str] = set()
+    stack = [(name, False) for name in sorted(found, reverse=True)]
+    while stack:
+        name, needs_are_listed = stack.pop()
+        if needs_are_listed:
+            order.append(name)
+        elif name not in seen:
+            seen.add(name)
+            stack.append((name, True))
+            stack.extend((other, False) for other in _others(graph, name) if other in found)
+    return order
+
+
 def dependants(graph: Mapping[str, Needs], name: str) -> set[str]:
     """Who requires `name`, transitively: they must stop before it does."""
     found: set[str] = set()

@@ -38,13 +38,11 @@ class Health:
         unit.probes = {which: ProbeState(probe) for which, probe in asked.items() if probe is not None}
         unit.heard_ns = 0
 
-    def begin(self, unit: Unit, out: list[fx.Effect]) -> None:
+    def begin(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
         """The unit is up: its ready and live probes are asked from now on."""
-        if not unit.probes:
-            self.reset(unit)  # adopted: probes are not stored
         for which in ("ready", "live"):
             if which in unit.probes:
-                self.ask(unit, which, out)
+                self.ask(now, unit, which, out)
 
     def forget(self, unit: Unit, out: list[fx.Effect]) -> None:
         """Ask nothing more; answers on their way are not wanted."""
@@ -53,10 +51,29 @@ class Health:
             out.append(fx.ForgetProbes(unit.spec.name))
             self.reset(unit)
 
-    def ask(self, unit: Unit, which: str, out: list[fx.Effect]) -> None:
+    def refresh(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
+        """The unit's specification was replaced while it is up: other probes are asked from now on."""
+        settings = unit.spec.backend.probes
+        asked = {"startup": settings.startup, "ready": settings.ready, "live": settings.live}
+        present = {which: unit.probes[which].settings for which in unit.probes}
+        if present == {which: probe for which, probe in asked.items() if probe is not None}:
+            return
+        was_ready = unit.ready
+        self.forget(unit, out)
+        self.reset(unit)
+        if unit.state is State.RUNNING:
+            self.begin(now, unit, out)
+            if unit.ready is not was_ready:
+                self._supervisor.readiness_changed(unit, "its probes were changed")
+        elif unit.state is State.STARTING and unit.pid is not None:
+            self._supervisor.watch_start(now, unit, out)
+
+    def ask(self, now: Now, unit: Unit, which: str, out: list[fx.Effect]) -> None:
         """One question. A `told` probe is not asked: it is looked at when its time comes."""
         probe = unit.probes[which].settings
-        if probe.kind != "told":
+        if probe.kind == "told":
+            self._ask_later(now, unit, which, out)
+        else:
             out.append(fx.AskProbe(unit.spec.name, unit.incarnation, which, probe))
 
     def on_timer(self, now: Now, which: str, name: str, out: list[fx.Effect]) -> None:
@@ -65,7 +82,7 @@ class Health:
             return
         probe = unit.probes[which].settings
         if probe.kind != "told":
-            self.ask(unit, which, out)
+            self.ask(now, unit, which, out)
             return
         silent_s = (now.mono_ns - unit.heard_ns) / 1e9
         ok = unit.heard_ns > 0 and silent_s <= probe.period_s
@@ -77,6 +94,8 @@ class Health:
         unit = self._supervisor.units.get(event.unit)
         if unit is None or unit.incarnation != event.incarnation or event.which not in unit.probes:
             return
+        if unit.state is not (State.STARTING if event.which == "startup" else State.RUNNING):
+            return  # asked before it left the state in which the answer means something
         self._count(now, unit, event.which, event.ok, event.detail, out)
 
     def on_heard(self, now: Now, unit: Unit) -> None:
@@ -87,12 +106,15 @@ class Health:
         probe = unit.probes[which]
         changed = probe.count(ok, detail)
         if which == "startup" and probe.passing:
-            self._supervisor.on_up(unit, "ready: its startup probe passed", out)
+            self._supervisor.on_up(now, unit, "ready: its startup probe passed", out)
             return
         if which == "live" and changed and probe.passing is False:
             self._supervisor.kill(unit, out, f"live probe failed {probe.bad} times: {detail}")
             return
         if which == "ready" and changed and unit.state is State.RUNNING:
             self._supervisor.readiness_changed(unit, f"ready probe: {detail}")
-        period_ns = int(probe.settings.period_s * 1e9)
+        self._ask_later(now, unit, which, out)
+
+    def _ask_later(self, now: Now, unit: Unit, which: str, out: list[fx.Effect]) -> None:
+        period_ns = int(unit.probes[which].settings.period_s * 1e9)
         out.append(fx.SetTimer(("probe." + which, unit.spec.name), now.mono_ns + period_ns))

@@ -39,6 +39,7 @@ def to_record(unit: Unit) -> dict[str, Any]:
         "start_when_empty": unit.start_when_empty,
         "wanted": unit.wanted,
         "waiting_for": unit.waiting_for,
+        "stop_reason": unit.stop_reason,
         "place": [
             list(unit.place.cpus),
             unit.place.exclusive,
@@ -81,5 +82,6 @@ def from_record(spec: UnitSpec, record: dict[str, Any], same_boot: bool) -> Unit
     unit.restarts, unit.failures_ns = record["restarts"], deque(record["failures_ns"])
     unit.retry_ns, unit.verdict = record["retry_ns"], record["verdict"]
     unit.start_when_empty, unit.waiting_for = record["start_when_empty"], record["waiting_for"]
+    unit.stop_reason = record["stop_reason"]
     unit.place = Place(tuple(cpus), exclusive, tuple(gpus), memory_bytes, why)
     return unit

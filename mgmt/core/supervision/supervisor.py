@@ -44,6 +44,7 @@ class Supervisor:
         self.version = 0  # grows with every visible change; caches key on it
         self.ledger = ledger
         self.health = Health(self)
+        self.after_hooks: set[tuple[str, int, str]] = set()  # post_start and post_stop hooks that run
         self._secret = secret
         self._control_endpoint = control_endpoint
         self._socket_prefix = socket_prefix
@@ -63,7 +64,8 @@ class Supervisor:
     def start(self, now: Now, unit: Unit, out: list[fx.Effect], config_path: str | None = None) -> None:
         """Start a unit at rest, or one that is waiting to be started again; otherwise nothing to do.
 
-        MgmtError `no-capacity` when its place is held by others; nothing is changed then.
+        MgmtError `no-capacity` when its place is held by others; nothing is changed then. One whose tree is still
+        being ended is left to `Ordering`, which starts it when it is empty.
         """
         if unit.state in (State.STARTING, State.RUNNING):
             return
@@ -72,7 +74,8 @@ class Supervisor:
             self.touch(unit)
             return
         if unit.state in AT_REST:
-            unit.place = self.ledger.acquire(unit.spec.name)
+            if not unit.has_process:
+                unit.place = self.ledger.acquire(unit.spec.name)
             unit.wanted, unit.waiting_for = True, ""
             if unit.has_process:
                 # The leader is gone but its tree is still being killed: start as soon as it is empty.
@@ -95,17 +98,19 @@ class Supervisor:
         """A unit at rest that cannot be started: its dependency failed, or its place is taken."""
         unit.waiting_for = ""
         self._move(unit, "refuse", State.FATAL, reason)
-        self._release(unit)
+        self.release(unit)
 
     def stop(self, now: Now, unit: Unit, out: list[fx.Effect], reason: str, wanted: bool = False) -> None:
         """Ask the unit to end and, after its grace, end the whole tree; the unit is STOPPED when it is empty.
 
         `wanted` keeps it among the units that the next daemon starts.
         """
+        if unit.waiting_for and unit.state is State.STOPPED:
+            unit.reason = reason
+            self.changes.append(Change(unit, unit.state, unit.state, reason, unit.incarnation))
         unit.start_when_empty, unit.waiting_for, unit.stop_reason = False, "", ""
-        if unit.wanted is not wanted:
-            unit.wanted = wanted and unit.wanted
-            self.touch(unit)
+        unit.wanted = wanted and unit.wanted
+        self.touch(unit)
         if unit.state is State.STOPPED or unit.state is State.STOPPING:
             return
         name = unit.spec.name
@@ -114,11 +119,11 @@ class Supervisor:
             unit.retry_ns = None
         if unit.hook == "pre_start":
             self._move(unit, "stop", State.STOPPING, reason)
-            out.append(fx.CancelHook(name))
+            self._cancel_hook(unit, out)
             return
         if not unit.has_process:
             self._move(unit, "stop", State.STOPPED, reason)
-            self._release(unit)
+            self.release(unit)
             return
         out.append(fx.CancelTimer(("ready", name)))
         self.health.forget(unit, out)
@@ -131,27 +136,18 @@ class Supervisor:
         else:
             self._ask_to_end(now, unit, out)
 
-    def restart(self, now: Now, unit: Unit, out: list[fx.Effect], reason: str) -> None:
-        """Stop and start again as soon as nothing of it is left; a unit at rest is just started."""
-        if unit.state in AT_REST or unit.state is State.BACKOFF:
-            self.start(now, unit, out, unit.config_path)
-            return
-        self.stop(now, unit, out, reason, wanted=True)
-        unit.start_when_empty = True
-        self.touch(unit)
-
     def reset_failed(self, unit: Unit) -> None:
         """Forget failures: a FATAL or EXITED unit is STOPPED again, one in BACKOFF starts its count afresh."""
         unit.failures_ns.clear()
         unit.restarts = 0
         if unit.state in (State.FATAL, State.EXITED) and not unit.has_process:
             self._move(unit, "stop", State.STOPPED, "failures were reset")
+            unit.wanted = bool(unit.waiting_for)
         self.touch(unit)
 
     def kill(self, unit: Unit, out: list[fx.Effect], verdict: str = "") -> None:
         """End the whole tree now, without a grace; what follows depends on the state the unit is in."""
-        if unit.hook:
-            out.append(fx.CancelHook(unit.spec.name))
+        self._cancel_hook(unit, out)
         if unit.has_process:
             unit.verdict = verdict
             self.touch(unit)
@@ -173,6 +169,16 @@ class Supervisor:
             return None
         return unit if hmac.compare_digest(self.token(unit).encode(), token.encode()) else None
 
+    def release(self, unit: Unit) -> None:
+        """Give back the place of a unit that has no process."""
+        if not unit.has_process:
+            self.ledger.release(unit.spec.name)
+            unit.place = Place()
+
+    def is_busy(self) -> bool:
+        """Whether a process or a hook of any unit exists."""
+        return bool(self.after_hooks) or any(unit.has_process or unit.hook for unit in self.units.values())
+
     def touch(self, unit: Unit) -> None:
         """Something of the unit changed that is seen, or must be known to the next daemon."""
         self.version += 1
@@ -180,43 +186,54 @@ class Supervisor:
 
     # ---- another daemon's units ----
 
-    def restore(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
-        """Take over a unit from the store: its timers are set again, its process is looked for."""
+    def restore(self, now: Now, unit: Unit, out: list[fx.Effect], declared: bool = True) -> None:
+        """Take over a unit from the store: its timers are set again, its process is looked for.
+
+        `declared` is false when no configuration has it any more: then nothing of it is started again.
+        """
         name = unit.spec.name
         self.units[name] = unit
         self.version += 1
-        if unit.place != Place() and (unit.has_process or unit.state not in AT_REST):
+        if unit.has_process or unit.state not in AT_REST:
             self.ledger.held[name] = unit.place
+        self.health.reset(unit)
         if unit.has_process:
+            unit.sought = True
             out.append(fx.Adopt(name, unit.incarnation))
-        if unit.state is State.STARTING:
-            if unit.has_process:
-                at_ns = now.mono_ns + int(unit.spec.backend.ready_timeout_s * 1e9)
-                out.append(fx.SetTimer(("ready", name), at_ns))
-            else:
-                self._prepare(now, unit, out)  # it died in its pre_start hook, which runs again
+        backend = unit.spec.backend
+        if unit.state is State.STARTING and unit.has_process:
+            at_ns = now.mono_ns + int(backend.ready_timeout_s * 1e9)
+            out.append(fx.SetTimer(("ready", name), at_ns))
+        elif unit.state is State.STARTING and declared:
+            self._prepare(now, unit, out)  # it died in its pre_start hook, which runs again
+        elif unit.state is State.STARTING:
+            self._move(unit, "stop", State.STOPPING, "the configuration no longer has it")
+            self._empty(now, unit, out)
         elif unit.state is State.BACKOFF and unit.retry_ns is not None:
             out.append(fx.SetTimer(("retry", name), unit.retry_ns))
-        elif unit.state is State.STOPPING and not unit.has_process:
+        elif unit.state is State.STOPPING and unit.has_process:
+            # It is asked again when it is adopted; one that is not even executed yet has this time.
+            out.append(fx.SetTimer(("grace", name), now.mono_ns + int(backend.grace_s * 1e9)))
+        elif unit.state is State.STOPPING:
             self._empty(now, unit, out)
 
     def on_adopted(self, now: Now, event: ev.Adopted, out: list[fx.Effect]) -> None:
         unit = self._of(event.unit, event.incarnation)
         if unit is None:
             return
-        first = unit.pid is None
-        unit.pid, unit.start_ticks = event.pid, event.start_ticks
-        if first:
-            unit.started_ns, unit.started_real_s = now.mono_ns, now.real_s
-        self.touch(unit)
+        if not unit.leader_gone:
+            if unit.pid is None:
+                unit.started_ns, unit.started_real_s = now.mono_ns, now.real_s
+            unit.pid, unit.start_ticks = event.pid, event.start_ticks
+            self.touch(unit)
         if unit.verdict or unit.leader_gone:
             out.append(fx.KillUnit(event.unit, event.incarnation))
         elif unit.state is State.STOPPING:
             self._ask_to_end(now, unit, out)
         elif unit.state is State.STARTING:
-            self._watch_start(now, unit, out)
+            self.watch_start(now, unit, out)
         elif unit.state is State.RUNNING:
-            self.health.begin(unit, out)
+            self.health.begin(now, unit, out)
             self.changes.append(Change(unit, State.RUNNING, State.RUNNING, "adopted", unit.incarnation))
 
     def on_vanished(self, now: Now, event: ev.Vanished, out: list[fx.Effect]) -> None:
@@ -225,8 +242,10 @@ class Supervisor:
         if unit is None:
             return
         if unit.state is State.STARTING and unit.pid is None:
+            out += (fx.Forget(event.unit, event.incarnation), fx.CancelTimer(("ready", event.unit)))
             unit.incarnation += 1
             unit.has_process = False
+            self.touch(unit)
             self._prepare(now, unit, out)
             return
         if not unit.leader_gone:
@@ -243,17 +262,19 @@ class Supervisor:
         unit.pid, unit.start_ticks = event.pid, event.start_ticks
         unit.started_ns, unit.started_real_s = now.mono_ns, now.real_s
         self.touch(unit)
-        if unit.state is State.STARTING:
-            self._watch_start(now, unit, out)
+        if unit.verdict:
+            out.append(fx.KillUnit(event.unit, event.incarnation))  # told to a shim that was not there yet
+        elif unit.state is State.STARTING:
+            self.watch_start(now, unit, out)
 
     def on_ready(self, now: Now, unit: Unit, protocols: tuple[str, ...], out: list[fx.Effect]) -> None:
         """The present process said it is ready; repeated words of a running one only refresh its protocols."""
         unit.protocols = protocols
         self.touch(unit)
         if startup_kind(unit) in ("told", "handshake"):
-            self.on_up(unit, "ready", out)
+            self.on_up(now, unit, "ready", out)
 
-    def on_up(self, unit: Unit, reason: str, out: list[fx.Effect]) -> None:
+    def on_up(self, now: Now, unit: Unit, reason: str, out: list[fx.Effect]) -> None:
         """The start succeeded: by the process's own word, its startup probe, or by being executed at all."""
         if unit.state is not State.STARTING or unit.verdict:
             return
@@ -263,7 +284,7 @@ class Supervisor:
         self._move(unit, "ready", State.RUNNING, reason)
         if unit.pid is not None:
             out.append(fx.Inspect(name, unit.incarnation, unit.pid, unit.place.cpus, unit.endpoint))
-        self.health.begin(unit, out)
+        self.health.begin(now, unit, out)
         if unit.spec.backend.hooks.post_start is not None:
             self._run_hook(unit, "post_start", out)
 
@@ -274,17 +295,14 @@ class Supervisor:
         self.touch(unit)
 
     def on_hook_ended(self, now: Now, event: ev.HookEnded, out: list[fx.Effect]) -> None:
-        unit = self.units.get(event.unit)
-        if unit is None or unit.incarnation != event.incarnation:
-            return
-        gates = unit.hook == event.which
-        if gates:
-            unit.hook = ""
+        self.after_hooks.discard((event.unit, event.incarnation, event.which))
         if not event.ok:
             text = f"{event.unit}: hook {event.which} failed: {event.detail}"
             out.append(fx.Note("WARNING", text, {"unit": event.unit}))
-        if not gates:
+        unit = self.units.get(event.unit)
+        if unit is None or unit.incarnation != event.incarnation or unit.hook != event.which:
             return
+        unit.hook = ""
         if event.which == "pre_start" and unit.state is State.STOPPING:
             self._empty(now, unit, out)
         elif event.which == "pre_start" and unit.state is State.STARTING:
@@ -339,6 +357,7 @@ class Supervisor:
             self.kill(unit, out, f"still there {backend.grace_s:g} s after SIG{backend.stop_signal}")
         elif what == "retry" and unit.state is State.BACKOFF:
             unit.retry_ns = None
+            self.touch(unit)
             if unit.has_process:
                 unit.start_when_empty = True
             else:
@@ -356,7 +375,10 @@ class Supervisor:
     def _of(self, name: str, incarnation: int) -> Unit | None:
         """The unit if the event is about its present process; late news of an earlier one is ignored."""
         unit = self.units.get(name)
-        return unit if unit is not None and unit.has_process and unit.incarnation == incarnation else None
+        if unit is None or not unit.has_process or unit.incarnation != incarnation:
+            return None
+        unit.sought = False
+        return unit
 
     def _move(self, unit: Unit, trigger: str, to: State, reason: str) -> None:
         was = unit.move(trigger, to, reason)
@@ -373,7 +395,7 @@ class Supervisor:
         """Before the process: a clean slate, and the hook that may refuse the start."""
         unit.leader_gone, unit.start_when_empty = False, False
         unit.pid, unit.start_ticks, unit.verdict, unit.retry_ns = None, 0, "", None
-        unit.protocols, unit.cpu_percent, unit.memory_bytes = (), None, None
+        unit.protocols, unit.cpu_percent, unit.memory_bytes, unit.hook = (), None, None, ""
         self.health.reset(unit)
         if unit.spec.backend.hooks.pre_start is not None:
             self._run_hook(unit, "pre_start", out)
@@ -415,6 +437,8 @@ class Supervisor:
         spec = unit.spec
         if which in ("pre_start", "pre_stop"):
             unit.hook = which
+        else:
+            self.after_hooks.add((spec.name, unit.incarnation, which))
         out.append(
             fx.RunHook(
                 unit=spec.name,
@@ -428,15 +452,19 @@ class Supervisor:
             )
         )
 
-    def _watch_start(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
+    def _cancel_hook(self, unit: Unit, out: list[fx.Effect]) -> None:
+        if unit.hook:
+            out.append(fx.CancelHook(unit.spec.name, unit.incarnation, unit.hook))
+
+    def watch_start(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
         """The program runs: find out when it is up, in the way of its kind."""
         kind = startup_kind(unit)
         if kind == "handshake":
             out.append(fx.ProbeHandshake(unit.spec.name, unit.incarnation, unit.endpoint))
         elif kind == "none":
-            self.on_up(unit, "started", out)
+            self.on_up(now, unit, "started", out)
         elif kind != "told":
-            self.health.ask(unit, "startup", out)
+            self.health.ask(now, unit, "startup", out)
 
     def _ask_to_end(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
         backend = unit.spec.backend
@@ -452,8 +480,7 @@ class Supervisor:
         out.append(fx.RemoveEndpoint(unit.endpoint))
         if unit.state is State.STOPPING:
             out.append(fx.CancelTimer(("grace", name)))
-            if unit.hook:
-                out.append(fx.CancelHook(name))
+            self._cancel_hook(unit, out)
             return
         if success and unit.spec.oneshot:
             unit.proven = True
@@ -466,26 +493,23 @@ class Supervisor:
         self._move(unit, "ended", to, f"{exit.reason}; {why}")
 
     def _empty(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
+        name = unit.spec.name
+        if unit.has_process:
+            out.append(fx.Forget(name, unit.incarnation))
         unit.has_process, unit.pid, unit.cpu_percent, unit.memory_bytes = False, None, None, None
+        unit.hook = ""
         self.touch(unit)
         if unit.state is State.STOPPING:
             self._move(unit, "empty", State.STOPPED, "stopped")
             if unit.spec.backend.hooks.post_stop is not None:
                 self._run_hook(unit, "post_stop", out)
-            if unit.start_when_empty:
-                self.start(now, unit, out, unit.config_path)
-            else:
-                self._release(unit)
+            if not (unit.start_when_empty and self.ledger.is_as_planned(name)):
+                self.release(unit)  # else it comes back to the same place, which nobody may take meanwhile
         elif unit.start_when_empty:
             # In BACKOFF: its delay passed, or somebody would not wait for it, while the tree was being killed.
             self._begin(now, unit, "retry", out)
         elif unit.state in AT_REST:
-            self._release(unit)
-
-    def _release(self, unit: Unit) -> None:
-        if not unit.has_process:
-            self.ledger.release(unit.spec.name)
-            unit.place = Place()
+            self.release(unit)
 
     def _new_endpoint(self) -> str:
         """A socket name nobody has: an odd multiplier walks all 2^32 names before one repeats."""

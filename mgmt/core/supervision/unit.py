@@ -133,6 +133,7 @@ class Unit:
     place: Place = NOWHERE  # what it holds of the machine, from its start until it is at rest
     waiting_for: str = ""  # the dependency that keeps a wanted unit from being started
     stop_reason: str = ""  # told to stop, but a dependant must be gone first
+    sought: bool = False  # a former daemon's process that was not found yet
     hook: str = ""  # the hook that is running; the life of the unit waits for it
     probes: dict[str, ProbeState] = field(default_factory=dict)
     heard_ns: int = 0  # the last word of a backend that tells its liveness
@@ -146,14 +147,24 @@ class Unit:
 
     @property
     def ready(self) -> bool:
-        """Up, and not taken out of routing by its ready probe."""
+        """Up, found, and not taken out of routing by its ready probe."""
         probe = self.probes.get("ready")
-        return self.state is State.RUNNING and (probe is None or probe.passing is True)
+        passing = probe is None or probe.passing is True
+        return self.state is State.RUNNING and not self.sought and passing
+
+    @property
+    def is_completed(self) -> bool:
+        """It ended by itself, and well."""
+        code = self.last_exit.code if self.last_exit is not None else None
+        ended = self.state is State.EXITED and not self.waiting_for
+        return ended and code is not None and code in self.spec.backend.success_exit_codes
 
     @property
     def is_up(self) -> bool:
-        """Ready, or a one-shot that has done what it is for."""
-        return self.ready or (self.spec.oneshot and self.state is State.EXITED)
+        """Ready and not about to end; of a one-shot: done with what it is for."""
+        if self.spec.oneshot:
+            return self.is_completed
+        return self.ready and not self.stop_reason
 
     def move(self, trigger: str, to: State, reason: str) -> State:
         """Step along the table and return the former state; IllegalTransition changes nothing."""
