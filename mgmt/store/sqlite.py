@@ -1,8 +1,9 @@
 """SQLite as the store: one writer thread, group commit, and a check that refuses instead of resetting.
 
-Three tables: `meta` (name, msgpack value), `units` (name, msgpack record), `events` (seq, msgpack record). The
-writer takes every batch that waits, commits them in one transaction, with a full sync when one of them asks for
-it, and then tells each caller: what was acknowledged is on the disk.
+Three tables: `meta` (name, value), `units` (name, record), `events` (seq, record); values and records are msgpack
+behind a CRC-32, because SQLite notices damage of its structure, but not of what is in it. The writer takes every
+batch that waits, commits them in one transaction, with a full sync when one of them asks for it, and then tells
+each caller: what was acknowledged is on the disk.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import queue
 import sqlite3
 import threading
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +28,9 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE units (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE events (seq INTEGER PRIMARY KEY, record BLOB NOT NULL);
 """
+
+# What reading a damaged file raises; the second when SQLite names garbage in its own words.
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
 
 Record = Mapping[str, Any]
 
@@ -59,29 +64,27 @@ class SqliteStore:
     def __init__(self, path: Path) -> None:
         """Open or create; MgmtError `bad-store` names the exact reason and the recovery command.
 
-        A file `PATH.id` is written before the database, so that one that vanished or became empty is told
-        from a first start: both are refused, never replaced by an empty store.
+        A file `PATH.id` says that there was a store: one that vanished or became empty is told from a first
+        start and refused, never replaced by an empty store.
         """
         self.path = path
         self._queue: queue.SimpleQueue[tuple[Batch, Callable[[str], None]] | None] = queue.SimpleQueue()
         self._unwritten: list[Batch] = []
         self._syncs = True
-        marker = path.with_name(path.name + ".id")
-        fresh = not marker.exists() and not path.exists()
-        if fresh:
-            _write_durably(marker, b"mgmt store\n")
-        else:
+        marker = _beside(path, ".id")
+        if any(part.exists() for part in (marker, path, _beside(path, "-wal"))):
             self._look_at_file()
+        else:
+            # In this order: whoever is killed in between leaves no half of a store, and no mark without one.
+            _write_new(path, {}).rename(path)
+        if not marker.exists():
+            _write_durably(marker, b"mgmt store\n")  # with the name of the new store, if there is one
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            if self._db.execute("PRAGMA user_version").fetchone()[0] == 0:
-                if not fresh and self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-                    raise self._refusal("it has tables, but no schema version")
-                self._create()
             self._check()
-        except sqlite3.DatabaseError as error:
+        except _DAMAGE as error:
             raise self._refusal(str(error)) from None
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
         self._thread.start()
@@ -90,15 +93,14 @@ class SqliteStore:
         """Read everything; only before the first commit."""
         try:
             meta = {
-                name: frames.unpack(value) for name, value in self._db.execute("SELECT name, value FROM meta")
+                name: _unpack(name, row) for name, row in self._db.execute("SELECT name, value FROM meta")
             }
             units = {
-                name: frames.unpack(value)
-                for name, value in self._db.execute("SELECT name, record FROM units")
+                name: _unpack(name, row) for name, row in self._db.execute("SELECT name, record FROM units")
             }
-            rows = self._db.execute("SELECT record FROM events ORDER BY seq")
-            return Restored(meta, units, [frames.unpack(record) for (record,) in rows])
-        except (sqlite3.DatabaseError, MgmtError) as error:
+            rows = self._db.execute("SELECT seq, record FROM events ORDER BY seq")
+            return Restored(meta, units, [_unpack(seq, row) for seq, row in rows])
+        except (*_DAMAGE, MgmtError) as error:
             raise self._refusal(str(error)) from None
 
     def commit(self, batch: Batch, done: Callable[[str], None]) -> None:
@@ -164,21 +166,14 @@ class SqliteStore:
             header = file.read(100)
         if len(header) < 100 or not header.startswith(_HEADER):
             raise self._refusal(f"the file has {size} bytes and no SQLite header")
+        wal = _beside(self.path, "-wal")
+        if wal.exists() and wal.stat().st_size:
+            return  # whoever was killed while it was copied into the file left any part of that; SQLite repeats it
         page_bytes = int.from_bytes(header[16:18], "big")
         page_bytes = 65536 if page_bytes == 1 else page_bytes
         pages = int.from_bytes(header[28:32], "big")
         if not page_bytes or size % page_bytes or size < pages * page_bytes:
             raise self._refusal(f"the file has {size} bytes, its header says {pages} pages of {page_bytes}")
-
-    def _create(self) -> None:
-        self._db.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA.strip().split(";"):
-            if statement.strip():
-                self._db.execute(statement)
-        self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        self._db.execute("COMMIT")
-        # The schema is in the file itself from now on: a later look at its size means something.
-        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _check(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
@@ -201,7 +196,6 @@ class SqliteStore:
 
 def recover(path: Path, stamp: str) -> dict[str, int]:
     """Move the damaged store to `PATH.damaged-STAMP` and save what is readable into a new one; rows by table."""
-    aside = path.with_name(f"{path.name}.damaged-{stamp}")
     saved: dict[str, list[tuple[Any, ...]]] = {"meta": [], "units": [], "events": []}
     if path.exists():
         try:
@@ -209,46 +203,81 @@ def recover(path: Path, stamp: str) -> dict[str, int]:
             for table, rows in saved.items():
                 _salvage(old, table, rows)
             old.close()
-        except sqlite3.DatabaseError:
+        except _DAMAGE:
             pass  # nothing readable: the new store starts empty, which the counts say
-    for suffix in ("", "-wal", "-shm"):
-        part = path.with_name(path.name + suffix)
+    new = _write_new(path, saved)
+    aside = _beside(path, f".damaged-{stamp}")
+    if path.exists():
+        os.link(path, aside)
+    for suffix in ("-wal", "-shm"):  # away before the new one has the name: they are not its own
+        part = _beside(path, suffix)
         if part.exists():
-            part.rename(aside.with_name(aside.name + suffix))
-    path.with_name(path.name + ".id").unlink(missing_ok=True)
-    store = SqliteStore(path)
-    store.close()
-    with sqlite3.connect(path) as new:
-        for table, rows in saved.items():
-            new.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", rows)
-    new.close()
+            part.rename(_beside(aside, suffix))
+    new.rename(path)
+    SqliteStore(path).close()
     return {table: len(rows) for table, rows in saved.items()}
+
+
+def _write_new(path: Path, rows: Mapping[str, list[tuple[Any, ...]]]) -> Path:
+    """A store with these rows by table, on the disk beside `path`: it gets its name when it is complete."""
+    new = _beside(path, ".new")
+    for suffix in ("", "-journal"):
+        _beside(new, suffix).unlink(missing_ok=True)
+    db = sqlite3.connect(new, isolation_level=None)
+    try:
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("BEGIN")
+        for statement in _SCHEMA.strip().split(";"):
+            db.execute(statement)
+        for table, values in rows.items():
+            db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", values)
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    finally:
+        db.close()
+    return new
 
 
 def _salvage(db: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
     """Row by row until the first damaged page."""
     try:
         for row in db.execute(f"SELECT * FROM {table}"):
-            frames.unpack(row[1])
+            _unpack(*row)
             rows.append(row)
-    except (sqlite3.DatabaseError, MgmtError):
+    except (*_DAMAGE, MgmtError):
         return
 
 
 def _apply(db: sqlite3.Connection, batch: Batch) -> None:
     if batch.meta:
-        rows = [(name, frames.pack(value)) for name, value in batch.meta.items()]
+        rows = [(name, _pack(name, value)) for name, value in batch.meta.items()]
         db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
     for name, record in batch.units.items():
         if record is None:
             db.execute("DELETE FROM units WHERE name = ?", (name,))
         else:
-            db.execute("INSERT OR REPLACE INTO units VALUES (?, ?)", (name, frames.pack(record)))
+            db.execute("INSERT OR REPLACE INTO units VALUES (?, ?)", (name, _pack(name, record)))
     if batch.events:
-        rows = [(event["seq"], frames.pack(event)) for event in batch.events]
+        rows = [(event["seq"], _pack(event["seq"], event)) for event in batch.events]
         db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?)", rows)
     if batch.keep_events_from:
         db.execute("DELETE FROM events WHERE seq < ?", (batch.keep_events_from,))
+
+
+def _pack(key: str | int, value: Any) -> bytes:
+    data = frames.pack(value)
+    return _sum(key, data) + data
+
+
+def _unpack(key: str | int, stored: object) -> Any:
+    """The value; MgmtError when it is not what was stored under this key."""
+    if not isinstance(stored, bytes) or stored[:4] != _sum(key, stored[4:]):
+        raise MgmtError("bad-store", f"the checksum of {key!r} is wrong")
+    return frames.unpack(stored[4:])
+
+
+def _sum(key: str | int, data: bytes) -> bytes:
+    return zlib.crc32(data, zlib.crc32(str(key).encode())).to_bytes(4, "big")
 
 
 def _merged(batches: list[Batch]) -> list[Batch]:
@@ -273,8 +302,16 @@ def _write_durably(path: Path, data: bytes) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
