@@ -10,9 +10,11 @@ import contextlib
 import errno
 import logging
 import os
+import select
 import shutil
 import signal as signals
 import socket
+import time
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +33,7 @@ TAIL_BYTES = 4096
 TAIL_LINES = 10
 GROUP_RETRY_S = 0.05  # an emptied control group may be busy for a moment
 GROUP_RETRIES = 20
+UNKNOWN_END_S = 2.0  # SIGKILL takes some milliseconds
 REMOVE_AFTER_S = 0.05
 
 Key = tuple[str, int]  # unit, incarnation
@@ -128,18 +131,34 @@ class Units:
             self._remove(self._spawner.folder / f"{effect.unit}.{effect.incarnation}")
 
     def clean(self, known: set[Key]) -> None:
-        """Remove what is left of processes that nobody knows any more."""
+        """End the processes that nobody knows any more, and remove what is left of them.
+
+        Waits for their end, up to UNKNOWN_END_S: what is started next may be the same unit, and is given the
+        same folder.
+        """
+        ending: dict[int, Path] = {}  # by pidfd
         with contextlib.suppress(FileNotFoundError):
             for path in self._spawner.folder.iterdir():
                 folder = read_folder(path)
                 if folder is None or (folder.unit, folder.incarnation) in known:
                     continue
-                if folder.shim is not None and folder.shim.is_alive():
-                    log.warning("%s: a process nobody knows is ended", path.name)
-                    with contextlib.suppress(OSError), _connect(path) as control:
-                        control.send(b"kill")
+                pidfd = folder.shim.pidfd() if folder.shim is not None else None
+                if pidfd is None:
+                    self._remove(path)
                     continue
+                log.warning("%s: a process nobody knows is ended", path.name)
+                ending[pidfd] = path
+                with contextlib.suppress(OSError), _connect(path) as control:
+                    control.send(b"kill")
+        deadline = time.monotonic() + UNKNOWN_END_S
+        for pidfd, path in ending.items():
+            ended = select.poll()  # not select(2), which knows the first 1024 descriptors only
+            ended.register(pidfd, select.POLLIN)
+            if ended.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 self._remove(path)
+            else:
+                log.error("%s: its shim does not end; start this unit again when it has", path.name)
+            os.close(pidfd)
 
     def close(self) -> None:
         """Let go of the shims; they, and what they watch, live on."""

@@ -141,7 +141,10 @@ class Service:
             is_complete = all(unit["state"] == "RUNNING" and unit["pid"] for unit in units.values())
             return {name: unit["pid"] for name, unit in units.items()} if is_complete else {}
 
-        return eventually(running, what="all units run")
+        try:
+            return eventually(running, what="all units run")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.asked().stdout}\n{self.node.journal(25)}") from None
 
     def trees(self) -> set[int]:
         """Every process of units, seen from outside, by what they were started with."""
@@ -280,6 +283,24 @@ def test_an_end_without_a_daemon_is_known_to_the_next(running: Service) -> None:
     first = running.status()["first"]
     assert (first["restarts"], first["last_exit"]["code"]) == (1, 7)
     assert len(running.trees()) == len(trees)
+
+
+def test_a_damaged_store_is_recovered_as_the_journal_says(running: Service) -> None:
+    node, trees = running.node, running.trees()
+    node.systemctl("stop", "mgmt")
+    store = node.root / "var/lib/mgmt/state.db"
+    with store.open("r+b") as file:
+        file.truncate(store.stat().st_size // 2)
+    assert node.run("systemctl", "start", "mgmt", check=False).returncode != 0
+    assert "mgmt store recover" in node.journal()
+    assert running.trees() == trees
+    node.systemctl("stop", "mgmt")  # it would be tried again
+    as_mgmt = "setpriv --reuid=mgmt --regid=mgmt --init-groups env MGMT_STATE_DIR=/var/lib/mgmt".split()
+    node.run(*as_mgmt, MGMT, "store", "recover")
+    node.systemctl("start", "mgmt")
+    running.pids()
+    # Adopted or, when the damage has their names, ended and started again: never there twice.
+    eventually(lambda: len(running.trees()) == len(trees), what="each unit runs once")
 
 
 # ---- everything ends ----
