@@ -137,7 +137,7 @@ class Units:
         same folder.
         """
         ending: dict[int, Path] = {}  # by pidfd
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.ExitStack() as controls, contextlib.suppress(FileNotFoundError):
             for path in self._spawner.folder.iterdir():
                 folder = read_folder(path)
                 if folder is None or (folder.unit, folder.incarnation) in known:
@@ -148,8 +148,12 @@ class Units:
                     continue
                 log.warning("%s: a process nobody knows is ended", path.name)
                 ending[pidfd] = path
-                with contextlib.suppress(OSError), _connect(path) as control:
-                    control.send(b"kill")
+                with contextlib.suppress(OSError):
+                    # Open until the end: a shim that finds the caller gone does not read what he said.
+                    controls.enter_context(_connect(path)).send(b"kill")
+            self._await_end(ending)
+
+    def _await_end(self, ending: dict[int, Path]) -> None:
         deadline = time.monotonic() + UNKNOWN_END_S
         for pidfd, path in ending.items():
             ended = select.poll()  # not select(2), which knows the first 1024 descriptors only
