@@ -224,7 +224,9 @@ class Units:
         elif word == "exited" and not process.told_end:
             process.told_end = True
             self._emit(_exited(key, fields, int(fields.get("left", "0")), process.log))
-        elif word == "empty":
+            if fields.get("empty") == "1":
+                self._on_word(key, process, "empty", {})
+        elif word == "empty" and not process.told_empty:
             process.told_empty = True
             self._emit(ev.Emptied(*key))
 
