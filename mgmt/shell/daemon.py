@@ -11,7 +11,7 @@ import secrets
 import signal as signals
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ from mgmt.store import FILE_NAME, Batch, Lock, SqliteStore
 
 log = logging.getLogger("symphony-mgmt")  # the ancestor's name: its users filter on it
 
+FIRST_SAMPLE_S = 0.02  # after a start
 SAMPLE_S = 5.0  # how often CPU and memory of units are looked at
 WORKERS = 2  # threads for what may block: reading logs, walking /proc
 FLUSH_S = 0.5  # how long the last answers may take at the end
@@ -114,6 +115,7 @@ class Daemon:
         self._runtime, self._state_dir = runtime, state_dir
         self._config_path = loaded.path
         self._sampler = sight.Sampler()
+        self._unsampled: set[str] = set()  # started a moment ago
         self._workers = ThreadPoolExecutor(WORKERS, "worker")
         self._stop_signals = 0
         secret = restored.meta.get("secret") or secrets.token_bytes(32)
@@ -303,9 +305,9 @@ class Daemon:
         if path is not None:
             with contextlib.suppress(FileNotFoundError):
                 os.chmod(path, 0o600)  # the backend made it, with whatever mask it has
-        # Again after a second: the first sample has memory, a share of CPU needs two.
-        self._take_sample(effect.unit)
-        self._loop.call_later(1.0, self._take_sample, effect.unit)
+        if not self._unsampled:
+            self._loop.call_later(FIRST_SAMPLE_S, self._take_first_samples)
+        self._unsampled.add(effect.unit)
         if not effect.cpus:
             return
 
@@ -383,11 +385,16 @@ class Daemon:
             if unit is not None and unit.has_process:
                 self._units.turn_over((name, unit.incarnation))
 
-    def _take_sample(self, only: str = "") -> None:
+    def _take_first_samples(self) -> None:
+        """Of all that were started together. The first sample has memory, a share of CPU needs two."""
+        names, self._unsampled = self._unsampled, set()
+        self._take_sample(names)
+        self._loop.call_later(1.0, self._take_sample, names)
+
+    def _take_sample(self, only: Collection[str] | None = None) -> None:
         units = self._state.supervisor.units
-        pids = {
-            name: unit.pid for name, unit in units.items() if unit.pid is not None and only in ("", name)
-        }
+        chosen = units.items() if only is None else ((name, units[name]) for name in only if name in units)
+        pids = {name: unit.pid for name, unit in chosen if unit.pid is not None}
         if pids:
             self.emit(ev.Sampled(self._sampler.sample(pids)))
 
