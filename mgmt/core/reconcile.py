@@ -65,7 +65,9 @@ def actions(state: State, settings: Settings) -> list[Action]:
         else:
             changed = differences(unit.spec, spec)
             place = places.get(name, Place())
-            if unit.state not in AT_REST and (place.cpus, place.gpus) != (unit.place.cpus, unit.place.gpus):
+            ends = unit.state is UnitState.STOPPING or bool(unit.stop_reason)  # and gets its place anew
+            holds = unit.state not in AT_REST and not ends
+            if holds and (place.cpus, place.gpus) != (unit.place.cpus, unit.place.gpus):
                 changed.append(f"place ({_cpus(unit.place)} -> {_cpus(place)})")
             reason = "changed: " + ", ".join(changed) if changed else "unchanged"
             rows[name] = Action(name, "restart" if changed else "keep", reason)

@@ -42,8 +42,9 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
     touched = bool(supervisor.dirty)
     while touched or supervisor.changes or sessions.ended or sessions.abandoned:
         # First, so that the slices above see what goes on at once as going on, never as at rest.
+        version = supervisor.version
         state.ordering.on_change(now, out)
-        touched = False
+        touched = supervisor.version != version
         _forget_abandoned(state, out)
         while sessions.ended:
             state.leases.on_session_ended(sessions.ended.pop(), out)
@@ -476,6 +477,9 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
         )
         if declared is not None:
             state.loading.adopt(unit)
+            if unit.wanted and not unit.start_when_empty:
+                # A stop that nobody asked for: the former daemon was being stopped, and this one is not.
+                unit.start_when_empty, unit.stop_reason = unit.state is UnitState.STOPPING, ""
         else:
             state.undeclared.add(name)
         supervisor.restore(now, unit, out, declared is not None)

@@ -333,6 +333,9 @@ static void leader_gone(int status, const struct rusage *used)
 {
     struct text *t = &shim.end;
     bool exited = WIFEXITED(status);
+    int left = shim.childless ? 0 : signal_descendants(0);
+    if (!shim.childless && left == 0)
+        left = 1; /* whoever forks and ends all the time may be missed, but there is somebody */
     if (exited)
         put(t, " code=%d", WEXITSTATUS(status));
     else
@@ -340,8 +343,7 @@ static void leader_gone(int status, const struct rusage *used)
     put(t, " utime_us=%lld stime_us=%lld maxrss_kb=%ld mono_ns=%lld real_ns=%lld left=%d",
         (long long)used->ru_utime.tv_sec * 1000000 + used->ru_utime.tv_usec,
         (long long)used->ru_stime.tv_sec * 1000000 + used->ru_stime.tv_usec, used->ru_maxrss,
-        (long long)clock_ns(CLOCK_MONOTONIC), (long long)clock_ns(CLOCK_REALTIME),
-        shim.childless ? 0 : signal_descendants(0));
+        (long long)clock_ns(CLOCK_MONOTONIC), (long long)clock_ns(CLOCK_REALTIME), left);
     take_event(LEADER_GONE);
     pipe_read(CHUNKS_AT_END); /* whoever hears `exited` may read its last words in the log */
     bool empty = shim.childless && !(shim.killing && !cgroups_are_empty());

@@ -16,6 +16,8 @@ from mgmt.core.supervision.supervisor import Supervisor
 from mgmt.core.supervision.unit import AT_REST, State, Unit
 from mgmt.protocol.errors import MgmtError
 
+UP = frozenset({State.STARTING, State.RUNNING, State.BACKOFF})
+
 
 class Ordering:
     """Starts and stops through here respect the relations between units."""
@@ -51,7 +53,11 @@ class Ordering:
         for unit in todo:
             if unit.spec.name in names:
                 unit.config_path = config_path
-            if unit.stop_reason and not unit.start_when_empty:
+            if unit.stop_reason and any(
+                supervisor.units[name].stop_reason for name in unit.spec.needs.requires
+            ):
+                unit.start_when_empty = True  # it must stop in any case, for what it requires to be restarted
+            elif unit.stop_reason and not unit.start_when_empty:
                 unit.stop_reason = ""  # that stop is overtaken
             unit.wanted = True
             supervisor.touch(unit)
@@ -187,7 +193,8 @@ class Ordering:
         if unit.state in (State.STARTING, State.RUNNING):
             for name in dependants(self.graph(), unit.spec.name):
                 other = self._supervisor.units[name]
-                if other.has_process or other.state not in AT_REST:
+                stays = other.state in UP and not other.stop_reason  # it came to require this one only lately
+                if (other.has_process or other.state not in AT_REST) and not stays:
                     return
         again = unit.start_when_empty
         self._supervisor.stop(now, unit, out, unit.stop_reason, wanted=unit.wanted)
