@@ -157,7 +157,8 @@ class Loading:
         units = self.units(name)
         if units and all(other.ready for other in units):
             self._complete.add(name)
-        if unit.state is State.FATAL or (unit.state is State.EXITED and was is State.STARTING):
+        if unit.state in (State.FATAL, State.EXITED):
+            # EXITED from RUNNING, too: the load of its fellow replicas cannot become complete any more.
             self._fail_load(name, start_failed(unit), out)
             if name not in self._complete:
                 # The replicas of a model that failed to load are not left behind half loaded.
@@ -214,13 +215,13 @@ class Loading:
 
 def start_failed(unit: Unit) -> MgmtError:
     """Why the unit did not come up, with the end of its log."""
-    tail = unit.last_exit.tail if unit.last_exit is not None else ""
+    exit = unit.last_exit
+    tail = exit.tail if exit is not None else ""
     text = f"unit {unit.spec.name!r} did not start: {unit.reason}"
     if tail:
         text += "\nlast lines of its log:\n" + "\n".join(f"  {line}" for line in tail.splitlines())
-    else:
+    elif exit is None or exit.executed:
         text += f"; it wrote nothing to its log (mgmt logs {unit.spec.name})"
-    exit = unit.last_exit
     return MgmtError(
         "start-failed",
         text,

@@ -122,16 +122,21 @@ class Supervisor:
         self.version += 1
         if unit.state is State.STARTING and unit.spec.backend.kind == "symphony":
             out.append(fx.ProbeHandshake(event.unit, event.incarnation, unit.endpoint))
+        if unit.early is not None:
+            self.on_ready(unit, unit.early, out)
 
     def on_ready(self, unit: Unit, protocols: tuple[str, ...], out: list[fx.Effect]) -> None:
         """The present process said it is ready; repeated words of a running one only refresh its protocols."""
-        if unit.state is State.STARTING and not unit.verdict:
+        pid = unit.pid
+        if unit.state is State.STARTING and pid is None:
+            # Its word overtook the shim's, which comes on another socket. Who waits for it is told its pid.
+            unit.early = protocols
+        elif unit.state is State.STARTING and pid is not None and not unit.verdict:
             name = unit.spec.name
             unit.protocols, unit.proven = protocols, True
             out.append(fx.CancelTimer(("ready", name)))
             self._move(unit, "ready", State.RUNNING, "ready")
-            if unit.pid is not None:
-                out.append(fx.Inspect(name, unit.incarnation, unit.pid, unit.spec.cpus, unit.endpoint))
+            out.append(fx.Inspect(name, unit.incarnation, pid, unit.spec.cpus, unit.endpoint))
         elif unit.state is State.RUNNING:
             unit.protocols = protocols
             self.version += 1
@@ -210,7 +215,7 @@ class Supervisor:
         self._move(unit, trigger, State.STARTING, "waiting for ready")
         unit.has_process, unit.leader_gone, unit.start_when_empty = True, False, False
         unit.pid, unit.start_ticks, unit.verdict, unit.retry_ns = None, 0, "", None
-        unit.protocols, unit.cpu_percent, unit.memory_bytes = (), None, None
+        unit.protocols, unit.early, unit.cpu_percent, unit.memory_bytes = (), None, None, None
         env = {
             "MGMT_ENDPOINT": self._control_endpoint,
             "MGMT_SERVE": unit.endpoint,
@@ -247,7 +252,8 @@ class Supervisor:
         if delay_ns is not None:
             unit.retry_ns = now.mono_ns + delay_ns
             out.append(fx.SetTimer(("retry", name), unit.retry_ns))
-        self._move(unit, "ended", to, f"{exit.reason}; {why}")
+        reason = f"{exit.reason}; {why}" if exit.executed or delay_ns is not None else exit.reason
+        self._move(unit, "ended", to, reason)
 
     def _empty(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
         unit.has_process, unit.pid, unit.cpu_percent, unit.memory_bytes = False, None, None, None
