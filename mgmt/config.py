@@ -173,8 +173,8 @@ def _unit_names(models: object, taken: Mapping[str, str]) -> Iterator[strictjson
             continue
         for unit in (f"{model.get('name')}.{n}" for n in range(replicas)):
             if unit in taken:
-                location = ("supported_models", index, "name")
-                yield location, f"its replica {shown(unit)} has the name of {taken[unit]}; rename one of the two"
+                problem = f"its replica {shown(unit)} has the name of {taken[unit]}; rename one of the two"
+                yield ("supported_models", index, "name"), problem
 
 
 def _strings(value: object) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
@@ -195,8 +194,12 @@ class Daemon:
     def _inspect(self, effect: fx.Inspect) -> None:
         path = ipc_path(effect.endpoint)
         if path is not None:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 os.chmod(path, 0o600)  # the backend made it, with whatever mask it has
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                log.warning("%s: its socket %s keeps its mode: %s", effect.unit, path, error.strerror)
         # Again after a second: the first sample has memory, a share of CPU needs two.
         self._take_sample(effect.unit)
         self._loop.call_later(1.0, self._take_sample, effect.unit)

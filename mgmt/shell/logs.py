@@ -17,12 +17,16 @@ def read_log(unit: str, path: Path, lines: int, offset: int | None, inode: int |
     When the file was rotated since, the rest of the old one is given first, then the new one from its start.
     """
     try:
-        file = path.open("rb")
+        return _read(unit, path, lines, offset, inode)
     except FileNotFoundError:
         return {"unit": unit, "path": str(path), "data": b"", "offset": 0, "inode": 0}
-    except OSError as error:
-        raise MgmtError("not-available", f"the log of {unit} cannot be read: {error.strerror}") from None
-    with file:
+    except (OSError, OverflowError) as error:  # the latter: an offset that no file can have
+        why = error.strerror if isinstance(error, OSError) else f"there is no offset {offset}"
+        raise MgmtError("not-available", f"the log of {unit} cannot be read: {path}: {why}") from None
+
+
+def _read(unit: str, path: Path, lines: int, offset: int | None, inode: int | None) -> dict[str, Any]:
+    with path.open("rb") as file:
         here = os.fstat(file.fileno()).st_ino
         if offset is None:
             data, offset = _last_lines(file.fileno(), lines)

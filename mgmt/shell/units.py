@@ -16,6 +16,7 @@ from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
@@ -146,6 +147,7 @@ class Units:
                 setsigmask=[],
                 setsigdef=[signals.SIGPIPE, signals.SIGINT, signals.SIGTERM, signals.SIGHUP],
             )
+            theirs.close()  # whatever the limit on descriptors: there is room for the next one
             pidfd = os.pidfd_open(pid)
             on_error.pop_all()
         return _Process(pid, pidfd, ours, folder, path)
@@ -177,8 +179,8 @@ class Units:
             self._emit(ev.Started(*key, int(fields["pid"]), int(fields["start"])))
         elif word == "failed":
             process.told_end = process.told_empty = True
-            number = int(fields["errno"])
-            self._emit(ev.SpawnFailed(*key, f"cannot start: {fields['stage']}: {os.strerror(number)}"))
+            what = " ".join(filter(None, (fields["stage"], unquote(fields.get("at", "")))))
+            self._emit(ev.SpawnFailed(*key, f"cannot start: {what}: {os.strerror(int(fields['errno']))}"))
         elif word == "exited":
             process.told_end = True
             code = int(fields["code"]) if "code" in fields else None
