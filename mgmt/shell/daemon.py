@@ -31,7 +31,7 @@ from mgmt.shell.legacy import LegacyPlane
 from mgmt.shell.logs import read_log
 from mgmt.shell.native import NativePlane
 from mgmt.shell.notify import Notifier, watchdog_interval_s
-from mgmt.shell.ownership import Lock, claim
+from mgmt.shell.ownership import Lock, claim, own
 from mgmt.shell.prober import Prober
 from mgmt.shell.relay import Relay
 from mgmt.shell.router import ipc_path, remove_socket
@@ -53,7 +53,7 @@ class Daemon:
         settings = loaded.settings
         log_dir = state_dir / "logs"
         log_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-        runtime.mkdir(parents=True, exist_ok=True, mode=0o750)
+        own(runtime)
         self._lock = Lock(state_dir)
         self._notifier = Notifier.from_environ()
         self._environ = dict(os.environ)
