@@ -16,7 +16,7 @@ SOMEBODY = 12_345
 def test_a_folder_is_made_for_the_owner_and_the_group(tmp_path: Path) -> None:
     own(tmp_path / "a" / "b")
     own(tmp_path / "a" / "b")
-    assert (tmp_path / "a" / "b").stat().st_mode & 0o7777 == 0o750
+    assert not (tmp_path / "a" / "b").stat().st_mode & 0o027
 
 
 def test_a_folder_that_another_user_made_first_is_refused(
