@@ -117,6 +117,6 @@ def whole(state: State, now: Now) -> StatusCache:
     key = (state.supervisor.version, state.journal.seq, state.stopping)
     if key != cache.key or now.mono_ns >= cache.until_ns:
         cache.body = {"service": service_body(state, now), "units": units_body(state, now, [])}
-        cache.packed = frames.pack(cache.body)
+        cache.packed = frames.pack_body(cache.body)
         cache.key, cache.until_ns = key, now.mono_ns + FRESH_NS
     return cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
@@ -36,7 +35,7 @@ from mgmt.shell.legacy import LegacyPlane
 from mgmt.shell.logs import read_log
 from mgmt.shell.native import NativePlane
 from mgmt.shell.notify import Notifier, watchdog_interval_s
-from mgmt.shell.ownership import claim
+from mgmt.shell.ownership import claim, own
 from mgmt.shell.prober import Prober
 from mgmt.shell.probes import Probes
 from mgmt.shell.relay import Relay
@@ -64,7 +63,7 @@ class Daemon:
         settings = loaded.settings
         log_dir = state_dir / "logs"
         log_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-        runtime.mkdir(parents=True, exist_ok=True, mode=0o750)
+        own(runtime)
         self._lock = Lock(state_dir)
         self._store = SqliteStore(state_dir / FILE_NAME)
         restored = self._store.load()
@@ -301,8 +300,12 @@ class Daemon:
     def _inspect(self, effect: fx.Inspect) -> None:
         path = ipc_path(effect.endpoint)
         if path is not None:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 os.chmod(path, 0o600)  # the backend made it, with whatever mask it has
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                log.warning("%s: its socket %s keeps its mode: %s", effect.unit, path, error.strerror)
         # Again after a second: the first sample has memory, a share of CPU needs two.
         self._take_sample(effect.unit)
         self._loop.call_later(1.0, self._take_sample, effect.unit)
@@ -385,9 +388,7 @@ class Daemon:
 
     def _take_sample(self, only: str = "") -> None:
         units = self._state.supervisor.units
-        pids = {
-            name: unit.pid for name, unit in units.items() if unit.pid is not None and only in ("", name)
-        }
+        pids = {name: unit.pid for name, unit in units.items() if unit.pid is not None and only in ("", name)}
         if pids:
             self.emit(ev.Sampled(self._sampler.sample(pids)))
 

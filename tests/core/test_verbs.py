@@ -13,7 +13,7 @@ from mgmt.core.supervision import TRANSITIONS
 from mgmt.core.supervision.unit import IllegalTransition, State, Unit, UnitSpec
 from mgmt.protocol import messages
 from mgmt.protocol.errors import MgmtError
-from tests.core.builders import a_model
+from tests.core.builders import a_model, a_restart
 from tests.core.recorder import Client, World, a_daemon
 
 LOG = {"unit": "up", "path": "/s/logs/up.log", "data": b"line\n", "offset": 5, "inode": 9}
@@ -207,6 +207,19 @@ def test_who_waits_for_a_failed_unit_is_told_that_it_is_in_vain(condition: str) 
     world.exit("echo", code=1)
     assert early.code == "start-failed"
     assert client.ask("wait", target="echo", condition=condition).code == "start-failed"
+
+
+def test_a_model_with_a_failed_replica_is_not_stopped_while_another_serves() -> None:
+    world = a_daemon([a_model("m", replicas=2, restart=a_restart(limit=0))])
+    client = world.client()
+    client.ask("load-model", model="m")
+    world.settle()
+    world.exit("m.0", code=1)
+    assert world.unit("m.0").state == "FATAL" and world.unit("m.1").ready
+    waits = client.ask("wait", target="m", condition="stopped")
+    assert client.ask("wait", target="m.0", condition="stopped").ok["state"] == "FATAL"
+    world.exit("m.1", code=1)
+    assert waits.ok["state"] == "FATAL"
 
 
 def test_wait_knows_units_and_models() -> None:

@@ -295,7 +295,7 @@ def test_a_damaged_store_is_recovered_as_the_journal_says(running: Service) -> N
     assert "mgmt store recover" in node.journal()
     assert running.trees() == trees
     node.systemctl("stop", "mgmt")  # it would be tried again
-    as_mgmt = "setpriv --reuid=mgmt --regid=mgmt --init-groups env MGMT_STATE_DIR=/var/lib/mgmt".split()
+    as_mgmt = ["setpriv", "--reuid=mgmt", "--regid=mgmt", "--init-groups", "env", "MGMT_STATE_DIR=/var/lib/mgmt"]
     node.run(*as_mgmt, MGMT, "store", "recover")
     node.systemctl("start", "mgmt")
     running.pids()

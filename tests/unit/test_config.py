@@ -193,6 +193,8 @@ def test_cpu_lists(text: str, cpus: tuple[int, ...]) -> None:
 # --- what is refused ---
 
 ALIAS = "supported_models[1].aliases[0]"
+NAME = "supported_models[0].name"
+REPLICA = 'its replica "m.0" has the name of supported_models[0].name'
 NOT_A_NAME = "must start with a letter or digit and hold only letters, digits and . _ + : -"
 
 REFUSED: list[tuple[Any, str, str]] = [
@@ -270,6 +272,8 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"timing": {"heartbeat_s": 10}}, "timing", "less than two heartbeats"),
     ({"supported_models": [a_model("m"), a_model("m")]}, "supported_models[1].name", "is taken by"),
     ({"supported_models": [a_model("m"), a_model("n", aliases=["m"])]}, ALIAS, "is taken by"),
+    ({"supported_models": [a_model("m.0"), a_model("m", replicas=2)]}, "supported_models[1].name", REPLICA),
+    ({"supported_models": [a_model("m", replicas=2), a_model("n", aliases=["m.0"])]}, NAME, "[1].aliases[0]"),
     (with_model(name="m", aliases=["m"]), "supported_models[0].aliases[0]", "a name means one model"),
     ({"default_model": "Magika", **with_model(name="magika")}, "default_model", 'did you mean "magika"?'),
     ({"default_model": "m"}, "default_model", '"m" is no name or alias of a model'),
