@@ -22,13 +22,20 @@ class Commits:
 
     What a caller or a subscriber is told must survive the machine and is synced to the disk first. What only
     units see must survive the daemon, and no more: no process outlives the machine, so that is just written.
+
+    `prepare` is called at once for what a Spawn can do before it is in the store.
     """
 
     def __init__(
-        self, loop: AbstractEventLoop, store: SqliteStore, perform: Callable[[fx.Effect], None]
+        self,
+        loop: AbstractEventLoop,
+        store: SqliteStore,
+        prepare: Callable[[fx.Spawn], None],
+        perform: Callable[[fx.Effect], None],
     ) -> None:
         self._loop = loop
         self._store = store
+        self._prepare = prepare
         self._perform = perform
         self._gathered: list[fx.Commit] = []  # of this turn, not given to the store yet
         self._held: deque[list[fx.Effect]] = deque()  # by write; the last one's grows while it is gathered
@@ -46,14 +53,18 @@ class Commits:
             effects = effects[1:]
         elif not self._held or all(isinstance(effect, _TO_CALLERS) for effect in effects):
             for effect in effects:
+                if isinstance(effect, fx.Spawn):
+                    self._prepare(effect)
                 self._perform(effect)
             return
         held = self._held[-1]
         for effect in effects:
             if isinstance(effect, _AT_ONCE):
                 self._perform(effect)
-            else:
-                held.append(effect)
+                continue
+            if isinstance(effect, fx.Spawn):
+                self._prepare(effect)
+            held.append(effect)
 
     def _write(self) -> None:
         units: dict[str, Any] = {}
