@@ -13,7 +13,7 @@ from mgmt.protocol.errors import MgmtError
 from mgmt.store import Batch, SqliteStore
 
 # Nobody outside sees these, and none of them has to be undone: they never wait.
-_AT_ONCE = (fx.SetTimer, fx.CancelTimer, fx.Note)
+_AT_ONCE = (fx.SetTimer, fx.CancelTimer)
 _TO_CALLERS = (fx.Answer, fx.Tell)
 
 
@@ -48,7 +48,8 @@ class Commits:
         if effects and isinstance(effects[0], fx.Commit):
             if not self._gathered:
                 self._held.append([])
-                self._loop.call_soon(self._write)
+                # After whatever this turn has put off: a restart without a delay is the same write as its cause.
+                self._loop.call_soon(self._loop.call_soon, self._write)
             self._gathered.append(effects[0])
             effects = effects[1:]
         elif not self._held or all(isinstance(effect, _TO_CALLERS) for effect in effects):
@@ -83,9 +84,15 @@ class Commits:
         self._loop.call_soon_threadsafe(self._on_commit, failure)
 
     def _on_commit(self, failure: str) -> None:
-        for effect in self._held.popleft():
-            answer = _not_durable(effect, failure) if failure and isinstance(effect, fx.Answer) else effect
-            self._perform(answer)
+        effects = self._held.popleft()
+        notes = [effect for effect in effects if isinstance(effect, fx.Note)]
+        for effect in effects:
+            if isinstance(effect, fx.Answer) and failure:
+                self._perform(_not_durable(effect, failure))
+            elif not isinstance(effect, fx.Note):
+                self._perform(effect)
+        for note in notes:  # last: what people read can wait for what units wait for
+            self._perform(note)
 
 
 def _is_told(effect: fx.Effect) -> bool:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import os
 import re
+import signal as signals
 from dataclasses import dataclass, field
 from pathlib import Path
 
+log = logging.getLogger("mgmt.shell.hierarchies")
+
+KILL_PASSES = 50  # over a group of version 1 whose members fork
 DAEMON_LEAF = "daemon"  # where the daemon sits below a group that passes controllers on
 SHIM_LEAF = "shims"  # where shims sit below the group of a service that holds the units
 
@@ -89,3 +94,47 @@ def why_not_movable(version: int, own: Path, neighbour: str) -> OSError | None:
 def _unescape(text: str) -> str:
     """mountinfo writes blanks and backslashes as octal numbers."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def kill_group(group: Path) -> bool:
+    """SIGKILL for every process of a group that was made for one unit; True when there is none (any more)."""
+    try:
+        for _ in range(KILL_PASSES):
+            if _is_empty(group):
+                return True
+            try:
+                fd = os.open(group / "cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                for pid in _members(group):
+                    _kill_member(group, pid)
+            else:
+                with open(fd, "wb", buffering=0) as file:
+                    file.write(b"1")
+                return _is_empty(group)  # whoever forks meanwhile is killed, too
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        log.warning("%s: cannot be emptied: %s", group, error.strerror)
+    return False
+
+
+def _is_empty(group: Path) -> bool:
+    try:
+        return "populated 0" in (group / "cgroup.events").read_text(encoding="ascii")
+    except FileNotFoundError:
+        return not _members(group)
+
+
+def _members(group: Path) -> list[int]:
+    return [int(pid) for pid in (group / "cgroup.procs").read_text(encoding="ascii").split()]
+
+
+def _kill_member(group: Path, pid: int) -> None:
+    # Pinned before it is looked at again: a number that is used anew is never hit.
+    with contextlib.suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            if pid in _members(group):
+                signals.pidfd_send_signal(pidfd, signals.SIGKILL)
+        finally:
+            os.close(pidfd)

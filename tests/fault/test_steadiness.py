@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def test_restarts_leave_nothing_behind(start: Start) -> None:
         for _ in range(count):
             unit = daemon.unit("crashes")
             os.kill(unit["pid"], signal.SIGKILL)
-            eventually(lambda was=unit["incarnation"]: up_again(daemon, was))
+            eventually(partial(up_again, daemon, "crashes", unit["incarnation"]))
 
     def tell(count: int) -> None:
         for _ in range(count):
@@ -98,8 +99,8 @@ def test_restarts_leave_nothing_behind(start: Start) -> None:
         assert names == {group.name for group in groups if group.parent == parent}
 
 
-def up_again(daemon: Daemon, was: int) -> bool:
-    unit = daemon.unit("crashes")
+def up_again(daemon: Daemon, name: str, was: int) -> bool:
+    unit = daemon.unit(name)
     return bool(unit["incarnation"] > was and unit["state"] == "RUNNING")
 
 
@@ -191,7 +192,7 @@ def test_no_zombie_grows_old_and_no_child_signal_is_needed(start: Start, blocked
             for name in ("orphans", "hooks"):
                 was = daemon.reaches(name, "RUNNING")
                 os.kill(was["pid"], signal.SIGKILL)
-                eventually(lambda name=name, was=was: daemon.unit(name)["incarnation"] > was["incarnation"])
+                eventually(partial(up_again, daemon, name, was["incarnation"]))
             daemon.control.ok("restart", targets=["probed"])
         looks = zombies.looks
         eventually(

@@ -8,11 +8,13 @@ import os
 import shutil
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.fault.storm import is_shim, processes
 from tests.system.clients import eventually
 from tests.system.daemon import Daemon, Start, alive, config
 
@@ -82,6 +84,7 @@ SHAPES = {
     "left-group": 2,
     "fork-loop": 2,
 }
+AT_ONCE = {"delay_s": 0.001, "delay_max_s": 0.001, "factor": 1.0, "limit": 1000}
 HIDE = """
 for at in $(awk -v kind="$1" '$3 ~ kind { print $2 }' /proc/mounts | tac); do umount -l "$at" || exit 1; done
 shift
@@ -147,7 +150,7 @@ def daemon(start: Start, tracked: str) -> Daemon:
     daemon.start()
     daemon.control.ok("start", targets=list(SHAPES))
     for shape in SHAPES:
-        eventually(lambda shape=shape: in_place(daemon, shape), what=f"{shape} is in place")
+        eventually(partial(in_place, daemon, shape), what=f"{shape} is in place")
     if tracker(daemon, "deaf-child") != tracked:
         pytest.skip(f"no {tracked} hierarchy of control groups can be used here")
     return daemon
@@ -171,12 +174,45 @@ def test_nothing_of_a_tree_outlives_its_stop(daemon: Daemon, tracked: str, adopt
 @pytest.mark.parametrize("tracked", ["v2", "v1", "none"])
 def test_a_dead_leaders_tree_is_ended_too(daemon: Daemon, tracked: str) -> None:
     for shape in SHAPES:
-        if shape == "fork-loop" or shape == "deaf-leader":
-            continue
         os.kill(daemon.unit(shape)["pid"], signal.SIGKILL)
     for shape in SHAPES:
-        if shape in ("fork-loop", "deaf-leader"):
-            continue
         daemon.reaches(shape, "EXITED")
-        eventually(lambda shape=shape: has_ended(daemon.folder, shape), what=f"nothing of {shape} is left")
+        eventually(partial(has_ended, daemon.folder, shape), what=f"nothing of {shape} is left")
         assert daemon.unit(shape)["last_exit"]["signal"] == signal.SIGKILL
+
+
+@pytest.mark.parametrize("tracked", ["v2", "v1"])
+def test_a_dead_shims_tree_is_ended_by_its_group(daemon: Daemon, tracked: str) -> None:
+    """Without groups only the leader's own process group can be proven to be the unit's."""
+    shapes = [shape for shape in SHAPES if shape != "left-group"]
+    for pids in processes(daemon).values():
+        for pid in filter(is_shim, pids):
+            os.kill(pid, signal.SIGKILL)
+    daemon.control.ok("stop", targets=shapes)
+    for shape in shapes:
+        daemon.reaches(shape, "STOPPED", "EXITED")
+        assert has_ended(daemon.folder, shape), shape
+    for pid in map(int, (daemon.folder / "left-group.pids").read_text().split()):
+        if alive(pid):  # it is nobody's any more
+            os.kill(pid, signal.SIGKILL)
+
+
+def test_a_restart_never_waits_for_a_fork_loop(start: Start) -> None:
+    """Its leader ends while nobody else can be seen: each of its processes lives too short for that."""
+    daemon = start(run=False)
+    loop = settings(daemon)["units"]["fork-loop"]
+    daemon.configure(config(units={"fork-loop": {**loop, "restart": AT_ONCE}}))
+    daemon.start()
+    daemon.control.ok("start", targets=["fork-loop"])
+    pids = daemon.folder / "fork-loop.pids"
+    for incarnation in range(1, 21):
+        unit = daemon.reaches("fork-loop", "RUNNING")
+        assert unit["incarnation"] == incarnation
+        eventually(partial(in_place, daemon, "fork-loop"))
+        pids.unlink()
+        os.kill(unit["pid"], signal.SIGKILL)
+        eventually(partial(is_replaced, daemon, "fork-loop", incarnation))
+
+
+def is_replaced(daemon: Daemon, name: str, incarnation: int) -> bool:
+    return int(daemon.unit(name)["incarnation"]) > incarnation

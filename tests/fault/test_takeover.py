@@ -50,7 +50,8 @@ def test_a_stop_in_its_grace_goes_on(start: Start) -> None:
     deaf = ["/bin/sh", "-c", "trap '' TERM; echo deaf; sleep 1000 & wait; wait"]
     daemon.configure(config(units={"a": {"command": deaf, "grace_s": 0.5}}))
     daemon.start()
-    pid = daemon.control.ok("start", targets=["a"]) and daemon.unit("a")["pid"]
+    daemon.control.ok("start", targets=["a"])
+    pid = daemon.unit("a")["pid"]
     eventually(lambda: "deaf" in daemon.unit_log("a").read_text())
     assert daemon.control.ok("stop", targets=["a"], wait=False)["states"] == {"a": "STOPPING"}
     daemon.crash()

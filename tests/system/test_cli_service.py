@@ -186,7 +186,22 @@ def test_doctor_reports_what_it_tried(place: Place) -> None:
     assert probes["daemon"]["status"] == "absent"
     assert probes["affinity"]["status"] == "ok"
     assert probes["SCHED_FIFO"]["status"] in ("ok", "refused")
+    tried = {
+        "SCHED_DEADLINE",
+        "RLIMIT_RTPRIO",
+        "clock source",
+        "pidfd",
+        "subreaper",
+        "topology",
+        "GPUs",
+        "store",
+    }
+    assert tried <= probes.keys()
+    assert probes["store"]["status"] == "absent"
+    controllers = {name for name in probes if name.startswith("cgroup ")}
+    assert controllers == {f"cgroup {name}" for name in ("cpu", "cpuset", "memory", "pids", "kill")}
     assert not list(place.folder.glob("run/*")), "it leaves nothing"
+    assert not list(place.folder.glob("state/*")), "not even a lock"
     place.configure(nonsense=1)
     wrong = place.mgmt("--config", "config.json", "doctor")
     assert wrong.returncode == 1

@@ -107,14 +107,16 @@ class Service:
         assert self.trees() == set()
         self.node.run("/bin/sh", "-c", "rm -rf /var/lib/mgmt/* /run/mgmt/*")
 
-    def configure(self, text: str | None = None) -> None:
+    def configure(self, text: str | None = None, **second: Any) -> None:
+        """Two units alike, but for what is told of the second; or this text."""
         unit = {
             "command": ["/bin/sh", "-c", POLITE],
             "env": {MARK: self.node.name},
             "autostart": True,
             "restart": {"policy": "always", **QUICK},
         }
-        settings = {"units": dict.fromkeys(NAMES, unit), "model_backends": {}, "supported_models": []}
+        units = {"first": unit, "second": unit | second}
+        settings = {"units": units, "model_backends": {}, "supported_models": []}
         self.node.write("/etc/mgmt/config.json", json.dumps(settings) if text is None else text)
 
     def drop_in(self, text: str, place: str = DROP_IN) -> None:
@@ -261,6 +263,15 @@ def test_restart_keeps_the_units(running: Service) -> None:
     assert running.ended() == ""
 
 
+def test_reload_touches_only_what_changed(running: Service) -> None:
+    before, daemon = running.pids(), running.main_pid
+    running.configure(umask="0027")
+    running.node.systemctl("reload", "mgmt")
+    eventually(lambda: running.pids()["second"] != before["second"], what="the second is started again")
+    assert running.pids()["first"] == before["first"]
+    assert running.main_pid == daemon
+
+
 def test_stop_leaves_the_units_and_the_next_start_adopts_them(running: Service) -> None:
     before, trees = running.pids(), running.trees()
     running.node.systemctl("stop", "mgmt")
@@ -295,7 +306,14 @@ def test_a_damaged_store_is_recovered_as_the_journal_says(running: Service) -> N
     assert "mgmt store recover" in node.journal()
     assert running.trees() == trees
     node.systemctl("stop", "mgmt")  # it would be tried again
-    as_mgmt = ["setpriv", "--reuid=mgmt", "--regid=mgmt", "--init-groups", "env", "MGMT_STATE_DIR=/var/lib/mgmt"]
+    as_mgmt = (
+        "setpriv",
+        "--reuid=mgmt",
+        "--regid=mgmt",
+        "--init-groups",
+        "env",
+        "MGMT_STATE_DIR=/var/lib/mgmt",
+    )
     node.run(*as_mgmt, MGMT, "store", "recover")
     node.systemctl("start", "mgmt")
     running.pids()

@@ -71,7 +71,7 @@ def test_the_daemon_is_heard_and_restarted() -> None:
     assert unit["Service.RestartPreventExitStatus"] == ["2"]
     assert unit["Service.OOMPolicy"] == ["continue"]
     assert unit["Service.ExecStart"][0].split()[1:3] == ["start-service", "--config"]
-    assert "Service.ExecReload" not in unit  # a reload is named as not available
+    assert unit["Service.ExecReload"][0].split()[1] == "-HUP"
 
 
 def test_units_are_in_a_service_of_their_own() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from mgmt.protocol.errors import TABLE, Exit, MgmtError
 from mgmt_cli.schemas import schema_of
+from tests.system.clients import eventually
 from tests.unit.cli_runner import Situation, judge, judge_json, run
 from tests.unit.scripted_daemon import (
     a_model,
@@ -296,11 +297,13 @@ def test_a_request_carries_one_value_each_way(folder: str) -> None:
     with scripted(folder, {}, model=lambda value: {"got": value, "raw": b"\x00", "at": 5}) as daemon:
         result = run("request", "echo", "--data", '{"a": [1, null]}')
         assert result.exit_code == 0, result.output
+        eventually(lambda: daemon.verbs()[-1] == "release", what="the lease is given back")
         assert daemon.asked[-2:] == [
             ("lease", {"model": "echo", "mode": "direct", "load": False}),
             ("release", {"lease": 5}),
         ]
         value = json.loads(run("request", "echo", "--text", "hi", "--relay", "--load", "--json").stdout)
+        eventually(lambda: daemon.verbs()[-3:] == ["release", "lease", "release"], what="and the second one")
         assert daemon.asked[-2][1] == {"model": "echo", "mode": "relay", "load": True}
     assert json.loads(result.stdout) == {"got": {"a": [1, None]}, "raw": {"base64": "AA=="}, "at": 5}
     jsonschema.validate(value, schema_of("mgmt.request/1"))

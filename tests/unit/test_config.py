@@ -103,7 +103,32 @@ def test_an_empty_object_is_the_table_of_defaults() -> None:
 
 def test_a_backend_has_the_documented_defaults() -> None:
     backend = parse(with_backend()).model_backends["t"]
+    nothing = dict.fromkeys(("group", "user", "umask", "oom_score_adj", "timer_slack_us", "log_max_age_s"))
+    probes = dict.fromkeys(("startup", "ready", "live"))
+    hooks = dict.fromkeys(("pre_start", "post_start", "pre_stop", "post_stop"))
     assert backend.model_dump() == {
+        **nothing,
+        "after": {},
+        "requires": {},
+        "wants": {},
+        "autostart": False,
+        "log_compress": False,
+        "probes": probes,
+        "hooks": hooks,
+        "rlimits": {},
+        "resources": dict.fromkeys(("memory_max_mb", "cpu_max_percent", "pids_max")),
+        "scheduling": {
+            "policy": "other",
+            **dict.fromkeys(("priority", "runtime_us", "deadline_us", "period_us")),
+        },
+        "placement": {
+            "cpus": None,
+            "exclusive": False,
+            "layout": "compact",
+            "numa_node": None,
+            "gpus": 0,
+            "memory_mb": None,
+        },
         "kind": "native",
         "command": ("run",),
         "script": None,

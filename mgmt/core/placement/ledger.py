@@ -41,6 +41,8 @@ class Ledger:
         if place.fault:
             text = f"unit {unit!r} has no place on this machine: {place.fault}"
             raise MgmtError("no-capacity", text, unit=unit)
+        if not (place.cpus or place.gpus or place.memory_bytes):
+            return  # most units: nobody can be in the way of nothing
         rivals = {name: self.places.get(name, Place()) for name in together} | self.held
         rivals = {name: held for name, held in rivals.items() if name != unit and name not in without}
         for other, held in rivals.items():
