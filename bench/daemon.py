@@ -22,6 +22,7 @@ BACKEND = [sys.executable, str(HERE / "backend.py")]
 STUB = str(HERE.parent / "backends" / "symphony_stub.py")
 ECHO = [sys.executable, "-m", "mgmt_backends.echo"]
 STARTS_S = 20.0
+MEMORY = "/dev/shm"
 
 
 class Daemon:
@@ -104,9 +105,14 @@ def place(
 ) -> Iterator[tuple[Path, dict[str, str], list[str]]]:
     """A folder with a configuration, the environment and the command that start a daemon in it.
 
-    With `units` the configuration has these, and no models.
+    With `units` the configuration has these, and no models. The runtime folder is in memory, as /run is; the
+    state is where temporary files are.
     """
-    with tempfile.TemporaryDirectory(prefix="mgmt-bench-") as name:
+    memory = MEMORY if os.access(MEMORY, os.W_OK) else None
+    with (
+        tempfile.TemporaryDirectory(prefix="mgmt-bench-", dir=memory) as name,
+        tempfile.TemporaryDirectory(prefix="mgmt-bench-") as state,
+    ):
         folder = Path(name)
         config = folder / "config.json"
         told = configuration(folder, cpus)
@@ -118,7 +124,7 @@ def place(
         environ = {
             **{key: value for key, value in os.environ.items() if not key.startswith("MGMT_")},
             "MGMT_RUNTIME_DIR": name,
-            "MGMT_STATE_DIR": f"{name}/state",
+            "MGMT_STATE_DIR": state,
             "MGMT_ENDPOINT": f"ipc://{name}/control",
         }
         yield folder, environ, [sys.executable, "-m", "mgmt", "--config", str(config)]

@@ -83,6 +83,21 @@ class Writer(logging.Handler):
                 line = line[os.write(STDERR, line) :]
 
 
+class LineFormatter(logging.Formatter):
+    """The configured line; the date of a second is made once, because the C library looks for the time zone's
+    file each time.
+    """
+
+    _dated = (0, "")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        second = int(record.created)
+        if self._dated[0] != second:
+            text = time.strftime(datefmt or self.default_time_format, time.localtime(second))
+            self._dated = (second, text)
+        return self._dated[1] if datefmt else self.default_msec_format % (self._dated[1], record.msecs)
+
+
 def set_up(settings: LoggingSettings, level: str | None) -> None:
     """Send every record to stderr; a level of the command line outranks the file's."""
     logging.addLevelName(TRACE, "TRACE")
@@ -90,7 +105,7 @@ def set_up(settings: LoggingSettings, level: str | None) -> None:
     if settings.style == "json":
         handler.setFormatter(JsonFormatter())
     else:
-        handler.setFormatter(logging.Formatter(settings.format, settings.date_format))
+        handler.setFormatter(LineFormatter(settings.format, settings.date_format))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     chosen = settings.model_copy(update={"level": level}) if level else settings

@@ -129,6 +129,22 @@ def test_a_unit_in_backoff_is_started_when_its_time_comes(start: Start) -> None:
     eventually(lambda: len(starts(daemon.folder)) == 2)
 
 
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_restart_in_backoff_is_a_start_now(start: Start, wait: bool) -> None:
+    daemon = start(run=False)
+    restart = {"delay_s": 60.0, "delay_max_s": 60.0}
+    daemon.configure(config(units={"a": {"command": SLEEP, "restart": restart}}))
+    daemon.start()
+    daemon.control.ok("start", targets=["a"])
+    os.kill(daemon.unit("a")["pid"], signal.SIGKILL)
+    daemon.reaches("a", "BACKOFF")
+    daemon.crash()
+    daemon.start()
+    assert daemon.unit("a")["state"] == "BACKOFF"
+    daemon.control.ok("restart", targets=["a"], wait=wait)
+    assert daemon.reaches("a", "RUNNING")["incarnation"] == 2
+
+
 def test_a_stop_that_waits_for_a_dependant_goes_on(start: Start) -> None:
     daemon = start(run=False)
     deaf = ["/bin/sh", "-c", "trap '' TERM; echo deaf; sleep 1000 & wait; wait"]

@@ -128,7 +128,7 @@ def _hopeless(what: str, since: dict[str, int], units: list[Unit]) -> MgmtError 
                 and unit.incarnation == since[name]
             ):
                 return MgmtError("cancelled", f"the stop of {name!r} was overtaken by a start", unit=name)
-        elif unit.waiting_for or unit.is_up:
+        elif unit.waiting_for or unit.is_up or unit.start_when_empty:
             continue
         elif state in (State.FATAL, State.EXITED):
             return start_failed(unit)
