@@ -47,6 +47,14 @@ GOOD: dict[str, dict[str, Any]] = {
     "logs": {"unit": "up"},
     "backend-hello": {"versions": [1], "pid": 1},
     "backend-ready": {"protocols": ["lm"]},
+    "start": {"targets": ["idle"]},
+    "stop": {"targets": ["up"]},
+    "restart": {"targets": ["up"]},
+    "reset-failed": {},
+    "plan": {},
+    "apply": {},
+    "explain": {"target": "up"},
+    "dump": {},
 }
 
 # (verb, body, code)
@@ -70,12 +78,19 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         "denied",
     ),
     ("backend-ready", {"unit": "up", "incarnation": 1, "token": "no"}, "denied"),
+    ("start", {"targets": ["nobody"]}, "unknown-model"),
+    ("start", {"targets": ["bare"]}, "no-backend"),
+    ("stop", {"targets": ["up", "nobody"]}, "unknown-model"),
+    ("restart", {"targets": ["nobody"]}, "unknown-model"),
+    ("reset-failed", {"targets": ["nobody"]}, "unknown-model"),
+    ("explain", {"target": "nobody"}, "unknown-model"),
 ]
 
 
 def test_every_verb_is_tried() -> None:
     assert set(GOOD) == set(messages.REQUESTS)
-    never_refused = {"models", "subscribe", "stop-service"}  # they name nothing that could be wrong
+    # They name nothing that could be wrong; a configuration is refused after it was read.
+    never_refused = {"models", "subscribe", "stop-service", "dump", "plan", "apply"}
     assert {verb for verb, _, _ in BAD} == set(messages.REQUESTS) - never_refused
 
 
@@ -88,6 +103,8 @@ def test_a_good_request_gets_its_reply(verb: str) -> None:
     if verb.startswith("backend-"):
         body |= world.proof(world.process("up"))
     ticket = client.ask(verb, **body)
+    if verb in ("plan", "apply"):
+        world.reads(world.state.settings)
     world.settle()
     if verb == "logs":
         world.feed(ev.LogRead(ticket.route, LOG))
