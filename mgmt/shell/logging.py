@@ -95,7 +95,7 @@ class LineFormatter(logging.Formatter):
         if self._dated[0] != second:
             text = time.strftime(datefmt or self.default_time_format, time.localtime(second))
             self._dated = (second, text)
-        return self._dated[1] if datefmt else self.default_msec_format % (self._dated[1], record.msecs)
+        return self._dated[1] if datefmt else f"{self._dated[1]},{int(record.msecs):03d}"
 
 
 def set_up(settings: LoggingSettings, level: str | None) -> None:
