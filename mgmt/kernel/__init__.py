@@ -1,5 +1,35 @@
 """Scheduling analyses and placement: exact, in integers, with the same answers in C and in Python.
 
 The C extension is used where it is built; `MGMT_KERNEL=python` or a missing extension selects the readable
-twins in `reference.py` and `reference_placement.py`.
+twins in `reference.py` and `reference_placement.py`. `IMPLEMENTATION` tells which. The interface with its
+documentation is in `__init__.pyi`.
 """
+
+import os
+
+if os.environ.get("MGMT_KERNEL") == "python":
+    IMPLEMENTATION = "python"
+else:
+    try:
+        from . import _kernel
+    except ImportError:
+        IMPLEMENTATION = "python"
+    else:
+        IMPLEMENTATION = "c"
+
+if IMPLEMENTATION == "c":
+    audsley = _kernel.audsley
+    edf_schedulable = _kernel.edf_schedulable
+    fp_schedulable = _kernel.fp_schedulable
+    hyperperiod = _kernel.hyperperiod
+    response_times = _kernel.response_times
+    sensitivity = _kernel.sensitivity
+else:
+    from .reference import (
+        audsley,
+        edf_schedulable,
+        fp_schedulable,
+        hyperperiod,
+        response_times,
+        sensitivity,
+    )

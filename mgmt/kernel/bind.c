@@ -261,6 +261,6 @@ PyObject *bind_failed(enum k_status status, const char *function)
 {
     if (status == K_NOMEM)
         return PyErr_NoMemory();
-    return PyErr_Format(PyExc_OverflowError, "%s: a number on the way to the answer passes 64 bits; "
-                        "give the times in a coarser unit", function);
+    return PyErr_Format(PyExc_OverflowError, "%s: the way to the answer passes 64 bits or 4194304 steps; "
+                        "give the times in a coarser unit or less load", function);
 }
