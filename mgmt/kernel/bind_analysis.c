@@ -64,7 +64,7 @@ failed:
 }
 
 /* Numbers of tasks from which the GIL is released. */
-enum { LINEAR = 512, SQUARE = 24, CUBE = 6 };
+enum { LINEAR = 400, SQUARE = 64, CUBE = 8 };
 
 static PyObject *response_times(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
@@ -114,7 +114,7 @@ static PyObject *edf_schedulable(PyObject *module, PyObject *const *args, Py_ssi
     bool fits = false;
     int64_t at, demand;
     enum k_status status;
-    BIND_UNLOCKED(r.tasks.n >= SQUARE, status = k_edf_schedulable(&r.tasks, r.arena, &fits, &at, &demand));
+    BIND_UNLOCKED(r.tasks.n >= LINEAR, status = k_edf_schedulable(&r.tasks, r.arena, &fits, &at, &demand));
     reading_end(&r);
     return status == K_OK ? PyBool_FromLong(fits) : bind_failed(status, "edf_schedulable");
 }

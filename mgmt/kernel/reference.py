@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 INT64_MAX = 2**63 - 1
 WINDOW_JOBS = 2**16  # jobs of one task in one busy period, before an analysis gives up
-STEPS = 2**22  # evaluations for one task or one EDF test, before an analysis gives up
+STEPS = 2**20  # evaluations for one task or one EDF test, before an analysis gives up
 
 
 class Tasks(NamedTuple):

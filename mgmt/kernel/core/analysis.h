@@ -23,7 +23,7 @@ enum k_status k_tasks_check(const struct k_tasks *tasks, enum k_column *column, 
 #define K_WINDOW_JOBS ((int64_t)1 << 16)
 /* Evaluations of a sum over all tasks, for one task or one EDF test, before it gives up with K_OVERFLOW: these
  * analyses are pseudo-polynomial, and a hostile set must not hold a caller for hours. */
-#define K_STEPS ((uint32_t)1 << 22)
+#define K_STEPS ((uint32_t)1 << 20)
 
 /* Arena bytes that any function below may take for n tasks. */
 size_t k_analysis_room(size_t n);
@@ -64,12 +64,29 @@ enum k_status k_sensitivity(const struct k_tasks *tasks, enum k_policy policy, s
 
 /* Sums of floor((t + offset) / period) * wcet over all terms with a positive quotient: the work that must be
  * done by t, or is released before it. In doubles, which hold integers up to 2^53 exactly. */
+enum k_simd { K_PLAIN, K_AVX2, K_AVX512 };
+
 struct k_terms {
-    size_t n;
+    size_t n; /* all columns reach to K_PADDED(n) */
     double *offset, *period, *inverse, *wcet;
+    enum k_simd simd;
 };
 
+#define K_PADDED(n) (((n) + 15) & ~(size_t)15)
 #define K_EXACT_DOUBLE 0x1p50 /* |t|, |offset|, period below this, and the result below 2^52 */
+
+enum k_simd k_simd_best(void);
+
+/* Columns for n terms, which add nothing until k_term() sets them; false when the arena is too small. */
+bool k_terms_take(struct k_terms *terms, size_t n, struct k_arena *arena);
+
+static inline void k_term(struct k_terms *terms, size_t i, int64_t offset, int64_t period, int64_t wcet)
+{
+    terms->offset[i] = (double)offset;
+    terms->period[i] = (double)period;
+    terms->inverse[i] = 1 / (double)period;
+    terms->wcet[i] = (double)wcet;
+}
 
 double k_demand(const struct k_terms *terms, double t);
 /* The largest value of quotient * period - offset over all terms with a positive quotient; 0 for none. */

@@ -6,7 +6,7 @@
 
 static inline int64_t due_of(const struct k_tasks *t, size_t i) { return t->deadline[i] - (t->jitter ? t->jitter[i] : 0); }
 
-/* What one pass over the tasks finds. */
+/* What one pass over the tasks finds. It also sets the terms of the demand, good or not. */
 struct survey {
     double share, density; /* sums of C/T and of C/min(D, T) */
     double gap;            /* sum of (T - D) * C/T over D < T */
@@ -15,18 +15,19 @@ struct survey {
     bool early, impossible;  /* some D < T; some D < C */
 };
 
-static struct survey survey_of(const struct k_tasks *tasks)
+static struct survey survey_of(const struct k_tasks *tasks, struct k_terms *terms)
 {
     struct survey s = {.least_due = INT64_MAX};
     for (size_t i = 0; i < tasks->n; i++) {
         const int64_t due = due_of(tasks, i), period = tasks->period[i], wcet = tasks->wcet[i];
-        const double u = (double)wcet / (double)period;
+        k_term(terms, i, period - due, period, wcet);
+        const double u = terms->wcet[i] * terms->inverse[i];
         s.least_due = k_min(s.least_due, due);
         if (due < wcet)
             s.impossible = true;
         if (due < period) {
             s.early = true;
-            s.gap += ((double)period - (double)due) * u;
+            s.gap += terms->offset[i] * u;
             s.density += (double)wcet / (double)due;
         } else {
             s.past = k_max(s.past, due - period);
@@ -60,8 +61,8 @@ static int64_t linear_horizon(const struct k_tasks *tasks, int64_t past)
     return horizon >= INT64_MAX ? INT64_MAX : k_max(past, (int64_t)horizon);
 }
 
-/* The synchronous busy period, or `most` when it is longer. */
-static int64_t busy_period(const struct k_tasks *tasks, int64_t most)
+/* The synchronous busy period, or `most` when it is longer; `terms`, unless NULL, hold the releases. */
+static int64_t busy_period(const struct k_tasks *tasks, const struct k_terms *terms, int64_t most)
 {
     int64_t w = 0;
     for (size_t i = 0; i < tasks->n; i++)
@@ -69,11 +70,13 @@ static int64_t busy_period(const struct k_tasks *tasks, int64_t most)
             return most;
     for (uint32_t steps = 0; steps < K_STEPS; steps++) {
         int64_t next = 0, work;
-        for (size_t i = 0; i < tasks->n; i++)
+        if (terms && (double)w < K_EXACT_DOUBLE / 2)
+            next = (int64_t)k_demand(terms, (double)w);
+        else for (size_t i = 0; i < tasks->n; i++)
             if (!k_mul(k_ceil_div(w, tasks->period[i]), tasks->wcet[i], &work) || !k_add(next, work, &next) || next >= most)
                 return most;
-        if (next == w)
-            return w;
+        if (next == w || next >= most)
+            return next == w ? w : most;
         w = next;
     }
     return most;
@@ -149,7 +152,10 @@ enum k_status k_edf_schedulable(const struct k_tasks *tasks, struct k_arena aren
     const size_t n = tasks->n;
     *at = *demand = 0;
     *fits = true;
-    const struct survey s = survey_of(tasks);
+    struct k_terms terms;
+    if (!k_terms_take(&terms, n, &arena))
+        return K_NOMEM;
+    const struct survey s = survey_of(tasks, &terms);
     const double doubt = (double)(n + 16) * 0x1p-50;
     if (s.impossible) {
         *fits = false;
@@ -175,32 +181,25 @@ enum k_status k_edf_schedulable(const struct k_tasks *tasks, struct k_arena aren
         return K_OK;
 
     double guess = s.gap / (1 - s.share) * (1 + 0x1p-20) + 1; /* U < 0.99: far more than its rounding errors */
+    const bool quick = s.largest < K_EXACT_DOUBLE / 4 && (double)n * s.largest < K_EXACT_DOUBLE;
     int64_t horizon;
     if (s.share < 0.99 && guess < K_EXACT_DOUBLE / 2) {
         horizon = k_max(s.past, (int64_t)guess);
     } else {
+        for (size_t i = 0; quick && i < n; i++)
+            terms.offset[i] = (double)(tasks->period[i] - 1);
         horizon = linear_horizon(tasks, s.past);
-        int64_t busy = busy_period(tasks, horizon);
-        horizon = k_min(horizon, busy);
+        horizon = k_min(horizon, busy_period(tasks, quick ? &terms : NULL, horizon));
         if (horizon == INT64_MAX)
             return K_OVERFLOW;
     }
-    double *columns = k_take(&arena, 4 * n * sizeof(double));
-    if (!columns)
-        return K_NOMEM;
-    if (s.largest > K_EXACT_DOUBLE / 4 || (double)horizon > K_EXACT_DOUBLE / 2 ||
-        (double)n * s.largest > K_EXACT_DOUBLE) {
+    if (!quick || (double)horizon > K_EXACT_DOUBLE / 2) {
         enum walk end = walk_integers(tasks, horizon, s.least_due, at, demand);
         *fits = end == FITS;
         return end == LASTS ? K_OVERFLOW : K_OK;
     }
-    struct k_terms terms = {n, columns, columns + n, columns + 2 * n, columns + 3 * n};
-    for (size_t i = 0; i < n; i++) {
+    for (size_t i = 0; i < n; i++)
         terms.offset[i] = (double)(tasks->period[i] - due_of(tasks, i));
-        terms.period[i] = (double)tasks->period[i];
-        terms.inverse[i] = 1 / terms.period[i];
-        terms.wcet[i] = (double)tasks->wcet[i];
-    }
     enum walk end = walk_doubles(&terms, (double)horizon, (double)s.least_due, at, demand);
     *fits = end == FITS;
     return end == LASTS ? K_OVERFLOW : K_OK;

@@ -36,10 +36,9 @@ static bool requested(const struct k_tasks *tasks, const size_t *above, size_t c
     return total <= limit;
 }
 
-/* Terms of all tasks for sums up to *until; n = 0 when doubles cannot hold them. */
-static struct k_terms terms_of(const struct k_tasks *tasks, struct k_arena *arena, double *until)
+/* Room for the terms of all tasks, for sums up to *until; false when doubles cannot hold them. */
+static bool terms_fit(const struct k_tasks *tasks, struct k_arena *arena, struct k_terms *terms, double *until)
 {
-    struct k_terms terms = {0};
     double longest = 0, most = 0;
     for (size_t i = 0; i < tasks->n; i++) {
         double reach = (double)tasks->deadline[i] + (double)jitter_of(tasks, i) + (double)tasks->period[i];
@@ -49,17 +48,7 @@ static struct k_terms terms_of(const struct k_tasks *tasks, struct k_arena *aren
     for (size_t i = 0; i < tasks->n; i++)
         most += ((longest + (double)jitter_of(tasks, i)) / (double)tasks->period[i] + 2) * (double)tasks->wcet[i];
     *until = longest;
-    double *columns = k_take(arena, 4 * tasks->n * sizeof(double));
-    if (longest > K_EXACT_DOUBLE / 4 || most > 0x1p51 || !columns)
-        return terms;
-    terms = (struct k_terms){tasks->n, columns, columns + tasks->n, columns + 2 * tasks->n, columns + 3 * tasks->n};
-    for (size_t i = 0; i < tasks->n; i++) {
-        terms.offset[i] = (double)(jitter_of(tasks, i) + tasks->period[i] - 1);
-        terms.period[i] = (double)tasks->period[i];
-        terms.inverse[i] = 1 / terms.period[i];
-        terms.wcet[i] = (double)tasks->wcet[i];
-    }
-    return terms;
+    return longest < K_EXACT_DOUBLE / 4 && most < 0x1p51 && k_terms_take(terms, tasks->n, arena);
 }
 
 /* A lower bound of the solution without blocking: ceil(x) >= x turns the recurrence into an equation. */
@@ -99,7 +88,7 @@ static int64_t repeating(const struct k_tasks *tasks, const size_t *above, size_
 }
 
 /* The worst response of task i below `count` tasks, -1 past its deadline: jobs q = 0, 1, ... of one busy
- * period until it closes. `first` is a lower bound of the first job's solution. */
+ * period until it closes. `first` is a lower bound of the first job's solution; `terms` are those of `above`, or NULL. */
 static enum k_status window(const struct k_tasks *tasks, const size_t *above, size_t count, size_t i,
                             const struct k_terms *terms, double until, int64_t first, int64_t *response)
 {
@@ -122,9 +111,7 @@ static enum k_status window(const struct k_tasks *tasks, const size_t *above, si
                 return K_OVERFLOW;
             int64_t next;
             if (terms && (double)limit <= until) {
-                struct k_terms part = *terms;
-                part.n = count;
-                next = base + (int64_t)k_demand(&part, (double)w);
+                next = base + (int64_t)k_demand(terms, (double)w);
                 if (next > limit)
                     return K_OK;
             } else if (!requested(tasks, above, count, w, base, limit, &next)) {
@@ -157,7 +144,7 @@ enum k_status k_response_below(const struct k_tasks *tasks, const size_t *above,
         early += u * (double)jitter_of(tasks, above[k]);
     }
     double first = linear_bound((double)tasks->wcet[task] + (double)blocking_of(tasks, task), share, early, count);
-    return window(tasks, above, count, task, NULL, 0, first < 0x1p62 ? (int64_t)first : INT64_MAX, response);
+    return window(tasks, above, count, task, NULL, 0, first < 0x1p62 ? (int64_t)first : (int64_t)1 << 62, response);
 }
 
 /* ---- the sweep ---- */
@@ -354,8 +341,10 @@ static enum k_status by_windows(const struct k_tasks *tasks, struct k_arena aren
                                 size_t *missing)
 {
     double until, share = 0, early = 0, work = 0;
-    struct k_terms terms = terms_of(tasks, &arena, &until);
+    struct k_terms terms;
+    const bool quick = terms_fit(tasks, &arena, &terms, &until);
     for (size_t i = 0; i < tasks->n; i++) {
+        terms.n = i;
         double own = (double)tasks->wcet[i] + (double)blocking_of(tasks, i);
         double first = linear_bound(own, share, early, i), once = (own + work) * (1 - doubt(i));
         first = first > once ? first : once;
@@ -363,8 +352,8 @@ static enum k_status by_windows(const struct k_tasks *tasks, struct k_arena aren
         bool full;
         enum k_status status = saturated(tasks, i, share, arena, &full);
         if (status == K_OK && !full)
-            status = window(tasks, NULL, i, i, terms.n ? &terms : NULL, until,
-                            first < 0x1p62 ? (int64_t)first : INT64_MAX, &got);
+            status = window(tasks, NULL, i, i, quick ? &terms : NULL, until,
+                            first < 0x1p62 ? (int64_t)first : (int64_t)1 << 62, &got);
         if (status != K_OK)
             return status;
         if (!verdict) {
@@ -377,6 +366,8 @@ static enum k_status by_windows(const struct k_tasks *tasks, struct k_arena aren
         share += u;
         early += u * (double)jitter_of(tasks, i);
         work += (double)tasks->wcet[i];
+        if (quick)
+            k_term(&terms, i, jitter_of(tasks, i) + tasks->period[i] - 1, tasks->period[i], tasks->wcet[i]);
     }
     *missing = tasks->n;
     return K_OK;

@@ -5,15 +5,15 @@ size_t k_analysis_room(size_t n)
 {
     /* sensitivity: a copy of wcet and a test; audsley: indices and a test; the largest test: the sweep with at
      * most 8 buckets a task, or four columns of doubles. */
-    return K_ROOM(n, 16) + K_ROOM(n, 40) + 3 * K_ROOM(n + 8, 32);
+    return K_ROOM(n, 16) + K_ROOM(n, 40) + 3 * K_ROOM(n + 16, 32);
 }
 
 static bool below(const int64_t *column, size_t n, int64_t least, size_t *index)
 {
-    int64_t smallest = least;
+    uint64_t signs = 0; /* negative as it is, or after least (0 or 1) is taken away */
     for (size_t i = 0; i < n; i++)
-        smallest = k_min(smallest, column[i]);
-    if (smallest == least)
+        signs |= (uint64_t)column[i] | ((uint64_t)column[i] - (uint64_t)least);
+    if (!(signs >> 63))
         return false;
     for (*index = 0; column[*index] >= least; ++*index)
         ;
