@@ -5,7 +5,11 @@ twins in `reference.py` and `reference_placement.py`. `IMPLEMENTATION` tells whi
 documentation is in `__init__.pyi`.
 """
 
+# ruff: noqa: F401  # what is imported here is handed out
+
 import os
+
+from .reference_placement import NO_AFFINITY, UNKNOWN, UNSET
 
 if os.environ.get("MGMT_KERNEL") == "python":
     IMPLEMENTATION = "python"
@@ -24,6 +28,10 @@ if IMPLEMENTATION == "c":
     hyperperiod = _kernel.hyperperiod
     response_times = _kernel.response_times
     sensitivity = _kernel.sensitivity
+    compat_best_fit_decreasing = _kernel.compat_best_fit_decreasing
+    compat_hyperperiod = _kernel.compat_hyperperiod
+    compat_least_loaded = _kernel.compat_least_loaded
+    compat_target_node_priority = _kernel.compat_target_node_priority
 else:
     from .reference import (
         audsley,
@@ -32,4 +40,10 @@ else:
         hyperperiod,
         response_times,
         sensitivity,
+    )
+    from .reference_placement import (
+        compat_best_fit_decreasing,
+        compat_hyperperiod,
+        compat_least_loaded,
+        compat_target_node_priority,
     )
