@@ -10,6 +10,7 @@ documentation is in `__init__.pyi`.
 import os
 
 from .reference_placement import NO_AFFINITY, UNKNOWN, UNSET
+from .tables import Infeasible, Table, TableFault
 
 if os.environ.get("MGMT_KERNEL") == "python":
     IMPLEMENTATION = "python"
@@ -28,6 +29,8 @@ if IMPLEMENTATION == "c":
     hyperperiod = _kernel.hyperperiod
     response_times = _kernel.response_times
     sensitivity = _kernel.sensitivity
+    table = _kernel.table
+    table_fault = _kernel.table_fault
     compat_best_fit_decreasing = _kernel.compat_best_fit_decreasing
     compat_hyperperiod = _kernel.compat_hyperperiod
     compat_least_loaded = _kernel.compat_least_loaded
@@ -47,3 +50,4 @@ else:
         compat_least_loaded,
         compat_target_node_priority,
     )
+    from .reference_table import table, table_fault

@@ -9,17 +9,22 @@ static int kernel_exec(PyObject *module)
     if (!state->memoryview_cast || !state->int64_format)
         return -1;
     if (PyModule_AddFunctions(module, bind_analysis_methods) < 0 ||
+        PyModule_AddFunctions(module, bind_table_methods) < 0 ||
         PyModule_AddFunctions(module, bind_placement_methods) < 0)
         return -1;
-    return bind_analysis_exec(module) < 0 ? -1 : bind_placement_exec(module);
+    return bind_table_exec(module) < 0 ? -1 : bind_placement_exec(module);
 }
 
 static int kernel_traverse(PyObject *module, visitproc visit, void *arg)
 {
     struct kernel_state *state = PyModule_GetState(module);
-    if (state)
+    if (state) {
+        Py_VISIT(state->table);
+        Py_VISIT(state->table_fault);
+        Py_VISIT(state->infeasible);
         for (size_t i = 0; i < sizeof state->placement / sizeof *state->placement; i++)
             Py_VISIT(state->placement[i]);
+    }
     return 0;
 }
 
@@ -29,6 +34,9 @@ static int kernel_clear(PyObject *module)
     if (state) {
         Py_CLEAR(state->memoryview_cast);
         Py_CLEAR(state->int64_format);
+        Py_CLEAR(state->table);
+        Py_CLEAR(state->table_fault);
+        Py_CLEAR(state->infeasible);
         for (size_t i = 0; i < sizeof state->placement / sizeof *state->placement; i++)
             Py_CLEAR(state->placement[i]);
     }

@@ -211,22 +211,30 @@ bool bind_doubles(PyObject *from, const char *name, struct bind_column *column)
     return read_column(from, name, column, true, false);
 }
 
-PyObject *bind_new_ints(PyObject *module, Py_ssize_t n, int64_t **data)
+PyObject *bind_view(PyObject *module, PyObject *bytes, Py_ssize_t n)
 {
     struct kernel_state *state = PyModule_GetState(module);
+    if (PyByteArray_Resize(bytes, n * (Py_ssize_t)sizeof(int64_t)) < 0)
+        return NULL;
+    PyObject *view = PyMemoryView_FromObject(bytes);
+    if (!view)
+        return NULL;
+    PyObject *cast = PyObject_CallMethodOneArg(view, state->memoryview_cast, state->int64_format);
+    Py_DECREF(view);
+    return cast;
+}
+
+PyObject *bind_new_ints(PyObject *module, Py_ssize_t n, int64_t **data)
+{
     PyObject *bytes = PyByteArray_FromStringAndSize(NULL, n * (Py_ssize_t)sizeof(int64_t));
     if (!bytes)
         return NULL;
     void *memory = PyByteArray_AS_STRING(bytes);
     memset(memory, 0, (size_t)n * sizeof(int64_t));
     *data = memory;
-    PyObject *view = PyMemoryView_FromObject(bytes);
+    PyObject *view = bind_view(module, bytes, n);
     Py_DECREF(bytes);
-    if (!view)
-        return NULL;
-    PyObject *cast = PyObject_CallMethodOneArg(view, state->memoryview_cast, state->int64_format);
-    Py_DECREF(view);
-    return cast;
+    return view;
 }
 
 PyObject *bind_list(const int64_t *data, Py_ssize_t n)

@@ -11,12 +11,13 @@
 struct kernel_state {
     PyObject *memoryview_cast; /* the string "cast" */
     PyObject *int64_format;    /* the string "q" */
+    PyObject *table, *table_fault, *infeasible; /* classes of mgmt.kernel.tables */
     PyObject *placement[8];    /* owned by bind_placement.c: heap types */
 };
 
 /* Defined by the binding files, called by _kernel.c. */
-extern PyMethodDef bind_analysis_methods[], bind_placement_methods[];
-int bind_analysis_exec(PyObject *module);
+extern PyMethodDef bind_analysis_methods[], bind_table_methods[], bind_placement_methods[];
+int bind_table_exec(PyObject *module);
 int bind_placement_exec(PyObject *module);
 
 /* A column of numbers as read from Python: `data` until bind_release(). */
@@ -40,6 +41,8 @@ void bind_release(struct bind_column *column); /* harmless on a zeroed or releas
 
 /* A new buffer of n zeroed int64, as a writable memoryview of format "q"; *data lives as long as it does. */
 PyObject *bind_new_ints(PyObject *module, Py_ssize_t n, int64_t **data);
+/* The first n int64 of a bytearray, which is cut to them, as a memoryview of format "q". */
+PyObject *bind_view(PyObject *module, PyObject *bytes, Py_ssize_t n);
 PyObject *bind_list(const int64_t *data, Py_ssize_t n);
 
 /* Arguments of a METH_FASTCALL | METH_KEYWORDS function into out[], absent ones NULL, None like absent for

@@ -199,6 +199,49 @@ static PyObject *hyperperiod(PyObject *module, PyObject *periods)
     return result;
 }
 
+/* For tests: one variant of the inner loops on terms of one's own. */
+static PyObject *demand(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"simd", "t", "offset", "period", "wcet", NULL};
+    (void)module;
+    PyObject *given[5], *result = NULL;
+    struct bind_column columns[3];
+    memset(columns, 0, sizeof columns);
+    if (!bind_arguments("demand", names, 5, 5, args, nargs, kwnames, given))
+        return NULL;
+    long simd = PyLong_AsLong(given[0]);
+    double t = PyFloat_AsDouble(given[1]);
+    if (PyErr_Occurred())
+        return NULL;
+    if (simd < 0 || simd > (long)k_simd_best())
+        return PyErr_Format(PyExc_ValueError, "this CPU has variants up to %d", (int)k_simd_best());
+    for (int c = 0; c < 3; c++) {
+        if (!bind_ints_copy(given[c + 2], names[c + 2], &columns[c]))
+            goto done;
+        if (columns[c].n != columns[0].n) {
+            PyErr_SetString(PyExc_ValueError, "columns of different lengths");
+            goto done;
+        }
+    }
+    size_t n = (size_t)columns[0].n;
+    struct k_arena arena = {NULL, k_analysis_room(n)};
+    void *memory = arena.at = PyMem_Malloc(arena.left);
+    struct k_terms terms;
+    if (!memory || !k_terms_take(&terms, n, &arena)) {
+        PyErr_NoMemory();
+    } else {
+        terms.simd = (enum k_simd)simd;
+        for (size_t i = 0; i < n; i++)
+            k_term(&terms, i, columns[0].data[i], columns[1].data[i], columns[2].data[i]);
+        result = Py_BuildValue("LL", (long long)k_demand(&terms, t), (long long)k_last_step(&terms, t));
+    }
+    PyMem_Free(memory);
+done:
+    for (int c = 0; c < 3; c++)
+        bind_release(&columns[c]);
+    return result;
+}
+
 #define FAST(function) (PyCFunction)(void (*)(void))(function), METH_FASTCALL | METH_KEYWORDS
 
 PyMethodDef bind_analysis_methods[] = {
@@ -213,11 +256,6 @@ PyMethodDef bind_analysis_methods[] = {
     {"sensitivity", FAST(sensitivity),
      PyDoc_STR("sensitivity($module, wcet, period, deadline, *, jitter=None, blocking=None, policy='fp')\n--\n\n")},
     {"hyperperiod", hyperperiod, METH_O, PyDoc_STR("hyperperiod($module, periods, /)\n--\n\n")},
+    {"_demand", FAST(demand), PyDoc_STR("_demand($module, simd, t, offset, period, wcet)\n--\n\n")},
     {NULL, NULL, 0, NULL},
 };
-
-int bind_analysis_exec(PyObject *module)
-{
-    (void)module;
-    return 0;
-}

@@ -168,16 +168,16 @@ def _fp_fits(tasks: Tasks) -> bool:
 def _edf_fits(tasks: Tasks) -> bool:
     """Quick processor-demand analysis: from the horizon down, h(t) <= t for the work h due by t."""
     wcet, period = tasks.wcet, tasks.period
-    due = [d - j for d, j in zip(tasks.deadline, tasks.jitter, strict=True)]  # a late release, the same deadline
+    due = [
+        d - j for d, j in zip(tasks.deadline, tasks.jitter, strict=True)
+    ]  # a late release, the same deadline
     if any(d < c for d, c in zip(due, wcet, strict=True)) or _above_one(wcet, period):
         return False
     if all(d >= t for d, t in zip(due, period, strict=True)):
         return True
 
     def demand(t: int) -> int:
-        return sum(
-            ((t - d) // p + 1) * c for c, p, d in zip(wcet, period, due, strict=True) if d <= t
-        )
+        return sum(((t - d) // p + 1) * c for c, p, d in zip(wcet, period, due, strict=True) if d <= t)
 
     def last_deadline(t: int) -> int:
         return max((t - (t - d) % p for p, d in zip(period, due, strict=True) if d <= t), default=0)
@@ -261,9 +261,10 @@ def read_tasks(
     return Tasks(*columns)
 
 
-def read_column(values: Iterable[int], name: str, *, least: int) -> list[int]:
+def read_column(values: object, name: str, *, least: int | None) -> list[int]:
     column = _integers(values, name)
-    _in_range(column, name, least)
+    if least is not None:
+        _in_range(column, name, least)
     return column
 
 
