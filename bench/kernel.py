@@ -17,7 +17,7 @@ from bench.figure import Figure, interleave
 from mgmt import kernel as fast
 from mgmt.kernel import reference
 
-LONG_S = 0.002  # a sample repeats what is shorter
+LONG_S = 0.02  # a sample repeats what is shorter
 
 
 class Tasks(NamedTuple):
