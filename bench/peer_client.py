@@ -1,9 +1,9 @@
-"""A peer's own client library, run by the peer's own interpreter: `peer_client.py circus|supervisord ADDRESS`.
+"""A supervisor's own client library in its own interpreter: `mgmt|circus|supervisord ADDRESS NAME...`.
 
 One verb a line on standard input, one line of JSON on standard output:
 
-    status      names and states of all
-    start       start all, do not wait
+    status      all, in the words of the library
+    start       start all (mgmt: those NAMEs), do not wait
     stop        stop all, and wait
     time N      seconds of each of N status requests
 """
@@ -17,6 +17,17 @@ from collections.abc import Callable
 from typing import Any
 
 Verbs = dict[str, Callable[[], Any]]
+
+
+def mgmt(address: str) -> Verbs:
+    from mgmt.client import Client
+
+    client, names = Client(address), sys.argv[3:]
+    return {
+        "status": lambda: client.request("status")["units"],
+        "start": lambda: client.request("start", {"targets": names, "wait": False}),
+        "stop": lambda: client.request("stop", {"targets": names}),
+    }
 
 
 def circus(address: str) -> Verbs:
@@ -35,10 +46,10 @@ def supervisord(address: str) -> Verbs:
 
     from supervisor.xmlrpc import SupervisorTransport
 
-    # The address in the first argument is not used: the transport has the socket's.
+    # The first address is not used: the transport has the socket's.
     api: Any = ServerProxy("http://127.0.0.1", transport=SupervisorTransport(None, None, address)).supervisor
     return {
-        "status": lambda: {info["name"]: info["statename"] for info in api.getAllProcessInfo()},
+        "status": api.getAllProcessInfo,
         "start": lambda: len(api.startAllProcesses(False)),
         "stop": lambda: len(api.stopAllProcesses(True)),
     }
@@ -54,7 +65,7 @@ def timed(call: Callable[[], Any], count: int) -> list[float]:
 
 
 def main() -> None:
-    verbs = {"circus": circus, "supervisord": supervisord}[sys.argv[1]](sys.argv[2])
+    verbs = {"mgmt": mgmt, "circus": circus, "supervisord": supervisord}[sys.argv[1]](sys.argv[2])
     for line in sys.stdin:
         word, *rest = line.split()
         told = timed(verbs["status"], int(rest[0])) if word == "time" else verbs[word]()

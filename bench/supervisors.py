@@ -9,14 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from bench import daemon, mini
-from mgmt.client import Client
 
 COMMAND = mini.COMMAND
 LIMIT_S = 60.0
@@ -42,10 +41,10 @@ def is_executed(pid: int) -> bool:
         return False
 
 
-class Supervisor(ABC):
+class Supervisor:
     """One with `count` units; `pid` is its own."""
 
-    name = ""
+    name = "mini"
 
     def __init__(self, pid: int, count: int) -> None:
         self.pid = pid
@@ -88,89 +87,38 @@ class Supervisor(ABC):
                 raise TimeoutError(f"{self.name}: no successor of a killed unit")
             time.sleep(LOOK_S)
 
-    def start_ms(self) -> float:
-        """From the request to start all until every program is seen in /proc."""
-        start = time.perf_counter()
-        self.ask_to_start()
-        self.wait_for_all()
-        return (time.perf_counter() - start) * 1e3
 
-    @abstractmethod
-    def ask_to_start(self) -> None: ...
+class Asked(Supervisor):
+    """One with a client library, which a process of its own interpreter calls."""
 
-    @abstractmethod
-    def stop(self) -> None: ...
-
-    @abstractmethod
-    def status_s(self, times: int) -> list[float]:
-        """Seconds of so many requests for the status of all, through its own library."""
-
-    @property
-    @abstractmethod
-    def command_line(self) -> tuple[list[str], dict[str, str]]:
-        """The command that prints the status of all, and its environment."""
-
-
-class Ours(Supervisor):
-    """The units are the children of their shims."""
-
-    name = "mgmt"
-
-    def __init__(self, ours: daemon.Daemon, count: int) -> None:
-        super().__init__(ours.pid, count)
-        self.daemon = ours
-        self.client = Client(ours.control)
-        self._names = unit_names(count)
-
-    def unit_of(self, child: int) -> int | None:
-        return next((pid for pid in children(child) if is_executed(pid)), None)
-
-    def ask_to_start(self) -> None:
-        self.client.request("start", {"targets": self._names, "wait": False})
-
-    def stop(self) -> None:
-        self.client.request("stop", {"targets": self._names})
-        self.wait_for_none()
-
-    def status_s(self, times: int) -> list[float]:
-        durations = []
-        for _ in range(times):
-            start = time.perf_counter()
-            units = self.client.request("status")["units"]
-            durations.append(time.perf_counter() - start)
-            assert len(units) == self.count
-        return durations
-
-    @property
-    def command_line(self) -> tuple[list[str], dict[str, str]]:
-        return [MGMT, "status"], self.daemon.environ
-
-
-class Peer(Supervisor):
-    """One with a client library of its own, which a process of its own interpreter calls."""
-
-    def __init__(self, pid: int, count: int, programs: Path, folder: Path, address: str) -> None:
+    def __init__(self, pid: int, count: int, python: Path, *address: str) -> None:
         super().__init__(pid, count)
         script = str(Path(__file__).with_name("peer_client.py"))
-        self._programs, self._folder = programs, folder
         self._client = subprocess.Popen(
-            [str(programs / "python"), script, self.name, address],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            [str(python), script, self.name, *address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def _ask(self, verb: str) -> Any:
         assert self._client.stdin is not None and self._client.stdout is not None
         print(verb, file=self._client.stdin, flush=True)
         return json.loads(self._client.stdout.readline())
 
-    def ask_to_start(self) -> None:
+    def start_ms(self) -> float:
+        """From the request to start all until every program is seen in /proc."""
+        start = time.perf_counter()
         self._ask("start")
+        self.wait_for_all()
+        return (time.perf_counter() - start) * 1e3
 
     def stop(self) -> None:
         self._ask("stop")
         self.wait_for_none()
 
     def status_s(self, times: int) -> list[float]:
+        """Seconds of so many requests for the status of all."""
         assert len(self._ask("status")) == self.count
         durations: list[float] = self._ask(f"time {times}")
         return durations
@@ -178,6 +126,39 @@ class Peer(Supervisor):
     def close(self) -> None:
         self._client.kill()
         self._client.wait()
+
+    @property
+    @abstractmethod
+    def command_line(self) -> tuple[list[str], dict[str, str]]:
+        """The command that prints the status of all, and its environment."""
+
+
+class Ours(Asked):
+    """The units are the children of their shims."""
+
+    name = "mgmt"
+
+    def __init__(self, ours: daemon.Daemon, count: int) -> None:
+        super().__init__(ours.pid, count, Path(sys.executable), ours.control, *unit_names(count))
+        self.daemon = ours
+
+    def unit_of(self, child: int) -> int | None:
+        return next((pid for pid in children(child) if is_executed(pid)), None)
+
+    def states(self) -> dict[str, str]:
+        return {unit["unit"]: unit["state"] for unit in self._ask("status")}
+
+    @property
+    def command_line(self) -> tuple[list[str], dict[str, str]]:
+        return [MGMT, "status"], self.daemon.environ
+
+
+class Peer(Asked):
+    """One that others wrote; `programs` is where it is installed."""
+
+    def __init__(self, pid: int, count: int, programs: Path, folder: Path, address: str) -> None:
+        super().__init__(pid, count, programs / "python", address)
+        self._programs, self._folder = programs, folder
 
 
 class Supervisord(Peer):
@@ -238,7 +219,7 @@ def ours(count: int) -> Iterator[Ours]:
         try:
             yield supervisor
         finally:
-            supervisor.client.close()
+            supervisor.close()
 
 
 @contextmanager
@@ -246,28 +227,11 @@ def floor(count: int) -> Iterator[Supervisor]:
     """The smallest supervisor, all its units running; it can be asked nothing."""
     process = subprocess.Popen([sys.executable, "-m", "bench.mini", str(count)])
     try:
-        supervisor = _Floor(process.pid, count)
+        supervisor = Supervisor(process.pid, count)
         supervisor.wait_for_all()
         yield supervisor
     finally:
         _end_with_children(process, signal.SIGKILL)
-
-
-class _Floor(Supervisor):
-    name = "mini"
-
-    def ask_to_start(self) -> None:
-        raise NotImplementedError
-
-    def stop(self) -> None:
-        raise NotImplementedError
-
-    def status_s(self, times: int) -> list[float]:
-        raise NotImplementedError
-
-    @property
-    def command_line(self) -> tuple[list[str], dict[str, str]]:
-        raise NotImplementedError
 
 
 @contextmanager

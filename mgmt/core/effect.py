@@ -10,7 +10,7 @@ from mgmt.core.event import Route
 from mgmt.settings import HookSettings, ModelSettings, ProbeSettings, RunSettings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, like the events of a request
 class Answer:
     """The one terminal answer of a request. `body` is a map, or bytes that are msgpack already."""
 

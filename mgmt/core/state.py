@@ -38,8 +38,8 @@ class StatusCache:
 
     key: tuple[int, int, bool] | None = None
     until_ns: int = 0
-    body: dict[str, Any] = field(default_factory=dict)
-    packed: bytes = b""
+    body: dict[str, Any] | None = None  # for readers of the legacy plane
+    packed: bytes | None = None  # for all others
 
 
 class State:

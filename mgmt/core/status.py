@@ -111,12 +111,30 @@ def models_body(state: State) -> dict[str, Any]:
     }
 
 
-def whole(state: State, now: Now) -> StatusCache:
-    """The status of everything, packed once per change and at most FRESH_NS old."""
+def whole(state: State, now: Now) -> dict[str, Any]:
+    """The status of everything, made once per change and at most FRESH_NS old."""
+    cache = _fresh(state, now)
+    if cache.body is None:
+        cache.body = _whole(state, now)
+    return cache.body
+
+
+def whole_packed(state: State, now: Now) -> bytes:
+    """The same, as msgpack."""
+    cache = _fresh(state, now)
+    if cache.packed is None:
+        cache.packed = frames.pack_body(_whole(state, now))
+    return cache.packed
+
+
+def _fresh(state: State, now: Now) -> StatusCache:
     cache = state.status_cache
     key = (state.supervisor.version, state.journal.seq, state.stopping)
     if key != cache.key or now.mono_ns >= cache.until_ns:
-        cache.body = {"service": service_body(state, now), "units": units_body(state, now, [])}
-        cache.packed = frames.pack_body(cache.body)
+        cache.body = cache.packed = None
         cache.key, cache.until_ns = key, now.mono_ns + FRESH_NS
     return cache
+
+
+def _whole(state: State, now: Now) -> dict[str, Any]:
+    return {"service": service_body(state, now), "units": units_body(state, now, [])}

@@ -198,8 +198,7 @@ def _status(state: State, now: Now, asked: Asked, body: msg.Status, out: list[fx
             "service": status.service_body(state, now),
             "units": status.units_body(state, now, body.units, body.all),
         }
-    cache = status.whole(state, now)
-    return cache.body if asked.route.plane == LEGACY_PLANE else cache.packed
+    return status.whole(state, now) if asked.route.plane == LEGACY_PLANE else status.whole_packed(state, now)
 
 
 @handles("models")

@@ -23,6 +23,7 @@ from mgmt.settings.values import (
     Text,
     Umask,
     in_folder,
+    shared,
     signal_name,
 )
 
@@ -206,7 +207,7 @@ class RunSettings(Table):
     nice: Annotated[int, Field(strict=True, ge=-20, le=19)] = Field(
         0, description="scheduling niceness; below 0 needs privileges"
     )
-    restart: RestartSettings = Field(default_factory=RestartSettings, description="restart policy")
+    restart: RestartSettings = Field(default_factory=shared(RestartSettings), description="restart policy")
     success_exit_codes: tuple[ExitCode, ...] = Field(
         (0,), description="exit codes that are no failure for `on-failure`"
     )
@@ -227,9 +228,13 @@ class RunSettings(Table):
         None, description="age at which the captured output file is rotated"
     )
     log_compress: bool = Field(False, description="compress rotated output files")
-    scheduling: SchedulingSettings = Field(default_factory=SchedulingSettings, description="policy")
-    placement: PlacementSettings = Field(default_factory=PlacementSettings, description="CPUs, GPUs, memory")
-    resources: ResourceSettings = Field(default_factory=ResourceSettings, description="limits of the tree")
+    scheduling: SchedulingSettings = Field(default_factory=shared(SchedulingSettings), description="policy")
+    placement: PlacementSettings = Field(
+        default_factory=shared(PlacementSettings), description="CPUs, GPUs, memory"
+    )
+    resources: ResourceSettings = Field(
+        default_factory=shared(ResourceSettings), description="limits of the tree"
+    )
     rlimits: Rlimits = Field(
         default_factory=dict, description="resource limits by lower-case name: a number, or `soft:hard`"
     )
@@ -242,8 +247,10 @@ class RunSettings(Table):
     timer_slack_us: Annotated[int, Field(strict=True, ge=0, le=1_000_000)] | None = Field(
         None, description="how late the kernel may fire its timers"
     )
-    probes: ProbesSettings = Field(default_factory=ProbesSettings, description="health")
-    hooks: HooksSettings = Field(default_factory=HooksSettings, description="commands at points of its life")
+    probes: ProbesSettings = Field(default_factory=shared(ProbesSettings), description="health")
+    hooks: HooksSettings = Field(
+        default_factory=shared(HooksSettings), description="commands at points of its life"
+    )
     requires: Needs = Field(
         default_factory=dict,
         description="units started with it and stopped after it; by name the condition to wait for (started, "

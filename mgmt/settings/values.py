@@ -7,9 +7,9 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -26,6 +26,9 @@ from mgmt.protocol import defaults, places
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]*")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _TCP = re.compile(r"tcp://(?:\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9._*-]+):([0-9]{1,5})")
+
+
+T = TypeVar("T", bound="Table")
 
 
 def parse_cpus(text: str) -> tuple[int, ...]:
@@ -229,6 +232,18 @@ class Table(BaseModel):
     """Base of the objects in the file: frozen, and a key that is not declared is a fault."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def shared(table: type[T]) -> Callable[[], T]:
+    """A default factory that gives everybody the same table: tables are frozen, and many units have defaults."""
+    made: list[T] = []
+
+    def default() -> T:
+        if not made:
+            made.append(table())
+        return made[0]
+
+    return default
 
 
 def table_in(annotation: Any) -> type[Table] | None:

@@ -77,7 +77,7 @@ class Cgroups:
         self._refused: dict[
             str, OSError
         ] = {}  # by controller: it cannot be passed on, or refused the last limit
-        self._live: set[Path] = set()
+        self._live: set[str] = set()
 
     # ---- groups of units ----
 
@@ -116,7 +116,7 @@ class Cgroups:
                 continue
             bound = [c for c in controllers if self._limit(hierarchy, leaf, c, wishes[c])]
             if bound or hierarchy is tracker:
-                self._live.add(leaf)
+                self._live.add(str(leaf))
                 paths.append(leaf)
             else:
                 self._remove_tree(leaf)
@@ -160,7 +160,7 @@ class Cgroups:
             if path.parent.name != self._name:
                 raise ValueError(f"{path} is no group of {self._name!r}")
             if self._remove_tree(path):
-                self._live.discard(path)
+                self._live.discard(str(path))
             else:
                 left.append(path)
         return left
@@ -174,7 +174,7 @@ class Cgroups:
         for hierarchy in self._hierarchies:
             with contextlib.suppress(OSError), os.scandir(hierarchy.base / self._name) as entries:
                 found += sorted(Path(e.path) for e in entries if e.is_dir(follow_symlinks=False))
-        return [path for path in found if path not in self._live]
+        return [path for path in found if str(path) not in self._live]
 
     def close(self) -> None:
         """Removes OWN/NAME where nothing is left in it."""

@@ -27,12 +27,11 @@ CGROUPS_FILE = "cgroups"  # in a unit's runtime folder: the groups made for it, 
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A started shim: its pid and pidfd, our end of its control socket, its folder."""
+    """A started shim: its pid and pidfd, our end of its control socket."""
 
     pid: int
     pidfd: int
     control: socket.socket
-    folder: Path
 
 
 class Spawner:
@@ -53,6 +52,10 @@ class Spawner:
         self.environ = dict(environ)
         self._backend_path = backend_path
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
+    def folder_of(self, unit: str, incarnation: int) -> Path:
+        """Where the shim of this start has its files."""
+        return self.folder / f"{unit}.{incarnation}"
 
     def log_path(self, unit: str) -> Path:
         return self.log_dir / f"{unit}.log"
@@ -90,7 +93,7 @@ class Spawner:
         It gets as far as it can without the program, which it executes when it is told to `go`.
         """
         filled = self.fill(effect.backend, effect.model, effect.unit, effect.endpoint, effect.config_path)
-        folder = self.folder / f"{effect.unit}.{effect.incarnation}"
+        folder = self.folder_of(effect.unit, effect.incarnation)
         folder.mkdir(parents=True, mode=0o700)
         argv = [str(SHIM), "--dir", str(folder), "--fd", str(SHIM_FD), "--gated"]
         try:
@@ -123,7 +126,7 @@ class Spawner:
             theirs.close()  # whatever the limit on descriptors: there is room for the next one
             pidfd = os.pidfd_open(pid)
             on_error.pop_all()
-        return Spawned(pid, pidfd, ours, folder)
+        return Spawned(pid, pidfd, ours)
 
     def _options(self, effect: fx.Spawn, filled: Launch, folder: Path) -> list[str]:
         backend = effect.backend

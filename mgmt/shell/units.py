@@ -47,8 +47,6 @@ class _Process:
     shim_pid: int
     pidfd: int
     control: socket.socket
-    folder: Path
-    log: Path
     adopted: bool = False
     forgotten: bool = False  # what its folder tells is in the store
     told_end: bool = False
@@ -70,7 +68,7 @@ class Units:
     def prepare(self, effect: fx.Spawn) -> None:
         """Start a shim, which waits: its own start takes longer than writing down that there is one."""
         key = (effect.unit, effect.incarnation)
-        folder = self._spawner.folder / f"{effect.unit}.{effect.incarnation}"
+        folder = self._spawner.folder_of(*key)
         if folder in self._leaving:
             self._remove_now(folder)
         try:
@@ -82,8 +80,7 @@ class Units:
             what = f" {error.filename}" if error.filename else ""
             self._later(ev.SpawnFailed(*key, f"cannot start{what}: {error.strerror}"))
             return
-        log_path = self._spawner.log_path(effect.unit)
-        self._watch(key, _Process(spawned.pid, spawned.pidfd, spawned.control, spawned.folder, log_path))
+        self._watch(key, _Process(spawned.pid, spawned.pidfd, spawned.control))
 
     def spawn(self, effect: fx.Spawn) -> None:
         """The start is in the store: the prepared shim may execute the unit's program."""
@@ -92,7 +89,7 @@ class Units:
     def adopt(self, effect: fx.Adopt) -> None:
         """Find what a former daemon started: its living shim, its record, or nothing."""
         key = (effect.unit, effect.incarnation)
-        path = self._spawner.folder / f"{effect.unit}.{effect.incarnation}"
+        path = self._spawner.folder_of(*key)
         folder = read_folder(path) if path.is_dir() else None
         if folder is None or folder.shim is None:
             # A shim that comes up after its daemon died starts nothing: what is not there will not come.
@@ -107,8 +104,7 @@ class Units:
                 log.info("%s.%d: its shim does not listen (%s)", *key, error.strerror)
                 self._loop.add_reader(pidfd, self._on_silent_end, key, pidfd, path)
                 return
-            log_path = self._spawner.log_path(effect.unit)
-            self._watch(key, _Process(folder.shim.pid, pidfd, control, path, log_path, adopted=True))
+            self._watch(key, _Process(folder.shim.pid, pidfd, control, adopted=True))
             return
         self._from_record(key, folder)
 
@@ -129,7 +125,7 @@ class Units:
         if process is not None:
             process.forgotten = True  # its shim is about to end
         else:
-            self._remove(self._spawner.folder / f"{effect.unit}.{effect.incarnation}")
+            self._remove(self._spawner.folder_of(effect.unit, effect.incarnation))
 
     def clean(self, known: set[Key]) -> None:
         """End the processes that nobody knows any more, and remove what is left of them.
@@ -224,7 +220,7 @@ class Units:
             self._emit(ev.SpawnFailed(*key, _failure(fields)))
         elif word == "exited" and not process.told_end:
             process.told_end = True
-            self._emit(_exited(key, fields, int(fields.get("left", "0")), process.log))
+            self._emit(_exited(key, fields, int(fields.get("left", "0")), self._spawner.log_path(key[0])))
             if fields.get("empty") == "1":
                 self._on_word(key, process, "empty", {})
         elif word == "empty" and not process.told_empty:
@@ -243,9 +239,9 @@ class Units:
         del self._processes[key]
         if process.told_end and process.told_empty:
             if process.forgotten:
-                self._remove(process.folder)
+                self._remove(self._spawner.folder_of(*key))
             return
-        folder = read_folder(process.folder)
+        folder = read_folder(self._spawner.folder_of(*key))
         if folder is None:
             self._emit(ev.Vanished(*key))
             return

@@ -23,6 +23,7 @@ from mgmt.protocol.errors import MgmtError
 
 SCHEMA_VERSION = 1
 ROWS_PER_INSERT = 100
+CACHE_KIB = 256  # pages are written, and read again only by the next daemon
 _HEADER = b"SQLite format 3\x00"
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -84,6 +85,7 @@ class SqliteStore:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
             self._check()
         except _DAMAGE as error:
             raise self._refusal(str(error)) from None
@@ -120,19 +122,25 @@ class SqliteStore:
     # ---- the writer ----
 
     def _write(self) -> None:
-        while True:
-            item = self._queue.get()
-            batches: list[tuple[Batch, Callable[[str], None]]] = []
-            while item is not None:
-                batches.append(item)
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            if batches:
-                self._commit(batches)
-            if item is None:
-                return
+        while self._write_waiting():
+            pass
+
+    def _write_waiting(self) -> bool:
+        """Wait for a batch, and commit it with all others that wait; False when it was the last.
+
+        A call of its own: the writer keeps no batch while it waits for the next.
+        """
+        item = self._queue.get()
+        batches: list[tuple[Batch, Callable[[str], None]]] = []
+        while item is not None:
+            batches.append(item)
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                break
+        if batches:
+            self._commit(batches)
+        return item is not None
 
     def _commit(self, batches: list[tuple[Batch, Callable[[str], None]]]) -> None:
         db, failure = self._db, ""

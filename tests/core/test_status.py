@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mgmt.core import event as ev
-from mgmt.core.status import FRESH_NS, whole
+from mgmt.core.status import FRESH_NS, whole, whole_packed
 from mgmt.protocol import frames
 from tests.core.builders import EPOCH, START_S, a_model, a_topology
 from tests.core.recorder import a_daemon
@@ -124,5 +124,4 @@ def test_every_change_makes_a_new_status_at_once() -> None:
 
 def test_the_cache_equals_its_packed_form() -> None:
     world = a_daemon()
-    cache = whole(world.state, world.now)
-    assert frames.unpack(cache.packed) == cache.body
+    assert frames.unpack(whole_packed(world.state, world.now)) == whole(world.state, world.now)
