@@ -123,7 +123,7 @@ def whole_packed(state: State, now: Now) -> bytes:
     """The same, as msgpack."""
     cache = _fresh(state, now)
     if cache.packed is None:
-        cache.packed = frames.pack(_whole(state, now))
+        cache.packed = frames.pack_body(_whole(state, now))
     return cache.packed
 
 

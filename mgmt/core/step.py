@@ -21,6 +21,7 @@ from mgmt.core.verbs import HANDLERS, Body, handles, refuse_while_stopping
 from mgmt.protocol import defaults, frames
 from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
+from mgmt.settings import ModelSettings
 
 __all__ = ["HANDLERS", "LEGACY_PLANE", "step"]
 
@@ -172,6 +173,8 @@ def _hello(state: State, now: Now, asked: Asked, body: msg.Hello, out: list[fx.E
     if body.model is not None:
         # Asked before the session opens: a refused hello changes nothing.
         replicas = _ready_replicas(state, body.model)
+        if body.mode == "relay":
+            _speaks_native(state, state.registry.resolve(body.model))
     session = state.sessions.open(now, asked.route.peer, body.name, out)
     lease = None
     if body.model is not None:
@@ -246,6 +249,7 @@ def _wait(state: State, now: Now, asked: Asked, body: msg.Wait, out: list[fx.Eff
 def _lease(state: State, now: Now, asked: Asked, body: msg.LeaseModel, out: list[fx.Effect]) -> Body:
     session = state.sessions.find(now, asked.route.peer, asked.route.session)
     model = state.registry.resolve(body.model)
+    _speaks_native(state, model)
     ready = state.loading.ready_units(model.name)
     if not ready and body.load:
         refuse_while_stopping(state)
@@ -260,6 +264,20 @@ def _lease(state: State, now: Now, asked: Asked, body: msg.LeaseModel, out: list
     return state.leases.grant(
         session, model.name, ready or _ready_replicas(state, body.model), body.mode, out
     )
+
+
+def _speaks_native(state: State, model: ModelSettings) -> None:
+    """Refuse requests that nobody would answer: their tags mean nothing on the ancestor's data plane.
+
+    A direct hello is not refused: who asks for an endpoint may speak that plane to it.
+    """
+    backend = state.settings.model_backends.get(model.type)
+    if backend is not None and backend.kind == "symphony":
+        text = (
+            f"model {model.name!r} speaks Symphony's data plane, not this one: connect a Symphony client to its "
+            f"endpoint (`mgmt status {model.name}`)"
+        )
+        raise MgmtError("not-available", text, model=model.name)
 
 
 def _ready_replicas(state: State, name: str) -> list[Any]:

@@ -97,11 +97,19 @@ class FrameError(MgmtError):
         self.session = session
 
 
-_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+_pack_value = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+# A control body may quote the name of a file, which need not be UTF-8. It is told with its odd bytes escaped:
+# a status that cannot be sent would make the daemon dumb.
+_pack = msgpack.Packer(use_bin_type=True, autoreset=True, unicode_errors="backslashreplace").pack
 
 
 def pack(value: Any) -> bytes:
     """One msgpack value; OverflowError, TypeError or ValueError for what msgpack cannot carry."""
+    return bytes(_pack_value(value))
+
+
+def pack_body(value: dict[str, Any]) -> bytes:
+    """A control body, for `encode_reply_packed`; text that is not UTF-8 is escaped."""
     return bytes(_pack(value))
 
 
@@ -141,19 +149,19 @@ def depth_of(value: Any, limit: int) -> int:
 def encode_request(
     id: int, session: int, verb: str, body: dict[str, Any], deadline_ms: int = 0, key: str = ""
 ) -> bytes:
-    return pack((VERSION, 1, id, session, verb, body, deadline_ms, key))
+    return bytes(_pack((VERSION, 1, id, session, verb, body, deadline_ms, key)))
 
 
 def encode_reply(id: int, session: int, outcome: str, body: Any) -> bytes:
-    return pack((VERSION, 2, id, session, outcome, body))
+    return bytes(_pack((VERSION, 2, id, session, outcome, body)))
 
 
 def encode_event(seq: int, session: int, kind: str, body: dict[str, Any]) -> bytes:
-    return pack((VERSION, 3, seq, session, kind, body))
+    return bytes(_pack((VERSION, 3, seq, session, kind, body)))
 
 
 def encode_notice(session: int, name: str, body: dict[str, Any]) -> bytes:
-    return pack((VERSION, 4, 0, session, name, body))
+    return bytes(_pack((VERSION, 4, 0, session, name, body)))
 
 
 # Heads of replies whose body is packed already; a status answer is encoded once per state, not once per reader.

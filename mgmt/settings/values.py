@@ -123,7 +123,10 @@ def _expand(text: str, info: ValidationInfo) -> str:
     for name in re.findall(r"\{([^{}]*)\}", text):
         if name not in values:
             raise ValueError(f"unknown placeholder {{{name}}}; known are {{runtime}} and {{state}}")
-    return text.replace("{runtime}", values["runtime"]).replace("{state}", values["state"])
+    text = text.replace("{runtime}", values["runtime"]).replace("{state}", values["state"])
+    if not text.isprintable():  # the bytes of a folder's name that are not UTF-8 are not, either
+        raise ValueError(f"{text!a} has bytes that are no text; choose another folder (MGMT_RUNTIME_DIR)")
+    return text
 
 
 def _endpoint(text: str, info: ValidationInfo) -> str:

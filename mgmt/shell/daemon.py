@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
@@ -36,7 +35,7 @@ from mgmt.shell.legacy import LegacyPlane
 from mgmt.shell.logs import read_log
 from mgmt.shell.native import NativePlane
 from mgmt.shell.notify import Notifier, watchdog_interval_s
-from mgmt.shell.ownership import claim
+from mgmt.shell.ownership import claim, own
 from mgmt.shell.prober import Prober
 from mgmt.shell.probes import Probes
 from mgmt.shell.relay import Relay
@@ -65,7 +64,7 @@ class Daemon:
         settings = loaded.settings
         log_dir = state_dir / "logs"
         log_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-        runtime.mkdir(parents=True, exist_ok=True, mode=0o750)
+        own(runtime)
         self._lock = Lock(state_dir)
         self._store = SqliteStore(state_dir / FILE_NAME)
         restored = self._store.load()
@@ -303,8 +302,12 @@ class Daemon:
     def _inspect(self, effect: fx.Inspect) -> None:
         path = ipc_path(effect.endpoint)
         if path is not None:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 os.chmod(path, 0o600)  # the backend made it, with whatever mask it has
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                log.warning("%s: its socket %s keeps its mode: %s", effect.unit, path, error.strerror)
         if not self._unsampled:
             self._loop.call_later(FIRST_SAMPLE_S, self._take_first_samples)
         self._unsampled.add(effect.unit)

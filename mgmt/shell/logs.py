@@ -129,9 +129,9 @@ def read_log(
             break
         except Moved:
             continue
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, OverflowError) as error:  # the last one: an offset that no file can have
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise MgmtError("not-available", f"the log of {unit} cannot be read: {why}") from None
+            raise MgmtError("not-available", f"the log of {unit} cannot be read: {path}: {why}") from None
     else:
         data, at, file = b"", offset or 0, inode or 0  # asked again soon
     return {"unit": unit, "path": str(path), "data": data, "offset": at, "inode": file}

@@ -11,9 +11,26 @@ import os
 import socket
 import stat
 import struct
+from pathlib import Path
 
 from mgmt.protocol.errors import MgmtError
 from mgmt.shell.router import ipc_path, remove_socket
+
+
+def own(folder: Path) -> None:
+    """Make the folder of the daemon's sockets; MgmtError `bad-config` when it is another user's.
+
+    Without a runtime folder of its own an account falls back to a name in /tmp that everybody can guess: whoever
+    made it first could put sockets of theirs in the place of ours. Root is told its folders, and may use any.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o750)
+    owner, user = folder.stat().st_uid, os.geteuid()
+    if user != 0 and owner not in (0, user):
+        raise MgmtError(
+            "bad-config",
+            f"the folder {folder} belongs to user {owner}, who could take the place of this daemon in it; "
+            "name one of your own with MGMT_RUNTIME_DIR",
+        )
 
 
 def claim(endpoint: str) -> None:

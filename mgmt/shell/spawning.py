@@ -123,6 +123,7 @@ class Spawner:
                 setsigmask=[],
                 setsigdef=[signals.SIGPIPE, signals.SIGINT, signals.SIGTERM, signals.SIGHUP, signals.SIGUSR1],
             )
+            theirs.close()  # whatever the limit on descriptors: there is room for the next one
             pidfd = os.pidfd_open(pid)
             on_error.pop_all()
         return Spawned(pid, pidfd, ours)

@@ -73,7 +73,11 @@ def _hook(pid: str, token_of: Callable[[str, int], str | None]) -> str | None:
     if HOOK_VARIABLE.encode() not in data:
         return None
     env = dict(part.partition("=")[::2] for part in data.decode("utf-8", "replace").split("\0"))
-    which, unit, incarnation = env.get(HOOK_VARIABLE), env.get("MGMT_UNIT", ""), env.get("MGMT_INCARNATION", "")
+    which, unit, incarnation = (
+        env.get(HOOK_VARIABLE),
+        env.get("MGMT_UNIT", ""),
+        env.get("MGMT_INCARNATION", ""),
+    )
     if which not in GATES or not incarnation.isdecimal():
         return None
     token = token_of(unit, int(incarnation))

@@ -18,6 +18,7 @@ from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
@@ -347,7 +348,8 @@ def _exited(key: Key, fields: dict[str, str], left: int, log_path: Path) -> ev.E
 
 def _failure(fields: dict[str, str]) -> str:
     number = int(fields.get("errno", "0"))
-    return f"cannot start: {fields.get('stage')}: {os.strerror(number)}"
+    what = " ".join(filter(None, (fields.get("stage"), unquote(fields.get("at", "")))))
+    return f"cannot start: {what}: {os.strerror(number)}"
 
 
 def _connect(folder: Path) -> socket.socket:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 TESTS = Path(__file__).resolve().parents[1]
-REAL_TIME_LOOP = TESTS.parent / "mgmt" / "kernel"
+REAL_TIME_LOOP = TESTS.parent / "mgmt" / "agent"
 
 # Number -> what is promised -> the tests, `FILE::TEST` below this folder's parent.
 PROMISES: dict[str, tuple[str, ...]] = {

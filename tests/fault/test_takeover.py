@@ -87,7 +87,7 @@ def test_a_pre_start_hook_is_run_again_and_never_beside_itself(start: Start) -> 
     (folder / "go").touch()
     unit = daemon.reaches("a", "RUNNING")
     assert not (folder / "faults").exists()
-    eventually(lambda: starts(folder), what="the program, once executed, says so")
+    eventually(lambda: starts(folder), what="the program says that it runs")
     assert [(start.incarnation, start.pid) for start in starts(folder)] == [(1, unit["pid"])]
     eventually(lambda: not astray(daemon, by_unit(daemon)), what="only the present runs are there")
 

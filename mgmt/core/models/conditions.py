@@ -42,7 +42,7 @@ class Conditions:
         self, now: Now, asked: Asked, target: str, condition: str, out: list[fx.Effect]
     ) -> dict[str, str] | None:
         """The answer when the condition holds already; else None, and the request is parked."""
-        target, state = self.state(target)
+        target, state = self._judged(target, condition)
         body = self._judge(target, state, condition)
         if body is not None:
             return body
@@ -54,7 +54,7 @@ class Conditions:
         """Answer whoever's condition came true; who waits for ready of a FATAL target is told it will not."""
         for route, (name, condition) in list(self._waiting.items()):
             try:
-                body = self._judge(*self.state(name), condition)
+                body = self._judge(*self._judged(name, condition), condition)
             except MgmtError as error:
                 self._sessions.refuse(route, error, out)
             else:
@@ -62,6 +62,13 @@ class Conditions:
                     continue
                 self._sessions.answer(route, frames.Outcome.OK, body, out)
             del self._waiting[route]
+
+    def _judged(self, target: str, condition: str) -> tuple[str, State]:
+        """As `state`; but a model whose worst replica has failed is not stopped while another one is up."""
+        target, state = self.state(target)
+        if condition == "stopped":
+            state = next((u.state for u in self._loading.units(target) if u.state not in AT_REST), state)
+        return target, state
 
     def waiting(self) -> list[Route]:
         return list(self._waiting)

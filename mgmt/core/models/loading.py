@@ -189,7 +189,8 @@ class Loading:
             self._fail_load(
                 name, MgmtError("cancelled", f"the load of {name!r} was overtaken by a stop"), out
             )
-        failed = unit.state is State.FATAL or (unit.state is State.EXITED and was is State.STARTING)
+        # EXITED from RUNNING, too: the load of its fellow replicas cannot become complete any more.
+        failed = unit.state is State.FATAL or (unit.state is State.EXITED and not unit.spec.oneshot)
         if units and failed and not unit.waiting_for:
             self._fail_load(name, start_failed(unit), out)
             if name not in self._complete:
@@ -247,13 +248,13 @@ class Loading:
 
 def start_failed(unit: Unit) -> MgmtError:
     """Why the unit did not come up, with the end of its log."""
-    tail = unit.last_exit.tail if unit.last_exit is not None else ""
+    exit = unit.last_exit
+    tail = exit.tail if exit is not None else ""
     text = f"unit {unit.spec.name!r} did not start: {unit.reason}"
     if tail:
         text += "\nlast lines of its log:\n" + "\n".join(f"  {line}" for line in tail.splitlines())
-    else:
+    elif exit is None or exit.executed:
         text += f"; it wrote nothing to its log (mgmt logs {unit.spec.name})"
-    exit = unit.last_exit
     return MgmtError(
         "start-failed",
         text,

@@ -273,9 +273,15 @@ class Supervisor:
             self.watch_start(now, unit, out)
         elif unit.state is State.RUNNING and was_sought:
             self._found(now, unit, out)
+        if unit.early is not None:
+            self.on_ready(now, unit, unit.early, out)
 
     def on_ready(self, now: Now, unit: Unit, protocols: tuple[str, ...], out: list[fx.Effect]) -> None:
         """The present process said it is ready; repeated words of a running one only refresh its protocols."""
+        if unit.state is State.STARTING and unit.pid is None:
+            # Its word overtook the shim's, which comes on another socket. Who waits for it is told its pid.
+            unit.early = protocols
+            return
         unit.protocols = protocols
         self.touch(unit)
         if startup_kind(unit) in ("told", "handshake"):
@@ -403,7 +409,7 @@ class Supervisor:
         """Before the process: a clean slate, and the hook that may refuse the start."""
         unit.leader_gone, unit.start_when_empty = False, False
         unit.pid, unit.start_ticks, unit.verdict, unit.retry_ns = None, 0, "", None
-        unit.protocols, unit.cpu_percent, unit.memory_bytes, unit.hook = (), None, None, ""
+        unit.protocols, unit.early, unit.cpu_percent, unit.memory_bytes, unit.hook = (), None, None, None, ""
         self.health.reset(unit)
         if unit.spec.backend.hooks.pre_start is not None:
             self._run_hook(unit, "pre_start", out)
@@ -497,7 +503,8 @@ class Supervisor:
         if delay_ns is not None:
             unit.retry_ns = now.mono_ns + delay_ns
             out.append(fx.SetTimer(("retry", name), unit.retry_ns))
-        self._move(unit, "ended", to, f"{exit.reason}; {why}")
+        reason = f"{exit.reason}; {why}" if exit.executed or delay_ns is not None else exit.reason
+        self._move(unit, "ended", to, reason)
 
     def _empty(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
         name = unit.spec.name

@@ -104,6 +104,11 @@ class Exit:
     at: float
     tail: str = ""
 
+    @property
+    def executed(self) -> bool:
+        """Whether there was a process at all."""
+        return self.code is not None or self.signal is not None
+
 
 @dataclass(slots=True)
 class Unit:
@@ -122,6 +127,7 @@ class Unit:
     endpoint: str = ""
     config_path: str | None = None
     protocols: tuple[str, ...] = ()
+    early: tuple[str, ...] | None = None  # protocols of a process that was ready before we heard that it runs
     proven: bool = False  # was ready since it was last told to start
     restarts: int = 0
     failures_ns: deque[int] = field(default_factory=deque)

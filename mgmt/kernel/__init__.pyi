@@ -1,0 +1,149 @@
+"""Scheduling analyses and placement: exact, in integers, with the same answers in C and in Python.
+
+The C extension is used where it is built; `MGMT_KERNEL=python` or a missing extension selects the readable
+twins in `reference.py`, `reference_table.py` and `reference_placement.py`.
+
+The analyses are of one CPU. Columns of equal index belong to one task: any sequence of integers, or any
+C-contiguous buffer of them (`array`, numpy, `memoryview`; int64 is fastest). Times are integers in any one
+unit. A number that is out of range or no integer is a ValueError that names its index; one beyond int64 is an
+OverflowError. Where an answer would need numbers beyond int64, more than 2^16 jobs of one busy period, or more
+than 2^20 steps, the analyses raise OverflowError; they never answer wrongly. The extension works without the
+GIL where that pays, on copies of what it was given.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from .tables import Infeasible as Infeasible
+from .tables import Table as Table
+from .tables import TableFault as TableFault
+
+Integers = Iterable[int]
+
+def response_times(
+    wcet: Integers,
+    period: Integers,
+    deadline: Integers,
+    *,
+    jitter: Integers | None = None,
+    blocking: Integers | None = None,
+) -> list[int]:
+    """Worst-case response time of each task under preemptive fixed priorities, the most urgent task first.
+
+    Counted from the nominal arrival, so with the task's own jitter in it; -1 for a task whose response passes
+    its deadline, while the others stay exact. `wcet`, `period` and `deadline` are at least 1. `jitter` delays a
+    release after its arrival, `blocking` is time for which less urgent work may hold the task up; both at
+    least 0. A deadline beyond the period is analysed over the whole busy period.
+    """
+
+def fp_schedulable(
+    wcet: Integers,
+    period: Integers,
+    deadline: Integers,
+    *,
+    jitter: Integers | None = None,
+    blocking: Integers | None = None,
+) -> bool:
+    """Whether every response time keeps its deadline: sound bounds decide first, the exact test where they
+    do not. Arguments as for `response_times`.
+    """
+
+def edf_schedulable(
+    wcet: Integers, period: Integers, deadline: Integers, *, jitter: Integers | None = None
+) -> bool:
+    """Whether earliest deadline first keeps every deadline of sporadic tasks: U <= 1, and for deadlines before
+    the period or jitter the processor demand of every interval.
+    """
+
+def audsley(
+    wcet: Integers,
+    period: Integers,
+    deadline: Integers,
+    *,
+    jitter: Integers | None = None,
+    blocking: Integers | None = None,
+) -> list[int] | None:
+    """Task indices in an order of priority, the most urgent first, that keeps every deadline; None when no
+    order does. Of the tasks that fit a level, the one with the largest deadline - jitter gets it, of equals
+    the last.
+    """
+
+def sensitivity(
+    wcet: Integers,
+    period: Integers,
+    deadline: Integers,
+    *,
+    jitter: Integers | None = None,
+    blocking: Integers | None = None,
+    policy: Literal["fp", "edf"] = "fp",
+) -> list[int]:
+    """For each task, by how many thousandths its WCET alone can grow, rounded up to whole units, before some
+    deadline is missed: the largest k for which ceil(wcet * (1000 + k) / 1000) still fits. All -1 when the set
+    does not fit as it is. `blocking` only for "fp".
+    """
+
+def hyperperiod(periods: Integers, /) -> int:
+    """Least common multiple; OverflowError past int64, ValueError for none or one below 1."""
+
+def table(
+    wcet: Integers,
+    period: Integers,
+    deadline: Integers,
+    *,
+    offset: Integers | None = None,
+    precedence: Iterable[tuple[int, int]] | None = None,
+) -> Table:
+    """The time-triggered schedule of one hyperperiod on one CPU, preemptive; Infeasible when there is none.
+
+    Job k of a task is released at `offset + k * period` (0 <= offset < period) and due `deadline` (at most the
+    period) later, but not after the end of the hyperperiod, so that tables follow each other. For each pair
+    (before, after) in `precedence`, two tasks of equal period, job k of the second starts when job k of the
+    first has ended. OverflowError for more than 2^24 jobs.
+    """
+
+def table_fault(
+    table: Table | tuple[int, Integers, Integers, Integers],
+    wcet: Integers,
+    period: Integers,
+    deadline: Integers,
+    *,
+    offset: Integers | None = None,
+    precedence: Iterable[tuple[int, int]] | None = None,
+) -> TableFault | None:
+    """What is wrong with a table for these tasks, the first fault in time order; None for a sound one. Shares
+    nothing with `table`.
+    """
+
+IMPLEMENTATION: str
+NO_AFFINITY: int
+UNSET: int
+UNKNOWN: int
+
+def compat_target_node_priority(
+    period: Sequence[int],
+    runtime: Sequence[int],
+    target: Sequence[int],
+    affinity: Sequence[int],
+    node_offset: Sequence[int],
+    node_cpu: Sequence[int],
+) -> tuple[list[int], list[int]]: ...
+def compat_best_fit_decreasing(
+    period: Sequence[int],
+    runtime: Sequence[int],
+    memory: Sequence[int],
+    target: Sequence[int],
+    affinity: Sequence[int],
+    node_offset: Sequence[int],
+    node_cpu: Sequence[int],
+    node_memory: Sequence[int],
+) -> tuple[list[int], list[int]]: ...
+def compat_least_loaded(
+    period: Sequence[int],
+    runtime: Sequence[int],
+    memory: Sequence[int],
+    affinity: Sequence[int],
+    node_offset: Sequence[int],
+    node_cpu: Sequence[int],
+    node_memory: Sequence[int],
+) -> tuple[list[int], list[int]]: ...
+def compat_hyperperiod(periods: Sequence[int]) -> int: ...
