@@ -12,8 +12,9 @@ from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.store import Batch, SqliteStore
 
-# Nobody outside sees these, and none of them has to be undone: they never wait.
-_AT_ONCE = (fx.SetTimer, fx.CancelTimer)
+# Nothing of these has to outlive the daemon: they never wait. A group must not: who reads that a replica is gone
+# (a reading answer overtakes) must not find the relay still sending requests there.
+_AT_ONCE = (fx.SetTimer, fx.CancelTimer, fx.RelayGroup)
 _TO_CALLERS = (fx.Answer, fx.Tell)
 
 
@@ -43,7 +44,7 @@ class Commits:
     def carry_out(self, effects: list[fx.Effect]) -> None:
         """The effects of one step; a Commit is the first of them.
 
-        Answers and messages of steps without a commit overtake: they tell nothing that is not durable.
+        Answers and messages of steps without a commit overtake: they report, and promise nothing.
         """
         if effects and isinstance(effects[0], fx.Commit):
             if not self._gathered:

@@ -98,9 +98,11 @@ static void set_identity(void)
 
 _Noreturn static void run_child(int pipe_write, int born_in)
 {
-    struct sigaction sa = {.sa_handler = SIG_DFL};
+    /* Not by sigaction(): the C library keeps 32 and 33 to itself and refuses them, but a parent that ignores
+     * them hands that down. Whatever its layout, all zero is the default action. */
+    static const unsigned long normal[8];
     for (int s = 1; s <= SIGRTMAX; s++)
-        sigaction(s, &sa, NULL);
+        syscall(SYS_rt_sigaction, s, normal, NULL, 8);
     setsid(); /* a fresh fork never leads a group: this cannot fail */
     if (dup2(pipe_write, 1) < 0 || dup2(pipe_write, 2) < 0)
         refuse("stdio", errno, NULL);
