@@ -81,10 +81,7 @@ def actions(state: State, settings: Settings) -> list[Action]:
 
 def _is_up(unit: Unit) -> bool:
     """Whether it runs, or is going to: not at rest, or waiting, and not about to end for good."""
-    if unit.waiting_for:
-        return True
-    ends = (unit.state is UnitState.STOPPING or bool(unit.stop_reason)) and not unit.start_when_empty
-    return unit.state not in AT_REST and not ends
+    return bool(unit.waiting_for) or not unit.is_down_soon
 
 
 def differences(old: UnitSpec, new: UnitSpec) -> list[str]:

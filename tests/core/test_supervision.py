@@ -222,6 +222,21 @@ def test_an_apply_touches_what_differs_and_nothing_else() -> None:
     assert {row["action"] for row in again.ok["actions"]} == {"keep"} and not world.deeds
 
 
+def test_a_restart_brings_back_no_dependant_that_is_being_stopped() -> None:
+    units = {"db": a_unit(), "app": a_unit(requires=["db"]), "gone": a_unit(requires=["app"])}
+    world = a_daemon([], units)
+    client = world.client()
+    client.ask("start", targets=["gone"])
+    world.settle()
+    del units["gone"]
+    client.ask("apply")
+    world.reads(a_config([], {**units, "db": a_unit(env={"X": "1"})}))
+    assert world.unit("gone").state == "STOPPING" and not world.unit("gone").wanted
+    world.settle()
+    assert "gone" not in world.state.supervisor.units
+    assert [world.unit(name).incarnation for name in ("db", "app")] == [2, 2]
+
+
 # ---- what outlives the daemon ----
 
 

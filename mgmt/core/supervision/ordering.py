@@ -87,7 +87,7 @@ class Ordering:
     def restart(self, now: Now, units: list[Unit], out: list[fx.Effect], reasons: Mapping[str, str]) -> None:
         """Stop the units, and before each whoever requires it, then start them all; one at rest is just started.
 
-        `reasons` by name. MgmtError `no-capacity` as in `check`; nothing is changed then.
+        Who requires one and is being stopped for good stays so. `reasons` by name. MgmtError `no-capacity` as in `check`; nothing is changed then.
         """
         at_rest = [unit for unit in units if unit.state in AT_REST]
         self.check(at_rest)
@@ -97,7 +97,7 @@ class Ordering:
             if unit.state not in AT_REST:
                 reason = victims[unit.spec.name] = reasons[unit.spec.name]
                 for name in dependants(graph, unit.spec.name):
-                    if self._supervisor.units[name].state not in AT_REST:
+                    if not self._supervisor.units[name].is_down_soon:
                         victims.setdefault(
                             name, f"{unit.spec.name}, which it requires, is restarted: {reason}"
                         )
