@@ -87,7 +87,8 @@ class Ordering:
     def restart(self, now: Now, units: list[Unit], out: list[fx.Effect], reasons: Mapping[str, str]) -> None:
         """Stop the units, and before each whoever requires it, then start them all; one at rest is just started.
 
-        Who requires one and is being stopped for good stays so. `reasons` by name. MgmtError `no-capacity` as in `check`; nothing is changed then.
+        Who requires one and is being stopped for good stays so. `reasons` by name. MgmtError `no-capacity` as in
+        `check`; nothing is changed then.
         """
         at_rest = [unit for unit in units if unit.state in AT_REST]
         self.check(at_rest)
