@@ -87,7 +87,7 @@ def count(path: Path) -> dict[str, int]:
         restored = opened.load()
     finally:
         opened.close()
-    tables = ("meta", "units", "events", "workloads")
+    tables = ("meta", "units", "events", "workloads", "assignments", "nodes")
     return {table: len(getattr(restored, table)) for table in tables}
 
 

@@ -1,7 +1,7 @@
 """SQLite as the store: one writer thread, group commit, and a check that refuses instead of resetting.
 
-Four tables: `meta` (name, value), `units` and `workloads` (name, record), `events` (seq, record); values and
-records are msgpack behind a CRC-32, because SQLite notices damage of its structure, but not of what is in it. The
+Tables: `meta` (name, value), `units`, `workloads`, `assignments` and `nodes` (name, record), `events` (seq,
+record); values and records are msgpack behind a CRC-32, because SQLite notices damage of its structure, but not of what is in it. The
 writer takes every batch that waits, commits them in one transaction, with a full sync when one of them asks for
 it, and then tells each caller: what was acknowledged is on the disk.
 """
@@ -21,7 +21,7 @@ from typing import Any
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 4
 ROWS_PER_INSERT = 100
 CACHE_KIB = 256  # pages are written, and read again only by the next daemon
 _HEADER = b"SQLite format 3\x00"
@@ -30,10 +30,14 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE units (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE events (seq INTEGER PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE workloads (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE assignments (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE nodes (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 # What makes a file of an older version one of the next; never changed once it was released.
 _MIGRATIONS = {
     1: "CREATE TABLE workloads (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    2: "CREATE TABLE assignments (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    3: "CREATE TABLE nodes (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
 }
 
 # What reading a damaged file raises; the second when SQLite names garbage in its own words.
@@ -56,6 +60,8 @@ class Batch:
     keep_events_from: int = 0
     synced: bool = True
     workloads: Mapping[str, Record | None] = field(default_factory=dict)
+    assignments: Mapping[str, Record | None] = field(default_factory=dict)
+    nodes: Mapping[str, Record | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +72,8 @@ class Restored:
     units: dict[str, dict[str, Any]]
     events: list[dict[str, Any]]
     workloads: dict[str, dict[str, Any]] = field(default_factory=dict)
+    assignments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class SqliteStore:
@@ -104,12 +112,12 @@ class SqliteStore:
     def load(self) -> Restored:
         """Read everything; only before the first commit."""
         try:
-            meta, units, workloads = (
+            meta, units, *others = (
                 {name: _unpack(name, row) for name, row in self._db.execute(f"SELECT * FROM {table}")}
-                for table in ("meta", "units", "workloads")
+                for table in ("meta", "units", "workloads", "assignments", "nodes")
             )
             rows = self._db.execute("SELECT seq, record FROM events ORDER BY seq")
-            return Restored(meta, units, [_unpack(seq, row) for seq, row in rows], workloads)
+            return Restored(meta, units, [_unpack(seq, row) for seq, row in rows], *others)
         except (*_DAMAGE, MgmtError) as error:
             raise self._refusal(str(error)) from None
 
@@ -227,7 +235,8 @@ class SqliteStore:
 
 def recover(path: Path, stamp: str) -> dict[str, int]:
     """Move the damaged store to `PATH.damaged-STAMP` and save what is readable into a new one; rows by table."""
-    saved: dict[str, list[tuple[Any, ...]]] = {"meta": [], "units": [], "events": [], "workloads": []}
+    tables = ("meta", "units", "events", "workloads", "assignments", "nodes")
+    saved: dict[str, list[tuple[Any, ...]]] = {table: [] for table in tables}
     if path.exists():
         try:
             old = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
@@ -285,6 +294,8 @@ def _apply(db: sqlite3.Connection, batch: Batch) -> None:
         db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
     _put(db, "units", batch.units)
     _put(db, "workloads", batch.workloads)
+    _put(db, "assignments", batch.assignments)
+    _put(db, "nodes", batch.nodes)
     _insert(db, "events", [(event["seq"], _pack(event["seq"], event)) for event in batch.events])
     if batch.keep_events_from:
         db.execute("DELETE FROM events WHERE seq < ?", (batch.keep_events_from,))
@@ -330,6 +341,8 @@ def _merged(batches: list[Batch]) -> list[Batch]:
     meta: dict[str, Any] = {}
     units: dict[str, Record | None] = {}
     workloads: dict[str, Record | None] = {}
+    assignments: dict[str, Record | None] = {}
+    nodes: dict[str, Record | None] = {}
     events: list[Record] = []
     keep, synced = 0, False
     for batch in batches:
@@ -337,10 +350,12 @@ def _merged(batches: list[Batch]) -> list[Batch]:
         meta |= batch.meta
         units |= batch.units
         workloads |= batch.workloads
+        assignments |= batch.assignments
+        nodes |= batch.nodes
         events += batch.events
         keep = max(keep, batch.keep_events_from)
     kept = tuple(event for event in events if event["seq"] >= keep)
-    return [Batch(meta, units, kept, keep, synced, workloads)]
+    return [Batch(meta, units, kept, keep, synced, workloads, assignments, nodes)]
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -363,7 +363,8 @@ def as_version_1(path: Path) -> dict[str, bytes]:
     """Make a closed store what a daemon of the first schema version left; its files."""
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA journal_mode=DELETE")
-    db.execute("DROP TABLE workloads")
+    for table in ("workloads", "assignments", "nodes"):
+        db.execute(f"DROP TABLE {table}")
     db.execute("PRAGMA user_version=1")
     db.execute("VACUUM")
     db.close()
@@ -390,6 +391,17 @@ def test_a_store_of_the_first_version_is_brought_up_to_date_where_it_is(path: Pa
     store.close()
     assert version(path) == SCHEMA_VERSION
     assert reopened(path) == Restored({"secret": b"s"}, {"a": unit(1)}, [{"seq": 1}], {"w": {"tasks": []}})
+
+
+def test_assignments_and_nodes_are_kept_and_forgotten(path: Path) -> None:
+    store = SqliteStore(path)
+    assert (
+        commit(store, assignments={"a": {"epoch": 1}, "b": {"epoch": 2}}, nodes={"n1": {"tags": ["x"]}}) == ""
+    )
+    assert commit(store, assignments={"b": None}, nodes={"n1": {"tags": []}}) == ""
+    store.close()
+    restored = reopened(path)
+    assert (restored.assignments, restored.nodes) == ({"a": {"epoch": 1}}, {"n1": {"tags": []}})
 
 
 def test_a_migration_that_is_killed_at_any_byte_is_repeated(path: Path) -> None:
@@ -427,7 +439,14 @@ def test_recovery_of_a_damaged_store_of_the_first_version(path: Path) -> None:
     as_version_1(path)
     os.truncate(path, path.stat().st_size + 1)
     refusal(path)
-    assert recover(path, "now") == {"meta": 0, "units": 1, "events": 0, "workloads": 0}
+    assert recover(path, "now") == {
+        "meta": 0,
+        "units": 1,
+        "events": 0,
+        "workloads": 0,
+        "assignments": 0,
+        "nodes": 0,
+    }
     assert reopened(path).units == {"a": unit(1)}
     assert version(path) == SCHEMA_VERSION
 
@@ -501,7 +520,14 @@ def test_recovery_saves_what_can_be_read_and_keeps_the_damaged_file(path: Path) 
     assert restored.meta == {"secret": b"s"}
     assert restored.events == [{"seq": 7}]
     assert restored.units.items() <= units.items()
-    assert rows == {"meta": 1, "units": len(restored.units), "events": 1, "workloads": 0}
+    assert rows == {
+        "meta": 1,
+        "units": len(restored.units),
+        "events": 1,
+        "workloads": 0,
+        "assignments": 0,
+        "nodes": 0,
+    }
     assert 0 < len(restored.units) < 300
 
 
@@ -520,7 +546,14 @@ def test_recovery_of_nothing_starts_anew_and_says_so(path: Path, left: bytes | N
     if left is not None:
         path.write_bytes(left)
     refusal(path)
-    assert recover(path, "now") == {"meta": 0, "units": 0, "events": 0, "workloads": 0}
+    assert recover(path, "now") == {
+        "meta": 0,
+        "units": 0,
+        "events": 0,
+        "workloads": 0,
+        "assignments": 0,
+        "nodes": 0,
+    }
     assert reopened(path) == Restored({}, {}, [])
     assert path.with_name("state.db.damaged-now").exists() is (left is not None)
 
