@@ -1,4 +1,4 @@
-"""How an installation is built: every subpackage, and the C program `mgmt-shim` beside this file.
+"""How an installation is built: every subpackage, and the C programs beside the modules that start them.
 
 Named in `[tool.setuptools.cmdclass]` of pyproject.toml and loaded by setuptools before any dependency of
 the project is there: this file may import setuptools and the standard library only. `$CC` and `$CFLAGS`
@@ -18,8 +18,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
-SHIM = "mgmt.shell.mgmt-shim"
-SHIM_FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra")
+PROGRAMS = ("mgmt.shell.mgmt-shim", "mgmt.rt.mgmt-executive")
+PROGRAM_FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Wconversion")
 
 
 class BuildPackages(build_py):
@@ -34,16 +34,16 @@ class BuildPackages(build_py):
 
 
 class BuildNative(build_ext):
-    """Builds the extensions of pyproject.toml: `mgmt-shim` as an executable, any other as a C module."""
+    """Builds the extensions of pyproject.toml: PROGRAMS as executables, any other as a C module."""
 
     def get_ext_filename(self, fullname: str) -> str:
         # Called with the full name for the build folder and with the last part for the source tree.
-        if SHIM.endswith(fullname):
+        if any(program.endswith(fullname) for program in PROGRAMS):
             return os.path.join(*fullname.split("."))
         return str(super().get_ext_filename(fullname))  # type: ignore[no-untyped-call]  # so in its stubs
 
     def build_extension(self, ext: Extension) -> None:
-        if ext.name == SHIM:
+        if ext.name in PROGRAMS:
             link_program([str(s) for s in ext.sources], Path(self.get_ext_fullpath(ext.name)))
         else:
             super().build_extension(ext)
@@ -57,7 +57,7 @@ def link_program(sources: list[str], target: Path) -> None:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    command = [*compiler, *SHIM_FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), "-o", str(target)]
+    command = [*compiler, *PROGRAM_FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), "-o", str(target)]
     said = ""
     for link in (["-static"], []):
         try:
