@@ -7,6 +7,7 @@ read by copying the file, never through a mapping: a task that cuts it must not 
 from __future__ import annotations
 
 import enum
+import math
 import os
 import secrets
 import struct
@@ -146,7 +147,7 @@ class Histogram:
         totals = list(accumulate(self.counts))
         if not totals[-1]:
             return 0
-        rank = min(totals[-1], int(share * totals[-1]) + 1)
+        rank = max(1, math.ceil(share * totals[-1]))
         return min(self.max_ns, _bucket_ns(bisect_left(totals, rank) + 1) - 1)
 
 

@@ -13,7 +13,7 @@ import pytest
 import uvloop
 
 from mgmt.rt.segment import Overrun, Statistics
-from tests.rt.rig import MS, fifo, rig, until
+from tests.rt.rig import MS, fifo, rig, status_of, until
 
 PYTHON_TASK = """
 import sys
@@ -150,9 +150,7 @@ def test_a_task_in_python_with_locked_memory(client: Path, run: object) -> None:
             stats = await r.done(3)
             assert_on_grid(stats, t0_ns)
             assert (stats.pid, stats.tid) == (process.pid, process.pid)
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            locked_kb = int(status.partition("VmLck:")[2].split()[0])
-            assert locked_kb > 1000
+            assert status_of(process.pid, "VmLck") > 1000, "in KiB"
 
     assert callable(run)
     run(body())
