@@ -155,7 +155,11 @@ class Executive:
                     f"cannot start {program}: {error.strerror}; build it: make venv"
                 ) from error
         self = cls(process, ours, report, ended)
-        await self._greeted
+        try:
+            await self._greeted
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     def add(self, segment: Path) -> Awaitable[None]:

@@ -62,7 +62,9 @@ enum mgmt_rt_overrun {
 };
 enum {
     MGMT_RT_MEMORY_LOCKED = 1, /* mlockall() before the first wait */
-    MGMT_RT_BY_SIGNAL = 2,     /* the process does not use this library: SIGRTMIN+2 at each release */
+    /* The process does not use this library: SIGRTMIN+2 at each release, from T0 on, ready or not. When its jobs
+     * end is not known, so it has no deadline. */
+    MGMT_RT_BY_SIGNAL = 2,
 };
 
 typedef _Atomic uint64_t mgmt_rt_u64;

@@ -143,6 +143,7 @@ class Rig:
             process.communicate()
         for executive in self.executives:
             await asyncio.wait_for(executive.close(), 10)
+            assert executive.process.returncode in (0, -9), "it ended in a way of its own"
 
 
 @asynccontextmanager
