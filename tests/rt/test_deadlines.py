@@ -147,6 +147,7 @@ def test_restart_is_left_to_the_supervisor(client: Path) -> None:
             (fault,) = await until(r.faults, "the fault")
             assert (fault.job, fault.action) == (4, "restart")
             assert is_alive(process)
+            await until(lambda: r.read().next_job > 8, "more deadlines")
             process.kill()  # as a supervisor would, to start it again:
             process.wait(10)
             await until(r.gone, "the end")
@@ -175,6 +176,7 @@ def test_the_job_that_dies_with_its_process_is_a_miss(client: Path) -> None:
             await until(r.faults, "its fault")
             assert [fault.job for fault in r.faults()] == [2]
             assert [gone.job for gone in r.gone()] == [3]
+            await until(lambda: r.read().next_job > 5, "more deadlines")
             second = r.spawn(1, *fifo())
             await executive.bind(1, second.pid)
             stats = await until(
