@@ -59,6 +59,35 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         "List the models of the configuration.",
         {},
     ),
+    "node-cordon": (
+        "Put nothing new on a node, or allow it again; what runs there is left alone.",
+        {
+            "cordoned": "False: allow it again.",
+        },
+    ),
+    "node-drain": (
+        "Cordon a node and stop its units; those that another node may run go on there.",
+        {
+            "wait": "Answer when no process is left on it; else at once.",
+        },
+    ),
+    "node-tags": (
+        "Give a node tags or take some away, those of its agent included.",
+        {
+            "add": "Tags it gets.",
+            "remove": "Tags it loses.",
+        },
+    ),
+    "node-wait": (
+        "Wait until a node is alive, lost or drained; the request's deadline bounds it.",
+        {},
+    ),
+    "nodes": (
+        "List the nodes, or show some of them.",
+        {
+            "nodes": "Only these; empty: all.",
+        },
+    ),
     "plan": (
         "Show what applying a configuration would do, and do nothing.",
         {

@@ -66,5 +66,10 @@ def described(event: dict[str, Any]) -> str:
     reason = f"  {event['reason']}" if event.get("reason") else ""
     if "unit" in event:
         pid = f" pid {event['pid']}" if event["pid"] is not None else ""
-        return f"{head}{event['unit']}  {event['was']} -> {event['state']}{pid}{reason}".partition("\n")[0]
+        where = f" ({event['node']})" if event.get("node") else ""
+        change = f"{event['was']} -> {event['state']}"
+        return f"{head}{event['unit']}{where}  {change}{pid}{reason}".partition("\n")[0]
+    if "node" in event:
+        change = f"{event['was']} -> {event['state']}"
+        return f"{head}node {event['node']}  {change}{reason}".partition("\n")[0]
     return f"{head}daemon  {event['what']}{reason}".partition("\n")[0]

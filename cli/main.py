@@ -47,6 +47,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "is-failed": ("conditions", "Exit 0 when a unit or model has failed for good."),
     "logs": ("logs", "Show what a unit wrote, and follow it with -f."),
     "events": ("events", "Show what happened, and follow it with -f."),
+    "agent": ("agent", "Run this machine for a daemon elsewhere, in the foreground."),
+    "node": ("node", "Show and manage the nodes that agents joined with."),
     "config": ("config", "Check, describe or show the configuration."),
     "import": ("import_", "Translate the configuration of another supervisor."),
     "store": ("store", "Check or recover what the daemon keeps on disk."),

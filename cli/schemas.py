@@ -100,6 +100,8 @@ REPLIES = {
     "mgmt.plan/1": "plan",
     "mgmt.apply/1": "apply",
     "mgmt.explain/1": "explain",
+    "mgmt.nodes/1": "nodes",
+    "mgmt.node/1": "node-wait",
 }
 EVENT = "mgmt.event/1"
 SNAPSHOT = "mgmt.snapshot/1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from ._table import VERBS
 from .completion import complete_units
 from .explain import facts, place
 from .invocation import Invocation, verb
+
+if TYPE_CHECKING:
+    from mgmt.client import Client
 
 Unit = dict[str, Any]
 
@@ -92,9 +95,9 @@ def status(
             click.echo(symphony(reply["service"], units))
         elif len(names) == 1 and not globs and output is None:
             for unit in units:
-                log = client.request("logs", {"unit": unit["unit"], "lines": 10})
+                log = tail_of(client, unit["unit"])
                 explained = client.request("explain", {"target": unit["unit"]})
-                click.echo("\n".join(detail(unit, explained, log["data"], invocation.colored)))
+                click.echo("\n".join(detail(unit, explained, log, invocation.colored)))
             if not units:
                 click.echo(f"{names[0]} is not loaded: mgmt load-model {names[0]}")
         else:
@@ -139,6 +142,9 @@ def overview(
 ) -> list[str]:
     """The line about the daemon and the table of units; without headers the rows alone."""
     columns = WIDE if wide else COLUMNS
+    if any(unit.get("node") for unit in units):
+        first, *others = columns.items()
+        columns = dict([first, ("NODE", _node), *others])
     rows = [[cell(unit) for cell in columns.values()] for unit in units]
     lines = render.table(list(columns), rows, RIGHT)
     if colored:
@@ -146,6 +152,22 @@ def overview(
     if no_headers:
         return lines[1:]
     return [headline(service), *(lines if units else ["No models currently loaded"])]
+
+
+def _node(unit: Unit) -> str:
+    return unit.get("node") or "local"
+
+
+def tail_of(client: Client, unit: str) -> bytes:
+    """The end of its log, or why its node does not tell."""
+    try:
+        data = client.request("logs", {"unit": unit, "lines": 10})["data"]
+    except MgmtError as error:
+        if error.code != "node-lost":
+            raise
+        return f"({error.text})".encode()
+    assert isinstance(data, bytes)
+    return data
 
 
 def headline(service: dict[str, Any]) -> str:
@@ -178,6 +200,7 @@ def detail(unit: Unit, explained: dict[str, Any], log: bytes, colored: bool) -> 
         ("CPU", f"{COLUMNS['CPU%'](unit)} %, pinned to {render.cpu_list(unit['cpus'])}"),
         ("Memory", render.size(unit["memory_bytes"])),
         ("Place", place(explained["holds"])),
+        *([("Node", unit["node"])] if unit.get("node") else []),
         ("Endpoint", unit["endpoint"] or "-"),
         ("Protocols", ", ".join(unit["protocols"]) or "-"),
         ("Log", unit["log"]),

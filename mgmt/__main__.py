@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import platform
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from mgmt import config
-from mgmt.protocol import places
+from mgmt.protocol import defaults, places
 from mgmt.protocol.errors import Exit, MgmtError
+from mgmt.shell import agent as agents
 from mgmt.shell.daemon import Daemon
 from mgmt.shell.logging import set_up
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+:-]*")
 LEVELS = ("TRACE", "DEBUG", "INFO", "WARNING", "WARN", "ERROR")
 
 
@@ -26,21 +30,59 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--log-level", type=str.upper, choices=LEVELS, help="outranks the configuration's level"
     )
+    joins = parser.add_argument_group("agent", "serve another daemon instead of a configuration")
+    joins.add_argument(
+        "--join", metavar="ENDPOINT", help="`endpoints.nodes` of that daemon; makes this an agent"
+    )
+    joins.add_argument("--name", help="name of the node; the machine's when absent")
+    joins.add_argument("--tag", action="append", default=[], help="what the node is; may be repeated")
+    joins.add_argument("--label", action="append", default=[], metavar="KEY=VALUE", help="may be repeated")
+    joins.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="what survives; its sockets are in DIR/run"
+    )
     arguments = parser.parse_args(argv)
     runtime, state_dir = places.runtime_dir(), places.state_dir()
     try:
-        loaded = config.load(arguments.config, runtime=runtime, state=state_dir)
+        agent = None
+        if arguments.join is not None:
+            agent = _agent(arguments)
+            runtime, state_dir = agents.folders(arguments.state_dir)
+            loaded = agents.settings(runtime, state_dir)
+        else:
+            loaded = config.load(arguments.config, runtime=runtime, state=state_dir)
         set_up(loaded.settings.logging, arguments.log_level)
         backend_path = arguments.backend_path.absolute() if arguments.backend_path is not None else None
-        daemon = Daemon(loaded, backend_path, runtime, state_dir)
+        daemon = Daemon(loaded, backend_path, runtime, state_dir, agent)
     except MgmtError as error:
         print(f"error: {error.text}", file=sys.stderr)
         return Exit.USAGE if error.code == "bad-config" else Exit.FAILED
     except OSError as error:
         print(f"error: cannot start: {error.filename or 'system call'}: {error.strerror}", file=sys.stderr)
         return Exit.FAILED
-    daemon.run()
-    return Exit.OK
+    return daemon.run()
+
+
+def _agent(arguments: argparse.Namespace) -> agents.AgentOptions:
+    """MgmtError `bad-config` names the option that is wrong."""
+    name = arguments.name or platform.node().partition(".")[0]
+    labels = dict(label.partition("=")[::2] for label in arguments.label)
+    for what, values in (("--name", [name]), ("--tag", arguments.tag), ("--label", labels)):
+        for value in values:
+            if not NAME.fullmatch(value) or len(value) > defaults.MAX_NAME_CHARS:
+                text = (
+                    f"{what} {value!r}: must start with a letter or digit, then letters, digits and . _ + : -"
+                )
+                raise MgmtError("bad-config", text)
+    return agents.AgentOptions(
+        join=endpoint_of(arguments.join), name=name, tags=tuple(dict.fromkeys(arguments.tag)), labels=labels
+    )
+
+
+def endpoint_of(text: str) -> str:
+    """MgmtError `bad-config` when it is no endpoint that can be joined."""
+    if not re.fullmatch(r"ipc:///.+|tcp://(?:\[[0-9A-Fa-f:.%a-z]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", text):
+        raise MgmtError("bad-config", f"--join {text!r}: write tcp://HOST:PORT or ipc:///absolute/path")
+    return text
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ PATH = "cli/_table.py"
 
 
 def render() -> str:
-    """The text of PATH; requests of backends are no commands and have no row."""
+    """The text of PATH; requests of backends and agents are no commands and have no row."""
     rows = {
         name: (
             (verb.body.__doc__ or "").split("\n")[0],
@@ -31,7 +31,7 @@ def render() -> str:
             },
         )
         for name, verb in REQUESTS.items()
-        if verb.audience is not Audience.BACKEND
+        if verb.audience not in (Audience.BACKEND, Audience.AGENT)
     }
     return HEAD + _table(rows)
 

@@ -69,6 +69,15 @@ VALUES: dict[str, Any] = {
     "offset": 21,
     "targets": ["magika"],
     "lines": 20,
+    "node": "n1",
+    "tags": ["gpu"],
+    "add": ["gpu"],
+    "remove": ["old"],
+    "labels": {"rack": "7"},
+    "facts": {"cpus": 4},
+    "machine_id": "0123456789abcdef0123456789abcdef",
+    "agent": "fedcba9876543210fedcba9876543210",
+    "log_dir": "/var/lib/mgmt-agent/logs",
 }
 # The same name with another shape.
 SPECIAL: dict[tuple[str, str], Any] = {
@@ -84,6 +93,21 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("Explanation", "holds"): {"cpus": [2, 3]},
     ("Explanation", "place"): {"cpus": [2, 3]},
     ("Targets", "states"): {"magika": "RUNNING"},
+    ("Nodes", "nodes"): ["n1"],
+    ("NodeStatus", "version"): "0.1.0",
+    ("NodeStatus", "units"): 2,
+    ("NodeEvent", "was"): "ALIVE",
+    ("NodeEvent", "state"): "SUSPECT",
+    ("NodeEvent", "reason"): "not heard for 2.5 s",
+    ("AgentHello", "version"): "0.1.0",
+    ("AgentReport", "usage"): {"magika": [12.5, 1_048_576]},
+    ("UnitReport", "state"): "RUNNING",
+    ("NodePush", "what"): "drop",
+    ("NodePush", "body"): {"unit": "magika"},
+    ("NodeAsk", "body"): {"unit": "magika"},
+    ("AgentAnswer", "body"): {"unit": "magika"},
+    ("AgentAnswer", "outcome"): "ok",
+    ("NodeWait", "condition"): "drained",
     ("Targets", "already"): ["magika"],
     ("PlanReply", "daemon"): ["limits.max_units"],
     ("PlanReply", "warnings"): [],
@@ -162,7 +186,7 @@ def _messages() -> Iterator[Vector]:
     for number, (name, verb) in enumerate(REQUESTS.items(), start=1):
         for suffix, full in _forms(verb.body):
             # hello has no session yet, the long form asks for everything a head can carry.
-            session = 0 if name in ("hello", "backend-hello") else SESSION
+            session = 0 if name in ("hello", "backend-hello", "agent-hello") else SESSION
             deadline_ms, key = (30_000, f"golden-{number}") if full else (0, "")
             body = example(verb.body, full)
             frame = frames.encode_request(number, session, name, body, deadline_ms, key)

@@ -66,9 +66,16 @@ def events() -> str:
 
 
 def shapes() -> str:
-    """Reply bodies and what they contain, each once."""
+    """Reply bodies, and what bodies contain, each once."""
     todo: list[type[Message]] = [row.reply for row in REQUESTS.values() if row.reply is not None]
     todo += EVENTS.values()
+    asked = [row.body for row in (*REQUESTS.values(), *NOTICES.values())]
+    todo += [
+        part
+        for body in asked
+        for field in body.model_fields.values()
+        for part in _models_in(field.annotation)
+    ]
     seen: dict[type[Message], None] = {}
     while todo:
         model = todo.pop(0)

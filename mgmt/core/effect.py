@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mgmt.core.event import Route
@@ -148,11 +148,14 @@ class Commit:
     """Make this durable before anything else of the same step is carried out.
 
     `units`: record by name, None to forget it. `events` are numbered; older ones than `keep_events_from` go.
+    `assignments` (by unit) and `nodes` are written like units.
     """
 
     units: Mapping[str, Mapping[str, Any] | None]
     events: tuple[Mapping[str, Any], ...]
     keep_events_from: int
+    assignments: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    nodes: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +238,71 @@ class Note:
 
 @dataclass(frozen=True, slots=True)
 class Quit:
-    """Leave the loop: every unit is stopped."""
+    """Leave the loop: every unit is stopped. `status` is that of the process."""
+
+    status: int = 0
+
+
+# ---- nodes: from the daemon to its agents, and from an agent to its daemon ----
+
+
+@dataclass(frozen=True, slots=True)
+class ToNode:
+    """A notice to an agent."""
+
+    peer: bytes
+    session: int
+    name: str
+    body: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Beat:
+    """A heartbeat, which waits for nothing that is being written. `peer` None: to the daemon, else to an agent."""
+
+    peer: bytes | None
+    session: int
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class AdmitNode:
+    """The agent at `peer` is the node's from now on, and so is the connection that shows `token`.
+
+    `peer` None: the node has no agent. Requests to its models that are outstanding are answered `backend-lost`.
+    """
+
+    node: str
+    peer: bytes | None
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class SayHello:
+    """An agent asks its daemon to join; Welcomed follows, or Refused, or nothing."""
+
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ToDaemon:
+    """A notice of an agent."""
+
+    session: int
+    name: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRelay:
+    """The agent may carry requests to models: `token` proves its second connection."""
+
+    token: str
+
+
+@dataclass(frozen=True, slots=True)
+class Relink:
+    """Close the connections to the daemon and make new ones; LinkUp follows when there is one."""
 
 
 Effect = (
@@ -263,4 +330,11 @@ Effect = (
     | ReadConfig
     | Note
     | Quit
+    | ToNode
+    | Beat
+    | AdmitNode
+    | SayHello
+    | ToDaemon
+    | OpenRelay
+    | Relink
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mgmt.protocol.errors import MgmtError
@@ -10,6 +10,9 @@ from mgmt.protocol.messages import Message
 from mgmt.settings import Settings
 
 LEGACY_PLANE = "legacy"  # its requests have no sessions
+NODES_PLANE = "nodes"  # where agents join
+UPLINK_PLANE = "uplink"  # what the daemon asks its agent on somebody's behalf
+SESSIONLESS = frozenset({LEGACY_PLANE, NODES_PLANE, UPLINK_PLANE})
 
 
 class Now(NamedTuple):
@@ -100,6 +103,8 @@ class Restored:
     units: dict[str, dict[str, Any]]
     events: list[dict[str, Any]]
     same_boot: bool
+    assignments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +241,63 @@ class StopRequested:
     fast: bool
 
 
+# ---- nodes ----
+
+
+@dataclass(slots=True)
+class NodeNoticed:
+    """A notice of an agent; `body` is of its shape in the message table."""
+
+    peer: bytes
+    session: int
+    name: str
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class NodePeerLost:
+    """The shell gave up on an agent that does not read what it is sent, or is gone."""
+
+    peer: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The agent's connection to its daemon stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The agent's connection to its daemon is gone, or was refused for good: `error` says how."""
+
+    reason: str
+    error: MgmtError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Welcomed:
+    """The answer to an agent's hello."""
+
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The daemon does not want this agent."""
+
+    error: MgmtError
+
+
+@dataclass(slots=True)
+class DaemonNoticed:
+    """A notice of the daemon to its agent."""
+
+    session: int
+    name: str
+    body: dict[str, Any]
+
+
 Event = (
     Asked
     | HandshakeAsked
@@ -259,4 +321,11 @@ Event = (
     | HandOver
     | Faulted
     | StopRequested
+    | NodeNoticed
+    | NodePeerLost
+    | LinkUp
+    | LinkDown
+    | Welcomed
+    | Refused
+    | DaemonNoticed
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from mgmt.core.event import Route
+from mgmt.core.nodes import NodeState
 from mgmt.core.placement import conflict_between
 from mgmt.core.sessions import Sessions
 from mgmt.core.state import State
@@ -35,6 +36,7 @@ def check(state: State) -> None:
     _places(state)
     _waiters(state)
     _journal(state)
+    _nodes(state)
     _stop(state)
 
 
@@ -230,6 +232,8 @@ def _waiters(state: State) -> None:
         "a legacy handshake": state.handshakes.waiting(),
         "an operation": state.operations.waiting(),
         "a lease": state.lease_waiters,
+        "a node": state.node_waiters,
+        "an answer of a node": [ask.route for ask in state.node_asks.values()],
     }
     seen: set[Route] = set()
     for what, routes in kept.items():
@@ -258,10 +262,36 @@ def _journal(state: State) -> None:
         _broken("the last event is kept", state.journal.seq)
 
 
+def _nodes(state: State) -> None:
+    roster, postings = state.roster, state.supervisor.postings
+    for peer, node in roster.by_peer.items():
+        if node.peer != peer or roster.nodes.get(node.name) is not node:
+            _broken("a connection speaks for the node that it is known as", node.name)
+    for name, node in roster.nodes.items():
+        if node.name != name:
+            _broken("a node is found by its name", name)
+        if node.state is NodeState.LOST and (node.peer or node.unacked):
+            _broken("a lost node has no session", name)
+        if [seq for seq, _, _ in node.unacked] != list(
+            range(node.pushed - len(node.unacked) + 1, node.pushed + 1)
+        ):
+            _broken("pushes that are not acknowledged are the last ones, without a gap", name)
+    for name, posting in postings.items():
+        if posting.node not in roster.nodes:
+            _broken("an assignment names a node that joined once", name)
+    for name, unit in state.supervisor.units.items():
+        if unit.node and (name not in postings or postings[name].node != unit.node):
+            _broken("a unit that is elsewhere has its assignment there", name)
+    if roster.changes:
+        _broken("changes of nodes were handed up", roster.changes[0].node.name)
+
+
 def _stop(state: State) -> None:
     if not state.stopping or state.handed_over:
         return
     for name, unit in state.supervisor.units.items():
+        if unit.node:
+            continue  # it runs on without this daemon
         if unit.state not in (UnitState.STOPPED, UnitState.STOPPING) and not unit.stop_reason:
             _broken("a daemon that stops starts nothing", name)
         if unit.has_process and state.quit_said:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mgmt.core import cluster, status
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from mgmt.core import status
 from mgmt.core.event import Asked, Now
 from mgmt.core.models.operations import targets
 from mgmt.core.placement import Place, plan
@@ -44,7 +44,7 @@ def _reset_failed(state: State, now: Now, asked: Asked, body: msg.ResetFailed, o
     failed = (UnitState.FATAL, UnitState.EXITED, UnitState.BACKOFF)
     already = [unit.spec.name for unit in units if unit.state not in failed]
     for unit in units:
-        state.supervisor.reset_failed(unit)
+        state.supervisor.reset_failed(unit, out)
     return targets(units, already)
 
 
@@ -103,7 +103,7 @@ def _put_in_force(
         if name in specs:
             unit.spec = specs[name]
             state.undeclared.discard(name)
-            state.supervisor.health.refresh(now, unit, out)
+            state.supervisor.refresh(now, unit, out)
         else:
             state.undeclared.add(name)
     state.loading.declare(list(specs.values()), out)
@@ -133,10 +133,18 @@ def _put_in_force(
 def _explain(state: State, now: Now, asked: Asked, body: msg.Explain, out: list[fx.Effect]) -> Body:
     unit = state.operations.find([body.target])[0]
     name = unit.spec.name
+    if unit.node and unit.has_process and state.roster.nodes[unit.node].peer:
+        node = state.roster.nodes[unit.node]
+        here = f"it is on node {node.name} ({node.state}); here it is {unit.state}: {unit.reason}"
+        cluster.ask_node(state, now, asked, unit, {"target": name}, out, [here])
+        return None
     planned = state.ledger.places.get(name, Place())
     lines = [f"{unit.state}: {unit.reason}"]
     if unit.waiting_for:
         lines.append(f"it waits for {unit.waiting_for}")
+    if unit.node:
+        node = state.roster.nodes[unit.node]
+        lines.append(f"it is on node {node.name}, which is {node.state}: {node.reason}")
     if unit.stop_reason:
         lines.append("it is to be stopped once those that require it are gone")
     if unit.hook:
@@ -210,5 +218,9 @@ def _dump(state: State, now: Now, asked: Asked, body: msg.Dump, out: list[fx.Eff
             "ledger": {name: _place_body(place) for name, place in sorted(state.ledger.held.items())},
             "plan": {name: _place_body(place) for name, place in sorted(state.ledger.places.items())},
             "undeclared": sorted(state.undeclared),
+            "nodes": [cluster.node_body(state, now, node) for node in state.roster.nodes.values()],
+            "assignments": {
+                name: posting.to_record() for name, posting in sorted(state.supervisor.postings.items())
+            },
         }
     }

@@ -27,7 +27,7 @@ LIVE = frozenset(
             "cpus",
             "log_max_age_s",
         ),
-        *("log_compress", "oneshot"),
+        *("log_compress", "oneshot", "on_node_lost"),
     }
 )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mgmt.core import effect as fx
-from mgmt.core.event import LEGACY_PLANE, Asked, Now, Route
+from mgmt.core.event import SESSIONLESS, Asked, Now, Route
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 
@@ -127,7 +127,7 @@ class Sessions:
 
     def of(self, route: Route) -> Session | None:
         """The session a request belongs to; a legacy one belongs to none, whatever its peer is called."""
-        return None if route.plane == LEGACY_PLANE else self._at(route.peer, route.session)
+        return None if route.plane in SESSIONLESS else self._at(route.peer, route.session)
 
     def _at(self, peer: bytes, id: int) -> Session | None:
         session = self.by_id.get(id) if id else self.by_peer.get(peer)

@@ -8,9 +8,10 @@ from typing import Any
 from mgmt.core.event import Now, Route
 from mgmt.core.journal import Journal
 from mgmt.core.models import Conditions, Handshakes, Leases, Loading, Operations, Registry
+from mgmt.core.nodes import Agent, AgentFacts, Fleet, Roster
 from mgmt.core.placement import Ledger, Topology, plan
 from mgmt.core.sessions import Session, SessionLimits, Sessions
-from mgmt.core.supervision import Ordering, Supervisor
+from mgmt.core.supervision import Ordering, UnitSpec
 from mgmt.protocol import defaults
 from mgmt.settings import Settings
 
@@ -33,6 +34,15 @@ class Identity:
 
 
 @dataclass(slots=True)
+class Ask:
+    """A request that an agent answers; `lines` go before those of its explanation."""
+
+    route: Route
+    node: str
+    lines: list[str] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class StatusCache:
     """The last status of everything and what it was true for; see `core.status`."""
 
@@ -43,9 +53,9 @@ class StatusCache:
 
 
 class State:
-    """Built once; changed by `step` alone."""
+    """Built once; changed by `step` alone. `agent` is who it is when it serves another daemon."""
 
-    def __init__(self, settings: Settings, identity: Identity) -> None:
+    def __init__(self, settings: Settings, identity: Identity, agent: AgentFacts | None = None) -> None:
         self.settings = settings
         self.identity = identity
         limits = settings.limits
@@ -64,11 +74,20 @@ class State:
         prefix = f"{settings.endpoints.model_socket_dir}/{defaults.MODEL_SOCKET_PREFIX}"
         specs = self.registry.all_specs()
         self.ledger = Ledger(identity.topology, plan(identity.topology, (spec.demand for spec in specs)))
-        self.supervisor = Supervisor(
-            identity.secret, identity.epoch, settings.endpoints.control, prefix, self.ledger
+        timing = settings.timing
+        self.roster = Roster(identity.epoch, identity.secret, timing.node_heartbeat_s, timing.node_lost_s)
+        self.supervisor = Fleet(
+            identity.secret, identity.epoch, settings.endpoints.control, prefix, self.ledger, self.roster
         )
         self.ordering = Ordering(self.supervisor)
-        self.loading = Loading(self.registry, self.supervisor, self.ordering, self.sessions, limits.max_units)
+        self.loading = Loading(
+            self.registry,
+            self.supervisor,
+            self.ordering,
+            self.sessions,
+            limits.max_units,
+            together=agent is None,
+        )
         self.loading.declare(specs, [])
         self.operations = Operations(
             self.registry, self.supervisor, self.ordering, self.loading, self.sessions
@@ -80,11 +99,21 @@ class State:
         self.lease_waiters: dict[Route, tuple[Session, str, str]] = {}
         # Units that the configuration no longer has; they go when nothing of them is left.
         self.undeclared: set[str] = set()
+        self.node_waiters: dict[Route, tuple[str, str]] = {}  # node and condition
+        self.node_asks: dict[int, Ask] = {}  # by number: questions that agents have not answered yet
+        self.agent: Agent | None = None
+        if agent is not None:
+            self.agent = Agent(
+                agent, self.supervisor, self.ordering, self.ledger, self._declare, self.undeclared
+            )
         self.stopping = False
         self.quit_said = False
         self.handed_over = False  # left with units that run on
         self.counters: dict[str, int] = {}
         self.status_cache = StatusCache()
+
+    def _declare(self, specs: list[UnitSpec]) -> None:
+        self.loading.declare(specs, [])  # nobody waits for a load at an agent
 
     def count(self, what: str) -> None:
         """One more of something an operator may want to know about."""

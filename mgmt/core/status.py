@@ -45,7 +45,15 @@ def unit_body(state: State, now: Now, unit: Unit) -> dict[str, Any]:
         "last_exit": exit_body(unit.last_exit),
         "next_start_s": max(0.0, (unit.retry_ns - now.mono_ns) / 1e9) if unit.retry_ns is not None else None,
         "log": f"{state.identity.log_dir}/{spec.name}.log",
-    }
+        "node": unit.node or None,
+    } | (_elsewhere(state, unit) if unit.node else {})
+
+
+def _elsewhere(state: State, unit: Unit) -> dict[str, Any]:
+    """What is not here of a unit on another node."""
+    posting = state.supervisor.postings[unit.spec.name]
+    log_dir = state.roster.nodes[unit.node].log_dir
+    return {"cpus": list(posting.cpus), "log": f"{log_dir}/{unit.spec.name}.log"}
 
 
 def service_body(state: State, now: Now) -> dict[str, Any]:

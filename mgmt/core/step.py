@@ -6,18 +6,20 @@ parked and is answered by a later event.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from mgmt.core import agency, cluster, operate, status
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from mgmt.core import operate, status
-from mgmt.core.event import LEGACY_PLANE, Asked, Now
+from mgmt.core.event import LEGACY_PLANE, SESSIONLESS, Asked, Now
+from mgmt.core.nodes import Assignment, Posting
+from mgmt.core.nodes.node import to_record as node_record
 from mgmt.core.sessions import Session
 from mgmt.core.state import State
 from mgmt.core.supervision import AT_REST, Change, from_record, ghost, to_record
 from mgmt.core.supervision import State as UnitState
-from mgmt.core.verbs import HANDLERS, Body, handles, refuse_while_stopping
+from mgmt.core.verbs import HANDLERS, Body, agree, handles, refuse_while_stopping
 from mgmt.protocol import defaults, frames
 from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
@@ -26,7 +28,7 @@ from mgmt.settings import ModelSettings
 __all__ = ["HANDLERS", "LEGACY_PLANE", "step"]
 
 # Each opens a session of its own: there is nothing to repeat, so they take no idempotency key.
-HELLOS = frozenset({"hello", "backend-hello"})
+HELLOS = frozenset({"hello", "backend-hello", "agent-hello"})
 
 
 def step(state: State, now: Now, event: ev.Event, out: list[fx.Effect] | None = None) -> list[fx.Effect]:
@@ -43,6 +45,8 @@ def step(state: State, now: Now, event: ev.Event, out: list[fx.Effect] | None = 
 def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
     """Hand what the lower slices noted up to the higher ones, until nothing is left to say."""
     supervisor, sessions = state.supervisor, state.sessions
+    if state.roster.changes:
+        cluster.settle(state, now, out)
     touched = bool(supervisor.dirty)
     while touched or supervisor.changes or sessions.ended or sessions.abandoned:
         # First, so that the slices above see what goes on at once as going on, never as at rest.
@@ -56,7 +60,9 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
         for change in changes:
             _on_change(state, now, change, out)
         state.operations.on_change(out)
-    _forget_undeclared(state)
+    _forget_undeclared(state, out)
+    if state.agent is not None:
+        state.agent.tell(now, state.stopping, out)
     _commit(state, out)
     if state.stopping and not supervisor.is_busy() and not state.quit_said:
         state.quit_said = True
@@ -67,25 +73,35 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
 
 def _commit(state: State, out: list[fx.Effect]) -> None:
     """What must survive comes first among the effects: nothing of this step is done before it is durable."""
-    supervisor, journal = state.supervisor, state.journal
-    if supervisor.dirty or journal.fresh:
+    supervisor, journal, roster, agent = state.supervisor, state.journal, state.roster, state.agent
+    reposted = supervisor.reposted if agent is None else agent.dirty
+    if supervisor.dirty or journal.fresh or reposted or roster.dirty:
         units = supervisor.units
         records = {
             name: to_record(units[name]) if name in units else None for name in sorted(supervisor.dirty)
         }
-        out.insert(0, fx.Commit(records, tuple(journal.fresh), journal.first()))
+        known: Mapping[str, Posting | Assignment] = (
+            supervisor.postings if agent is None else agent.assignments
+        )
+        assignments = {name: known[name].to_record() if name in known else None for name in sorted(reposted)}
+        nodes = {name: node_record(roster.nodes[name]) for name in sorted(roster.dirty)}
+        commit = fx.Commit(
+            records, tuple(journal.fresh), journal.first(), assignments=assignments, nodes=nodes
+        )
+        out.insert(0, commit)
+        reposted.clear()
+        roster.dirty.clear()
         supervisor.dirty.clear()
         journal.fresh.clear()
 
 
-def _forget_undeclared(state: State) -> None:
+def _forget_undeclared(state: State, out: list[fx.Effect]) -> None:
     """Units that a new configuration no longer has go as soon as nothing of them is left."""
     for name in list(state.undeclared):
         unit = state.supervisor.units[name]
         if unit.state in AT_REST and not unit.has_process:
             state.undeclared.discard(name)
-            del state.supervisor.units[name]
-            state.supervisor.dirty.add(name)
+            state.supervisor.forget(name, out)
 
 
 def _forget_abandoned(state: State, out: list[fx.Effect]) -> None:
@@ -96,6 +112,7 @@ def _forget_abandoned(state: State, out: list[fx.Effect]) -> None:
         state.conditions.forget(route)
         state.handshakes.forget(route)
         state.operations.forget(route)
+        cluster.forget(state, route)
         state.lease_waiters.pop(route, None)
 
 
@@ -131,6 +148,7 @@ def _journal_unit(state: State, now: Now, change: Change, out: list[fx.Effect]) 
         "incarnation": change.incarnation,
         "pid": unit.pid,
         "exit": status.exit_body(unit.last_exit),
+        "node": unit.node or None,
     }
     state.journal.record(now, "unit", body, out)
     level = "WARNING" if change.state in (UnitState.BACKOFF, UnitState.FATAL) else "INFO"
@@ -145,7 +163,8 @@ def _on_asked(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> Non
     try:
         if state.quit_said:
             refuse_while_stopping(state)
-        if asked.verb not in HELLOS and asked.route.plane != LEGACY_PLANE:
+        agency.refuse_what_is_the_daemons(state, asked)
+        if asked.verb not in HELLOS and asked.route.plane not in SESSIONLESS:
             state.sessions.find(now, asked.route.peer, asked.route.session)
         if asked.key and asked.verb not in HELLOS:
             if state.sessions.repeats(asked, out):
@@ -160,18 +179,9 @@ def _on_asked(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> Non
         state.sessions.answer(asked.route, frames.Outcome.OK, body, out)
 
 
-def _agree(versions: list[int]) -> None:
-    if frames.VERSION not in versions:
-        raise MgmtError(
-            "bad-version",
-            f"the peer speaks protocol versions {versions}, this daemon speaks {frames.VERSION}",
-            versions=[frames.VERSION],
-        )
-
-
 @handles("hello")
 def _hello(state: State, now: Now, asked: Asked, body: msg.Hello, out: list[fx.Effect]) -> Body:
-    _agree(body.versions)
+    agree(body.versions)
     replicas = []
     if body.model is not None:
         # Asked before the session opens: a refused hello changes nothing.
@@ -347,6 +357,10 @@ def _logs(state: State, now: Now, asked: Asked, body: msg.Logs, out: list[fx.Eff
     if unit is None or not unit.incarnation:
         raise MgmtError("not-loaded", f"{target!r} was never started, so it has no log", model=target)
     target = unit.spec.name
+    if unit.node:
+        question = {**body.model_dump(exclude_none=True), "unit": target}
+        cluster.ask_node(state, now, asked, unit, question, out, [])
+        return None
     state.sessions.park(now, asked, out)
     since = None if body.since_s is None else now.real_s - body.since_s
     out.append(fx.ReadLog(asked.route, target, body.lines, body.offset, body.inode, since))
@@ -357,7 +371,7 @@ def _logs(state: State, now: Now, asked: Asked, body: msg.Logs, out: list[fx.Eff
 def _backend_hello(
     state: State, now: Now, asked: Asked, body: msg.BackendHello, out: list[fx.Effect]
 ) -> Body:
-    _agree(body.versions)
+    agree(body.versions)
     unit = _prove(state, body.unit, body.incarnation, body.token)
     session = state.sessions.open(now, asked.route.peer, f"backend {body.unit}", out, unit.spec.name)
     return {
@@ -431,6 +445,10 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.sessions.on_key_timer(now, about, out)
     elif what == "starting":
         state.loading.on_starting_timer(about, out)
+    elif what == "node":
+        state.roster.on_timer(now, about, out)
+    elif what == "uplink":
+        agency.of(state).on_timer(now, out)
     elif what.startswith("probe."):
         state.supervisor.health.on_timer(now, what.removeprefix("probe."), about, out)
     else:
@@ -480,7 +498,7 @@ def _on_stop_requested(state: State, now: Now, event: ev.StopRequested, out: lis
     fast = event.fast or state.stopping
     _stop(state, now, event.reason, out)
     if fast:
-        for unit in state.supervisor.units.values():
+        for unit in [unit for unit in state.supervisor.units.values() if not unit.node]:
             # Outright, whoever still requires it: one that is killed while it counts as up would start again.
             state.supervisor.stop(now, unit, out, event.reason, wanted=True)
             state.supervisor.kill(unit, out, "fast stop")
@@ -492,8 +510,10 @@ def _stop(state: State, now: Now, reason: str, out: list[fx.Effect]) -> None:
         state.journal.record(now, "daemon", {"what": "stopping", "reason": reason}, out)
         out.append(fx.Note("INFO", f"stopping: {reason}", {}))
         state.loading.fail_all(MgmtError("stopping", "the daemon is stopping"), out)
-        # They stay wanted: the next daemon starts them again.
-        state.ordering.stop(now, list(state.supervisor.units.values()), out, reason, wanted=True)
+        # They stay wanted: the next daemon starts them again. Those of other nodes run on.
+        state.supervisor.closing = True
+        here = [unit for unit in state.supervisor.units.values() if not unit.node]
+        state.ordering.stop(now, here, out, reason, wanted=True)
 
 
 def _on_hand_over(state: State, now: Now, event: ev.HandOver, out: list[fx.Effect]) -> None:
@@ -510,10 +530,17 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
     """The first event of a daemon's life: what the former one left, then what is to be started anyway."""
     state.journal.restore(event.events)
     supervisor = state.supervisor
+    state.roster.restore(now, event.nodes, out)
+    if state.agent is not None:
+        state.agent.restore(now, event.assignments, out)
+    else:
+        supervisor.restore_postings(event.assignments)
     for name, record in event.units.items():
         declared = supervisor.units.get(name)
         unit = from_record(
-            declared.spec if declared is not None else ghost(name, record), record, event.same_boot
+            declared.spec if declared is not None else ghost(name, record),
+            record,
+            event.same_boot or name in supervisor.postings,
         )
         if declared is not None:
             state.loading.adopt(unit)
@@ -550,7 +577,7 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.Emptied: lambda state, now, event, out: state.supervisor.on_emptied(now, event, out),
     ev.HandshakeAnswered: _on_handshake_answered,
     ev.MaskChecked: _on_mask_checked,
-    ev.Sampled: lambda state, now, event, out: state.supervisor.on_sampled(event),
+    ev.Sampled: agency.on_sampled,
     ev.LogRead: _on_log_read,
     ev.StopRequested: _on_stop_requested,
     ev.Faulted: _on_faulted,
@@ -561,4 +588,11 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.ProbeAnswered: lambda state, now, event, out: state.supervisor.health.on_answer(now, event, out),
     ev.HookEnded: lambda state, now, event, out: state.supervisor.on_hook_ended(now, event, out),
     ev.ConfigRead: operate.on_config_read,
+    ev.NodeNoticed: cluster.on_node_noticed,
+    ev.NodePeerLost: cluster.on_node_peer_lost,
+    ev.LinkUp: agency.on_link_up,
+    ev.LinkDown: agency.on_link_down,
+    ev.Welcomed: agency.on_welcomed,
+    ev.Refused: agency.on_refused,
+    ev.DaemonNoticed: agency.on_daemon_noticed,
 }

@@ -8,6 +8,7 @@ from typing import Any, TypeVar, cast
 from mgmt.core import effect as fx
 from mgmt.core.event import Asked, Now
 from mgmt.core.state import State
+from mgmt.protocol import frames
 from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
 
@@ -29,6 +30,16 @@ def handles(verb: str) -> Callable[[Callable[[State, Now, Asked, M, list[fx.Effe
         return handler
 
     return enter
+
+
+def agree(versions: list[int]) -> None:
+    """MgmtError `bad-version` when a peer of these protocol versions cannot be understood."""
+    if frames.VERSION not in versions:
+        raise MgmtError(
+            "bad-version",
+            f"the peer speaks protocol versions {versions}, this daemon speaks {frames.VERSION}",
+            versions=[frames.VERSION],
+        )
 
 
 def refuse_while_stopping(state: State) -> None:

@@ -28,6 +28,22 @@ REQUEST_TIMEOUT_S = 30.0  # deadline of a request that names none
 IDEMPOTENCY_KEEP_S = 300.0  # how long the answer to an idempotency key is remembered
 LEGACY_LOAD_ANSWER_S = 8.0  # a legacy load still starting is answered `starting`: its callers wait 10 s
 
+# --- nodes (config: `timing`) ---
+NODE_HEARTBEAT_S = 1.0  # both ways between the daemon and each agent
+NODE_LOST_S = 3.0  # silence after which a node is lost and its workloads are treated by their policy
+MISSED_BEATS = (
+    2.5  # heartbeat periods of silence that make a node suspect: two were missed, none is just late
+)
+NODE_HELLO_S = 5.0  # for the answer to an agent's hello, slow links included; then it connects anew
+MAX_NODE_TAGS = 64  # tags or labels of one node
+NODE_RECONNECT_MIN_S = 0.1  # first pause before a broken link is tried again; doubles with each try
+# The doubling stops here: a link that heals is used within a second, jitter included, and a thousand agents that
+# try once a second cost less than their heartbeats.
+NODE_RECONNECT_MAX_S = 0.8
+NODE_CONNECT_TIMEOUT_S = 1.0  # for the first answer of the other machine's kernel
+NODE_REFUSED_MAX_S = 10.0  # longest pause of an agent that was refused; it starts like that of a broken link
+CLOCK_SAMPLES = 8  # heartbeats of which the one with the shortest way tells the clocks' difference
+
 # --- one backend (config: `model_backends.*`) ---
 READY_TIMEOUT_S = 60.0  # from spawn to ready, else the start failed
 GRACE_S = 10.0  # from the stop signal to SIGKILL of the whole tree

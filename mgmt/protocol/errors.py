@@ -66,6 +66,7 @@ TABLE: dict[str, Row] = {
     "not-schedulable": Row(
         Fault.CLIENT, False, Exit.FAILED, "a deadline could not be kept, so nothing was placed or changed"
     ),
+    "unknown-node": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no node of that name has ever joined"),
     "no-backend": Row(
         Fault.CLIENT, False, Exit.FAILED, "the model's type has no backend in the configuration"
     ),
@@ -79,6 +80,7 @@ TABLE: dict[str, Row] = {
     "stop-failed": Row(Fault.BACKEND, True, Exit.FAILED, "processes of the unit are left after the stop"),
     "backend-lost": Row(Fault.BACKEND, True, Exit.FAILED, "the backend died before it answered"),
     "backend-error": Row(Fault.BACKEND, False, Exit.FAILED, "the backend answered with an error"),
+    "node-lost": Row(Fault.SERVER, True, Exit.NOT_READY, "the node it concerns does not answer"),
     "busy": Row(Fault.SERVER, True, Exit.BUSY, "a queue is full; try again later"),
     "expired": Row(Fault.CLIENT, True, Exit.TIMED_OUT, "the deadline passed before the answer"),
     "cancelled": Row(Fault.SERVER, True, Exit.FAILED, "another command overtook this one"),

@@ -29,6 +29,7 @@ class Audience(StrEnum):
     CLIENT = "client"
     OPERATOR = "operator"
     BACKEND = "backend"
+    AGENT = "agent"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,10 @@ class Empty(Message):
 
 Mode = Literal["direct", "relay"]
 UnitState = Literal["STOPPED", "STARTING", "RUNNING", "BACKOFF", "STOPPING", "EXITED", "FATAL"]
+NodeState = Literal["ALIVE", "SUSPECT", "LOST"]
+Tag = Annotated[
+    str, Field(min_length=1, max_length=defaults.MAX_NAME_CHARS, pattern=r"^[A-Za-z0-9][A-Za-z0-9._+:-]*$")
+]
 
 
 class Lease(Message):
@@ -150,7 +155,8 @@ class UnitStatus(Message):
     protocols: list[str]
     last_exit: ExitRecord | None
     next_start_s: float | None = Field(description="seconds until the next attempt, in BACKOFF")
-    log: str = Field(description="path of the log file")
+    log: str = Field(description="path of the log file, on the machine it runs on")
+    node: str | None = Field(default=None, description="the node that runs it; None: this machine")
 
 
 class ServiceStatus(Message):
@@ -474,6 +480,19 @@ class UnitEvent(Message):
     incarnation: int
     pid: int | None
     exit: ExitRecord | None
+    node: str | None = Field(default=None, description="the node that runs it; None: this machine")
+
+
+@_event("node")
+class NodeEvent(Message):
+    """A node changed its state."""
+
+    seq: int
+    at: float
+    node: str
+    was: NodeState
+    state: NodeState
+    reason: str
 
 
 @_event("daemon")
@@ -573,3 +592,205 @@ class BackendHeartbeat(Message):
 @_notice("drain", Audience.BACKEND)
 class Drain(Message):
     """Daemon to backend: finish what you have, accept nothing new; SIGTERM follows."""
+
+
+# ---- nodes -----------------------------------------------------------------------------------------------
+
+
+class NodeStatus(Message):
+    """A node: this machine (`local`), or one whose agent joined."""
+
+    node: str
+    state: NodeState
+    reason: str = Field(description="why it is in this state")
+    cordoned: bool = Field(description="nothing new is put on it")
+    leaving: bool = Field(description="its agent is being stopped")
+    drained: bool = Field(description="cordoned, and no process of a unit is left on it")
+    tags: list[str]
+    labels: dict[str, str]
+    machine_id: str
+    version: str
+    pid: int | None = Field(description="of the agent, on its machine")
+    seen_s: float | None = Field(description="since it was last heard; None for this machine")
+    round_trip_ms: float | None
+    clock_offset_ms: float | None = Field(
+        description="its monotonic clock is behind this machine's by so much"
+    )
+    clock_error_ms: float | None = Field(description="the offset is right within this")
+    units: int = Field(description="units assigned to it")
+    processes: int = Field(description="units that have a process there")
+    facts: dict[str, Any] = Field(description="CPUs, NUMA nodes, GPUs, memory and mechanisms of the machine")
+
+
+class NodesReply(Message):
+    nodes: list[NodeStatus]
+
+
+@_request("nodes", NodesReply, Audience.CLIENT)
+class Nodes(Message):
+    """List the nodes, or show some of them."""
+
+    nodes: list[Name] = Field(default=[], max_length=1024, description="only these; empty: all")
+
+
+@_request("node-cordon", NodeStatus)
+class NodeCordon(Message):
+    """Put nothing new on a node, or allow it again; what runs there is left alone."""
+
+    node: Name
+    cordoned: bool = Field(default=True, description="false: allow it again")
+
+
+@_request("node-drain", NodeStatus)
+class NodeDrain(Message):
+    """Cordon a node and stop its units; those that another node may run go on there."""
+
+    node: Name
+    wait: bool = Field(default=True, description="answer when no process is left on it; else at once")
+
+
+@_request("node-wait", NodeStatus, Audience.CLIENT)
+class NodeWait(Message):
+    """Wait until a node is alive, lost or drained; the request's deadline bounds it."""
+
+    node: Name
+    condition: Literal["alive", "lost", "drained"] = "alive"
+
+
+@_request("node-tags", NodeStatus)
+class NodeTags(Message):
+    """Give a node tags or take some away, those of its agent included."""
+
+    node: Name
+    add: list[Tag] = Field(default=[], max_length=defaults.MAX_NODE_TAGS, description="tags it gets")
+    remove: list[Tag] = Field(default=[], max_length=defaults.MAX_NODE_TAGS, description="tags it loses")
+
+
+class AgentExit(ExitRecord):
+    """How a process of an agent ended, with the last lines of its log."""
+
+    tail: str
+
+
+class UnitReport(Message):
+    """What an agent says of one of its units; `epoch` is that of the last assignment it has carried out."""
+
+    unit: Name
+    epoch: int = Field(ge=0)
+    state: UnitState
+    reason: str
+    incarnation: int = Field(ge=0)
+    has_process: bool
+    leader_gone: bool
+    pid: int | None
+    age_s: float | None = Field(description="of the present process")
+    restarts: int
+    ready: bool
+    protocols: list[str]
+    exit: AgentExit | None
+    next_start_s: float | None
+    cpus: list[int]
+
+
+class NodeWelcome(Message):
+    """The answer to an agent's hello; pushes follow."""
+
+    version: int
+    session: int = Field(description="to be put into every frame of this session")
+    epoch: int = Field(description="number of this run of the daemon: pushes are numbered anew in each")
+    heartbeat_s: float
+    lost_s: float = Field(description="silence after which either side gives the other up")
+    token: str = Field(description="proves the connection that carries requests to models")
+    resumed: bool = Field(
+        description="pushes go on after the acknowledged one; else they are numbered from 1"
+    )
+
+
+@_request("agent-hello", NodeWelcome, Audience.AGENT)
+class AgentHello(Message):
+    """An agent joins, or comes back: who it is, what its machine has, and everything it runs."""
+
+    versions: list[int] = Field(min_length=1, max_length=16)
+    node: Tag = Field(description="name of the node")
+    agent: str = Field(
+        max_length=64, description="id of the agent's state folder, which has one agent at a time"
+    )
+    machine_id: str = Field(max_length=128)
+    incarnation: int = Field(ge=0, description="random number of this run of the agent")
+    started_at: float = Field(description="epoch seconds")
+    version: str = Field(max_length=64)
+    pid: int
+    tags: list[Tag] = Field(default=[], max_length=defaults.MAX_NODE_TAGS)
+    labels: dict[str, str] = Field(default={}, max_length=defaults.MAX_NODE_TAGS)
+    facts: dict[str, Any] = {}
+    epoch: int = Field(default=0, ge=0, description="run of the daemon whose pushes it knows; 0: none")
+    acked: int = Field(default=0, ge=0, description="number of the last push of that run it has carried out")
+    log_dir: str = Field(default="", max_length=4096)
+    units: list[UnitReport] = Field(default=[], max_length=100_000)
+
+
+@_notice("agent-heartbeat", Audience.AGENT)
+class AgentHeartbeat(Message):
+    """The agent is alive; `clock_ns` comes back with the daemon's own."""
+
+    clock_ns: int = Field(ge=0, description="the agent's monotonic clock")
+    acked: int = Field(ge=0)
+    round_trip_ns: int | None = Field(default=None, ge=0)
+    offset_ns: int | None = Field(default=None, description="daemon's monotonic clock less the agent's")
+
+
+@_notice("agent-report", Audience.AGENT)
+class AgentReport(Message):
+    """What changed on a node. `acked` is the last push up to which all are carried out and written down."""
+
+    acked: int = Field(ge=0)
+    units: list[UnitReport] = Field(default=[], max_length=100_000)
+    usage: dict[str, list[float | None]] = Field(
+        default={}, description="[CPU per cent, resident bytes] by unit", max_length=100_000
+    )
+    leaving: bool = Field(default=False, description="the agent is being stopped")
+
+
+@_notice("agent-answer", Audience.AGENT)
+class AgentAnswer(Message):
+    """The answer of an agent to `node-ask`."""
+
+    ask: int = Field(ge=0)
+    outcome: str
+    body: dict[str, Any]
+
+
+@_notice("node-heartbeat", Audience.AGENT)
+class NodeHeartbeat(Message):
+    """Daemon to agent: the agent's clock of its heartbeat, and the daemon's when it came."""
+
+    clock_ns: int = Field(ge=0)
+    daemon_ns: int = Field(ge=0, description="the daemon's monotonic clock")
+
+
+@_notice("node-push", Audience.AGENT)
+class NodePush(Message):
+    """Daemon to agent: one numbered word about what the node shall run.
+
+    assign: a unit's specification and whether it shall be up; keep: these units are the node's, no others;
+    drop: forget one; reset: forget the failures of one.
+    """
+
+    seq: int = Field(ge=1)
+    what: Literal["assign", "keep", "drop", "reset"]
+    body: dict[str, Any]
+
+
+@_notice("node-ask", Audience.AGENT)
+class NodeAsk(Message):
+    """Daemon to agent: a question somebody asked about a unit of it; one `agent-answer` follows."""
+
+    ask: int = Field(ge=0)
+    verb: Literal["logs", "explain"]
+    body: dict[str, Any]
+    timeout_ms: int = Field(ge=0)
+
+
+@_notice("node-gone", Audience.AGENT)
+class NodeGone(Message):
+    """Daemon to agent: the session is unknown or ended; say hello again."""

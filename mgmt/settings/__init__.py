@@ -15,6 +15,7 @@ from mgmt.protocol import defaults
 from mgmt.settings.units import (
     BackendSettings,
     HookSettings,
+    NodeTagSettings,
     PlacementSettings,
     ProbeSettings,
     RestartSettings,
@@ -49,6 +50,7 @@ __all__ = [
     "LimitSettings",
     "LoggingSettings",
     "ModelSettings",
+    "NodeTagSettings",
     "PlacementSettings",
     "ProbeSettings",
     "RestartSettings",
@@ -85,6 +87,9 @@ class EndpointSettings(Table):
     cli_management: Endpoint = Field("ipc:///tmp/symphony-cli", description="legacy JSON commands")
     control: Endpoint = Field("ipc://{runtime}/control", description="native protocol: commands and clients")
     relay: Endpoint = Field("ipc://{runtime}/relay", description="frames that are forwarded to backends")
+    nodes: Endpoint | None = Field(
+        None, description="where agents of other machines join; nowhere when absent"
+    )
     model_socket_dir: Annotated[Text, AfterValidator(socket_dir)] = Field(
         "/tmp", description="absolute folder of the backends' own sockets `symphony-model-XXXXXXXX`"
     )
@@ -99,9 +104,9 @@ class EndpointSettings(Table):
         return self
 
     def served(self) -> dict[str, str]:
-        """The four endpoints that the daemon binds, by key."""
-        keys = ("client_handshake", "cli_management", "control", "relay")
-        return {key: getattr(self, key) for key in keys}
+        """The endpoints that the daemon binds, by key."""
+        keys = ("client_handshake", "cli_management", "control", "relay", "nodes")
+        return {key: getattr(self, key) for key in keys if getattr(self, key) is not None}
 
 
 class LoggingSettings(Table):
@@ -143,6 +148,9 @@ class ModelSettings(Table):
         None, description="CPUs, GPUs, memory, instead of the backend's"
     )
     autostart: bool | None = Field(None, description="loaded with the daemon; the backend's word when absent")
+    node: Name | NodeTagSettings | None = Field(
+        None, description="the node that runs it, by name or by tags, instead of the backend's"
+    )
     options: Annotated[dict[str, str], AfterValidator(option_names)] = Field(
         default_factory=dict, description="values of `{option.NAME}` in the backend's command"
     )
@@ -195,8 +203,20 @@ class TimingSettings(Table):
         defaults.LEGACY_LOAD_ANSWER_S, description="a legacy load that takes longer is answered `starting`"
     )
 
+    node_heartbeat_s: Seconds = Field(
+        defaults.NODE_HEARTBEAT_S, description="between two heartbeats of a node, both ways"
+    )
+    node_lost_s: Seconds = Field(
+        defaults.NODE_LOST_S, description="silence after which a node is lost; at least three heartbeats"
+    )
+
     @model_validator(mode="after")
     def _beats(self) -> Self:
+        if self.node_lost_s < 3 * self.node_heartbeat_s:
+            raise ValueError(
+                f"node_lost_s ({self.node_lost_s:g}) is less than three heartbeats "
+                f"({self.node_heartbeat_s:g} s each); two late ones would lose a node"
+            )
         if self.session_timeout_s < 2 * self.heartbeat_s:
             raise ValueError(
                 f"session_timeout_s ({self.session_timeout_s:g}) is less than two heartbeats "

@@ -15,6 +15,7 @@ from mgmt.settings.values import (
     Cpus,
     Env,
     ExitCode,
+    Name,
     Needs,
     Pattern,
     Rlimits,
@@ -188,6 +189,14 @@ class ResourceSettings(Table):
     pids_max: Count | None = Field(None, description="processes and threads of the tree")
 
 
+class NodeTagSettings(Table):
+    """Nodes chosen by what they are."""
+
+    tags: Annotated[tuple[Name, ...], Field(min_length=1)] = Field(
+        description="tags that a node must have, all of them"
+    )
+
+
 class RunSettings(Table):
     """What every supervised process has."""
 
@@ -261,6 +270,14 @@ class RunSettings(Table):
     )
     after: Needs = Field(default_factory=dict, description="only the order, when the other is started anyway")
     autostart: bool = Field(False, description="started with the daemon")
+    node: Name | NodeTagSettings | None = Field(
+        None,
+        description="the node that runs it, by name or by tags; this machine (`local`) when absent",
+    )
+    on_node_lost: Literal["keep", "stop", "replace"] = Field(
+        "keep",
+        description="when its node is lost: leave it as it is, stop it there and here, or run it on another node",
+    )
 
     @model_validator(mode="after")
     def _one_way_to_name_cpus(self) -> Self:

@@ -14,7 +14,7 @@ from mgmt.store import Batch, SqliteStore
 
 # Nothing of these has to outlive the daemon: they never wait. A group must not: who reads that a replica is gone
 # (a reading answer overtakes) must not find the relay still sending requests there.
-_AT_ONCE = (fx.SetTimer, fx.CancelTimer, fx.RelayGroup)
+_AT_ONCE = (fx.SetTimer, fx.CancelTimer, fx.RelayGroup, fx.Beat)
 _TO_CALLERS = (fx.Answer, fx.Tell)
 
 
@@ -70,14 +70,25 @@ class Commits:
 
     def _write(self) -> None:
         units: dict[str, Any] = {}
+        assignments: dict[str, Any] = {}
+        nodes: dict[str, Any] = {}
         events: list[Any] = []
         for commit in self._gathered:
             units |= commit.units
+            assignments |= commit.assignments
+            nodes |= commit.nodes
             events += commit.events
         keep_events_from = self._gathered[-1].keep_events_from
         self._gathered.clear()
         synced = any(_is_told(effect) for effect in self._held[-1])
-        batch = Batch(units=units, events=tuple(events), keep_events_from=keep_events_from, synced=synced)
+        batch = Batch(
+            units=units,
+            events=tuple(events),
+            keep_events_from=keep_events_from,
+            synced=synced,
+            assignments=assignments,
+            nodes=nodes,
+        )
         self._store.commit(batch, self._on_written)
 
     def _on_written(self, failure: str) -> None:

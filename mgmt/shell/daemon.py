@@ -22,11 +22,12 @@ from mgmt import __version__, config
 from mgmt.config import Loaded
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from mgmt.core.event import Now
+from mgmt.core.event import NODES_PLANE, UPLINK_PLANE, Now
 from mgmt.core.state import Identity, State
 from mgmt.core.step import LEGACY_PLANE, step
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import Settings
+from mgmt.shell import agent as agents
 from mgmt.shell import sight
 from mgmt.shell.commands import Commands
 from mgmt.shell.commits import Commits
@@ -34,7 +35,9 @@ from mgmt.shell.identity import boot_id
 from mgmt.shell.legacy import LegacyPlane
 from mgmt.shell.logs import read_log
 from mgmt.shell.native import NativePlane
+from mgmt.shell.nodes import NodesPlane
 from mgmt.shell.notify import Notifier, watchdog_interval_s
+from mgmt.shell.outpost import Outpost
 from mgmt.shell.ownership import claim, own
 from mgmt.shell.prober import Prober
 from mgmt.shell.probes import Probes
@@ -46,6 +49,7 @@ from mgmt.shell.strays import HOOK_VARIABLE, end_hooks
 from mgmt.shell.timers import Timers
 from mgmt.shell.topology import NvmlGpus, read_topology
 from mgmt.shell.units import Units
+from mgmt.shell.uplink import Uplink
 from mgmt.store import FILE_NAME, Batch, Lock, SqliteStore
 
 log = logging.getLogger("symphony-mgmt")  # the ancestor's name: its users filter on it
@@ -59,7 +63,14 @@ FLUSH_S = 0.5  # how long the last answers may take at the end
 class Daemon:
     """Everything the shell owns; `run` returns when the core said Quit and the last answers are out."""
 
-    def __init__(self, loaded: Loaded, backend_path: Path | None, runtime: Path, state_dir: Path) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        backend_path: Path | None,
+        runtime: Path,
+        state_dir: Path,
+        agent: agents.AgentOptions | None = None,
+    ) -> None:
         """Takes the lock and binds the endpoints; MgmtError when somebody else has them."""
         settings = loaded.settings
         log_dir = state_dir / "logs"
@@ -99,6 +110,30 @@ class Daemon:
             settings.limits.max_relay_frame_bytes,
             settings.limits.max_relay_queue,
         )
+        self._nodes: NodesPlane | None = None
+        if settings.endpoints.nodes is not None:
+            self._nodes = NodesPlane(
+                self._loop,
+                self._context,
+                settings.endpoints.nodes,
+                settings.limits.max_relay_frame_bytes,
+                self.relay,
+                serial,
+                self.emit,
+            )
+        self._uplink: Uplink | None = None
+        self._outpost: Outpost | None = None
+        if agent is not None:
+            self._outpost = Outpost(self._loop, self._context, lambda message: self._up().carry(message))
+            self._uplink = Uplink(
+                self._loop,
+                self._context,
+                agent.join,
+                settings.limits.max_relay_frame_bytes,
+                serial,
+                self.emit,
+                self._outpost.on_carried,
+            )
         self._prober = Prober(self._loop, self._context, self.emit)
         self._timers = Timers(self._loop, lambda key: self.emit(ev.TimerFired(key)))
         self._spawner = Spawner(backend_path, runtime / "units", log_dir, self._environ, self._cgroups)
@@ -117,7 +152,10 @@ class Daemon:
         self._unsampled: set[str] = set()  # started a moment ago
         self._workers = ThreadPoolExecutor(WORKERS, "worker")
         self._stop_signals = 0
+        self._status = 0
         secret = restored.meta.get("secret") or secrets.token_bytes(32)
+        agent_id = restored.meta.get("agent") or secrets.token_hex(16)
+        topology = read_topology(gpus=NvmlGpus())
         self._state = State(
             settings,
             Identity(
@@ -128,12 +166,20 @@ class Daemon:
                 config=str(loaded.path) if loaded.path is not None else loaded.source,
                 log_dir=str(log_dir),
                 started=_now(),
-                topology=read_topology(gpus=NvmlGpus()),
+                topology=topology,
             ),
+            agents.facts_of(agent, agent_id, topology) if agent is not None else None,
         )
         boot = boot_id()
-        self._restored = ev.Restored(restored.units, restored.events, restored.meta.get("boot") == boot)
-        self._store.commit(Batch(meta={"secret": secret, "boot": boot}), lambda failure: None)
+        self._restored = ev.Restored(
+            restored.units,
+            restored.events,
+            restored.meta.get("boot") == boot,
+            assignments=restored.assignments,
+            nodes=restored.nodes,
+        )
+        meta = {"secret": secret, "boot": boot, "agent": agent_id}
+        self._store.commit(Batch(meta=meta), lambda failure: None)
         self._perform: dict[type[Any], Callable[[Any], None]] = {
             fx.Answer: self._answer,
             fx.Tell: self.native.tell,
@@ -155,17 +201,24 @@ class Daemon:
             ),
             fx.Inspect: self._inspect,
             fx.RemoveEndpoint: self._remove_endpoint,
-            fx.RelayGroup: self.relay.set_group,
+            fx.RelayGroup: self._set_group,
             fx.RelayLease: self.relay.set_lease,
             fx.ReadLog: self._read_log,
             fx.Note: _note,
             fx.Quit: self._quit,
+            fx.Beat: self._beat_node,
+            fx.ToNode: lambda effect: self._below().tell(effect),
+            fx.AdmitNode: lambda effect: self._nodes.admit(effect) if self._nodes is not None else None,
+            fx.SayHello: lambda effect: self._up().say_hello(effect),
+            fx.ToDaemon: lambda effect: self._up().tell(effect),
+            fx.OpenRelay: lambda effect: self._up().open_relay(effect),
+            fx.Relink: lambda effect: self._up().relink(effect),
         }
 
     # ---- the loop ----
 
-    def run(self) -> None:
-        """Serve until stopped."""
+    def run(self) -> int:
+        """Serve until stopped; the exit status."""
         loop = self._loop
         for number in (signals.SIGTERM, signals.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
@@ -187,6 +240,7 @@ class Daemon:
             loop.run_forever()
         finally:
             self._close()
+        return self._status
 
     def _end_former_hooks(self) -> None:
         """Of units whose life a hook may have held up when the former daemon was killed."""
@@ -219,12 +273,18 @@ class Daemon:
     def _close(self) -> None:
         self._notifier.stopping()
         deadline = time.monotonic() + FLUSH_S
-        routers = (self.native.router, self.legacy.handshake, self.legacy.commands)
+        routers = [self.native.router, self.legacy.handshake, self.legacy.commands]
+        if self._nodes is not None:
+            routers.append(self._nodes.router)
         while not all(router.flush() for router in routers) and time.monotonic() < deadline:
             self._loop.run_until_complete(asyncio.sleep(0.01))
         self._timers.close()
         self._prober.close()
         self.relay.close()
+        if self._outpost is not None:
+            self._outpost.close()
+        if self._uplink is not None:
+            self._uplink.close(linger_ms=int(FLUSH_S * 1000))
         for router in routers:
             router.close(linger_ms=int(FLUSH_S * 1000))
         self._probes.close()
@@ -242,11 +302,36 @@ class Daemon:
     # ---- effects ----
 
     def _quit(self, effect: fx.Quit) -> None:
+        self._status = effect.status
         # Not now: what follows the effect in its step is still to be carried out.
         self._loop.call_soon(self._loop.stop)
 
     def _answer(self, effect: fx.Answer) -> None:
-        (self.legacy if effect.route.plane == LEGACY_PLANE else self.native).answer(effect)
+        plane = effect.route.plane
+        if plane == LEGACY_PLANE:
+            self.legacy.answer(effect)
+        elif plane == NODES_PLANE:
+            self._below().answer(effect)
+        elif plane == UPLINK_PLANE:
+            self._up().answer(effect)
+        else:
+            self.native.answer(effect)
+
+    def _below(self) -> NodesPlane:
+        assert self._nodes is not None, "only who serves agents has any"
+        return self._nodes
+
+    def _up(self) -> Uplink:
+        assert self._uplink is not None, "only an agent has a daemon above it"
+        return self._uplink
+
+    def _beat_node(self, effect: fx.Beat) -> None:
+        (self._up() if effect.peer is None else self._below()).beat(effect)
+
+    def _set_group(self, effect: fx.RelayGroup) -> None:
+        self.relay.set_group(effect)
+        if self._outpost is not None:
+            self._outpost.set_group(effect)
 
     def _remove_endpoint(self, effect: fx.RemoveEndpoint) -> None:
         self._prober.stop(effect.endpoint)
@@ -397,7 +482,7 @@ class Daemon:
     def _take_sample(self, only: Collection[str] | None = None) -> None:
         units = self._state.supervisor.units
         chosen = units.items() if only is None else ((name, units[name]) for name in only if name in units)
-        pids = {name: unit.pid for name, unit in chosen if unit.pid is not None}
+        pids = {name: unit.pid for name, unit in chosen if unit.pid is not None and not unit.node}
         if pids:
             self.emit(ev.Sampled(self._sampler.sample(pids)))
 

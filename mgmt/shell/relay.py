@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from asyncio import AbstractEventLoop
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,13 @@ _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _NOBLOCK = int(zmq.NOBLOCK)
 _LEASE = slice(6, 14)
 _REQUEST_HEAD = bytes((VERSION, DataKind.REQUEST))
+FAR = "node://"  # endpoints of units on other nodes: node://NODE/UNIT
+
+Carry = Callable[[str, str, list[Any]], bool]  # node, unit, tag and payload
+
+
+def _nowhere(node: str, unit: str, message: list[Any]) -> bool:
+    return False
 
 
 # Payloads stay zmq.Frames from the one socket to the other: not copied, and cheaper than bytes even when small.
@@ -44,22 +52,91 @@ def _receive_answer(socket: zmq.Socket[bytes]) -> list[Any]:
     return message
 
 
-@dataclass(slots=True)
-class _Replica:
-    """A connection to one backend; `outstanding` maps lease-and-id to the identity that waits."""
+class Outstanding:
+    """Requests that a replica has not answered: lease-and-id -> the identity that waits."""
 
-    unit: str
-    endpoint: str
-    socket: zmq.Socket[bytes]
-    pump: Pump
-    outstanding: dict[bytes, bytes] = field(default_factory=dict)
+    __slots__ = ("outstanding",)
+
+    def __init__(self) -> None:
+        self.outstanding: dict[bytes, bytes] = {}
+
+    def settles(self, tag: bytes) -> bytes | None:
+        """Who waits for this answer, and no longer does; None when nobody does."""
+        if len(tag) != TAG_BYTES or tag[1] < DataKind.RESULT:
+            return None
+        return self.outstanding.pop(tag[LEASE_AND_ID], None)
+
+    def open_tags(self) -> list[bytes]:
+        """The tags of the requests that will not be answered any more."""
+        return [bytes((VERSION, DataKind.REQUEST, 0, 0, 0, 0)) + key for key in self.outstanding]
+
+
+class Replica(Outstanding):
+    """A connection to one backend of this machine."""
+
+    __slots__ = ("endpoint", "pump", "socket", "unit")
+
+    def __init__(self, unit: str, endpoint: str, socket: zmq.Socket[bytes]) -> None:
+        super().__init__()
+        self.unit, self.endpoint, self.socket = unit, endpoint, socket
+        self.pump: Pump
+
+    def offer(self, message: list[Any]) -> bool:
+        """Send tag and payload; False when the backend does not read."""
+        self.pump.poke()  # a send that is refused swallows signals, too
+        socket, last = self.socket, len(message) - 1
+        try:
+            for i in range(last + 1):
+                send(socket, message[i], _NOBLOCK if i == last else _MORE)
+        except zmq.Again:
+            return False
+        return True
+
+    def close(self) -> None:
+        self.pump.close()
+        self.socket.close(0)
+
+
+class FarReplica(Outstanding):
+    """A backend of another machine, reached through its agent."""
+
+    __slots__ = ("_carry", "endpoint", "node", "unit")
+
+    def __init__(self, unit: str, endpoint: str, carry: Carry) -> None:
+        super().__init__()
+        self.unit, self.endpoint, self._carry = unit, endpoint, carry
+        self.node = endpoint.removeprefix(FAR).partition("/")[0]
+
+    def offer(self, message: list[Any]) -> bool:
+        return self._carry(self.node, self.unit, message)
+
+    def close(self) -> None:
+        """Its agent's connection serves others."""
+
+
+def connect(
+    loop: AbstractEventLoop,
+    context: zmq.Context[Any],
+    unit: str,
+    endpoint: str,
+    on_answer: Callable[[Replica, list[Any]], None],
+) -> Replica:
+    socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, HWM)
+    socket.setsockopt(zmq.RCVHWM, HWM)
+    socket.setsockopt(zmq.RECONNECT_IVL, 10)
+    socket.connect(endpoint)
+    replica = Replica(unit, endpoint, socket)
+    replica.pump = Pump(loop, socket, lambda message: on_answer(replica, message), _receive_answer)
+    return replica
 
 
 @dataclass(slots=True)
 class _Group:
     """The replicas of a model that are ready; leases point at it, so it may be empty for a while."""
 
-    replicas: dict[str, _Replica] = field(default_factory=dict)
+    replicas: dict[str, Replica | FarReplica] = field(default_factory=dict)
 
 
 class Relay:
@@ -79,6 +156,8 @@ class Relay:
         self._max_queue = max_queue
         self._groups: dict[str, _Group] = {}
         self._leases: dict[bytes, _Group] = {}
+        self._far: dict[tuple[str, str], FarReplica] = {}  # by node and unit
+        self.carry: Carry = _nowhere  # the way to agents, when there are any
         self.strays = (
             0  # answers nobody waits for: of a client that left, or of a backend that repeats itself
         )
@@ -150,49 +229,52 @@ class Relay:
             text = f"a frame is larger than {self._max_frame_bytes} bytes (limits.max_relay_frame_bytes)"
             self._answer(peer, tag, DataKind.ERROR, MgmtError("too-large", text))
             return
-        replica.pump.poke()  # a send that is refused swallows signals, too
-        socket = replica.socket
-        last = len(message) - 1
-        try:
-            for i in range(1, last + 1):
-                send(socket, message[i], _NOBLOCK if i == last else _MORE)
-        except zmq.Again:
+        if not replica.offer(message[1:]):
             self._answer(
                 peer, tag, DataKind.BUSY, MgmtError("busy", f"{replica.unit} does not read; try later")
             )
             return
         outstanding[key] = peer
 
-    def _on_answer(self, replica: _Replica, message: list[Any]) -> None:
-        tag: bytes = message[0]
-        peer = replica.outstanding.get(tag[LEASE_AND_ID])
-        if peer is None or len(tag) != TAG_BYTES or tag[1] < DataKind.RESULT:
+    def _on_answer(self, replica: Replica | FarReplica, message: list[Any]) -> None:
+        peer = replica.settles(message[0])
+        if peer is None:
             self.strays += 1
-            return
-        del replica.outstanding[tag[LEASE_AND_ID]]
-        self.router.send(peer, message)
+        else:
+            self.router.send(peer, message)
 
-    def _drop(self, replica: _Replica) -> None:
-        replica.pump.close()
-        replica.socket.close(0)
-        lost = MgmtError("backend-lost", f"{replica.unit} died before it answered", unit=replica.unit)
-        for key, peer in replica.outstanding.items():
-            tag = bytes((VERSION, DataKind.REQUEST, 0, 0, 0, 0)) + key
-            self._answer(peer, tag, DataKind.ERROR, lost)
-
-    def _connect(self, unit: str, endpoint: str) -> _Replica:
-        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.SNDHWM, HWM)
-        socket.setsockopt(zmq.RCVHWM, HWM)
-        socket.setsockopt(zmq.RECONNECT_IVL, 10)
-        socket.connect(endpoint)
-        replica: _Replica
-
-        def on_message(message: list[Any]) -> None:
+    def on_carried(self, node: str, unit: str, message: list[Any]) -> None:
+        """An answer (tag, payload...) that a node's agent brings."""
+        replica = self._far.get((node, unit))
+        if replica is None:
+            self.strays += 1
+        else:
             self._on_answer(replica, message)
 
-        replica = _Replica(unit, endpoint, socket, Pump(self._loop, socket, on_message, _receive_answer))
+    def lose_node(self, node: str) -> None:
+        """The connection to the node's agent is gone, and with it the answers that were to come over it."""
+        for (of, _), replica in list(self._far.items()):
+            if of == node:
+                self._give_up(replica)
+
+    def _drop(self, replica: Replica | FarReplica) -> None:
+        replica.close()
+        if isinstance(replica, FarReplica):
+            self._far.pop((replica.node, replica.unit), None)
+        self._give_up(replica)
+
+    def _give_up(self, replica: Replica | FarReplica) -> None:
+        lost = MgmtError("backend-lost", f"{replica.unit} died before it answered", unit=replica.unit)
+        peers, tags = list(replica.outstanding.values()), replica.open_tags()
+        replica.outstanding.clear()
+        for peer, tag in zip(peers, tags, strict=True):
+            self._answer(peer, tag, DataKind.ERROR, lost)
+
+    def _connect(self, unit: str, endpoint: str) -> Replica | FarReplica:
+        if not endpoint.startswith(FAR):
+            return connect(self._loop, self._context, unit, endpoint, self._on_answer)
+        replica = FarReplica(unit, endpoint, self.carry)
+        self._far[replica.node, unit] = replica
         return replica
 
     def _refuse_tag(self, peer: bytes, tag: bytes) -> None:
@@ -214,5 +296,5 @@ class Relay:
         """The client left: what its requests bring back will be strays."""
 
 
-def _load(replica: _Replica) -> int:
+def _load(replica: Replica | FarReplica) -> int:
     return len(replica.outstanding)

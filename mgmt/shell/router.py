@@ -162,7 +162,10 @@ class Router:
         on_message: Callable[[list[Any]], None],
         on_lost: Callable[[bytes, str], None],
         receive: Callable[[zmq.Socket[bytes]], list[Any]] = receive_routed,
+        *,
+        prepare: Callable[[zmq.Socket[bytes]], None] | None = None,
     ) -> None:
+        """`prepare` sets further options of the socket before it is bound."""
         self.endpoint = endpoint
         self._loop = loop
         self._on_lost = on_lost
@@ -180,6 +183,8 @@ class Router:
             (zmq.LINGER, 0),
         ):
             self.socket.setsockopt(option, value)
+        if prepare is not None:
+            prepare(self.socket)
         self._bind(endpoint)
         self._pump = Pump(loop, self.socket, on_message, receive)
 

@@ -1,9 +1,9 @@
 """SQLite as the store: one writer thread, group commit, and a check that refuses instead of resetting.
 
-Tables: `meta` (name, value), `units`, `workloads`, `assignments` and `nodes` (name, record), `events` (seq,
-record); values and records are msgpack behind a CRC-32, because SQLite notices damage of its structure, but not of what is in it. The
-writer takes every batch that waits, commits them in one transaction, with a full sync when one of them asks for
-it, and then tells each caller: what was acknowledged is on the disk.
+Tables: `meta` (name, value), `units`, `workloads`, `assignments`, `nodes` (name, record), `events` (seq, record);
+values and records are msgpack behind a CRC-32, because SQLite notices damage of its structure, but not of what is
+in it. The writer takes every batch that waits, commits them in one transaction, with a full sync when one of them
+asks for it, and then tells each caller: what was acknowledged is on the disk.
 """
 
 from __future__ import annotations

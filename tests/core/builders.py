@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
-from mgmt.core.event import LEGACY_PLANE, Asked, Now, Route
+from mgmt.core.event import LEGACY_PLANE, NODES_PLANE, Asked, Now, Route
+from mgmt.core.nodes import AgentFacts
 from mgmt.core.placement import Cpu, Gpu, Topology
 from mgmt.core.state import Identity, State
 from mgmt.protocol import frames, messages
@@ -107,7 +108,13 @@ def a_config(
     return Settings.model_validate(document, context={"runtime": "/r", "state": "/s"})
 
 
-def a_state(settings: Settings, topology: Topology, epoch: int = EPOCH, now_ns: int = START_NS) -> State:
+def a_state(
+    settings: Settings,
+    topology: Topology,
+    epoch: int = EPOCH,
+    now_ns: int = START_NS,
+    agent: AgentFacts | None = None,
+) -> State:
     """A daemon that was just started, before its first event."""
     identity = Identity(
         version="1.2.3",
@@ -119,7 +126,7 @@ def a_state(settings: Settings, topology: Topology, epoch: int = EPOCH, now_ns: 
         started=Now(now_ns, START_S + (now_ns - START_NS) / S),
         topology=topology,
     )
-    return State(settings, identity)
+    return State(settings, identity, agent)
 
 
 def a_request(
@@ -138,6 +145,35 @@ def a_request(
     head = Request(id, session, verb, frames.unpack(frames.pack(body)), 0, key)
     route = Route(serial, LEGACY_PLANE if legacy else "native", peer, id, session)
     return Asked(route, verb, messages.validate(head), deadline_ns, key)
+
+
+def an_agent(
+    name: str = "n1", *, tags: tuple[str, ...] = (), agent: str = "", incarnation: int = 1
+) -> AgentFacts:
+    """An agent of this name on a machine of its own."""
+    id, machine = agent or f"agent-of-{name}", f"machine-of-{name}"
+    return AgentFacts(name, "tcp://daemon:1", id, machine, incarnation, tags, {}, {"cpus": 2})
+
+
+def a_hello(node: str = "n1", *, peer: bytes = b"", legacy: bool = False, **body: Any) -> Asked:
+    """The hello of an agent, as it comes to `endpoints.nodes`."""
+    whole = {
+        "versions": [1],
+        "node": node,
+        "agent": f"agent-of-{node}",
+        "machine_id": f"machine-of-{node}",
+        "incarnation": 1,
+        "started_at": START_S,
+        "version": "1.2.3",
+        "pid": 77,
+        "log_dir": "/n/logs",
+        **body,
+    }
+    serial = next(_serials)
+    head = Request(serial, 0, "agent-hello", frames.unpack(frames.pack(whole)), 0, "")
+    return Asked(
+        Route(serial, NODES_PLANE, peer or node.encode(), serial), "agent-hello", messages.validate(head)
+    )
 
 
 def a_legacy_route(peer: bytes = b"old") -> Route:

@@ -18,6 +18,7 @@ from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import Asked, Now, Route
 from mgmt.core.invariants import check
+from mgmt.core.nodes import AgentFacts
 from mgmt.core.placement import Topology
 from mgmt.core.step import step
 from mgmt.core.supervision import Unit, from_record, to_record
@@ -48,6 +49,8 @@ Deed = (
     | fx.ReadConfig
     | fx.Tell
 )
+# What goes over the link between a daemon and an agent, or is about it.
+Word = fx.ToNode | fx.ToDaemon | fx.Beat | fx.SayHello | fx.AdmitNode | fx.OpenRelay | fx.Relink
 D = TypeVar("D", bound=Deed)
 
 Key = tuple[str, int]  # unit, incarnation
@@ -159,8 +162,11 @@ class Client:
 class World:
     """One daemon's core and everything outside it."""
 
-    def __init__(self, settings: Settings, topology: Topology) -> None:
+    def __init__(self, settings: Settings, topology: Topology, agent: AgentFacts | None = None) -> None:
         self.settings = settings  # what a daemon finds in its file
+        self.agent = agent  # who it is when it serves another daemon
+        self.assignments: dict[str, dict[str, Any]] = {}  # in the store, like `nodes`
+        self.nodes: dict[str, dict[str, Any]] = {}
         self.topology = topology
         self.now_ns = START_NS
         self.deaths = 0
@@ -174,7 +180,7 @@ class World:
         self.removed: list[str] = []
         self.notes: list[fx.Note] = []
         self.tickets: dict[Route, Ticket] = {}
-        self.state = a_state(settings, topology)
+        self.state = a_state(settings, topology, agent=agent)
         self._begin()
         self._pids = 100
         self._clients = 0
@@ -184,6 +190,7 @@ class World:
         """Nothing of what a daemon has beside its state."""
         self.timers: dict[tuple[Any, ...], int] = {}
         self.deeds: list[Deed] = []
+        self.wire: list[Word] = []  # to agents, or to the daemon above
         self.adoptions: dict[Key, None] = {}  # asked for, not told
         self.telling: Key | None = None  # what is being told of it
         self.hooks: dict[Asking, Hook] = {}
@@ -229,9 +236,11 @@ class World:
         self.tickets = {route: ticket for route, ticket in self.tickets.items() if not ticket.waits}
         self._begin()
         # Another number of sockets, as after another epoch.
-        self.state = a_state(self.settings, self.topology, EPOCH + 1000 * self.deaths, self.now_ns)
-        units, events = frames.unpack(frames.pack(self.store)), frames.unpack(frames.pack(self.history))
-        self.feed(ev.Restored(units, events, same_boot))
+        epoch = EPOCH + 1000 * self.deaths
+        self.state = a_state(self.settings, self.topology, epoch, self.now_ns, agent=self.agent)
+        tables = (self.store, self.history, self.assignments, self.nodes)
+        units, events, assignments, nodes = (frames.unpack(frames.pack(table)) for table in tables)
+        self.feed(ev.Restored(units, events, same_boot, assignments, nodes))
         for name, record in units.items():
             unit = self.state.supervisor.units.get(name)
             if unit is None:
@@ -242,7 +251,7 @@ class World:
             needed = any(name in needs.requires or name in needs.wants for needs in others)
             assert unit.wanted >= record["wanted"] or name in self.state.undeclared, f"{name} is given up"
             assert unit.wanted <= record["wanted"] or needed, f"{name} is started again"
-            if record["has_process"] and same_boot:
+            if record["has_process"] and same_boot and not unit.node:
                 now = to_record(unit)
                 kept = ("incarnation", "pid", "restarts", "failures_ns", "last_exit", "place", "endpoint")
                 lost = [key for key in kept if now[key] != record[key]]
@@ -552,6 +561,11 @@ class World:
                 self.drained.append(effect)
             case fx.Inspect():
                 self.inspected.append(effect)
+            case fx.ToNode() | fx.ToDaemon() | fx.Beat() | fx.SayHello():
+                frames.pack(effect.body)
+                self.wire.append(effect)
+            case fx.AdmitNode() | fx.OpenRelay() | fx.Relink():
+                self.wire.append(effect)
             case fx.Quit():
                 self._quits += 1
                 if not self.state.handed_over:
@@ -597,6 +611,12 @@ class World:
                 packed = frames.unpack(frames.pack(record))
                 assert packed == record, f"{name}: the store changes its record"
                 self.store[name] = packed
+        for table, changed in ((self.assignments, commit.assignments), (self.nodes, commit.nodes)):
+            for name, record in changed.items():
+                if record is None:
+                    table.pop(name, None)
+                else:
+                    table[name] = frames.unpack(frames.pack(record))
         self.history += [frames.unpack(frames.pack(event)) for event in commit.events]
         self.history = [event for event in self.history if event["seq"] >= commit.keep_events_from]
 
@@ -650,6 +670,8 @@ class World:
 
     def _check_unit(self, unit: Unit) -> None:
         """Whatever a unit waits for is on its way."""
+        if unit.node:
+            return  # its agent waits for it
         name, state, timers = unit.spec.name, unit.state, self.timers
         key = (name, unit.incarnation)
         process, sought = self.processes.get(key), key in self.adoptions

@@ -62,6 +62,7 @@ def test_a_unit_tells_how_it_is() -> None:
         "last_exit": None,
         "next_start_s": None,
         "log": "/s/logs/echo.log",
+        "node": None,
     }
     world.exit("echo", code=4)
     (unit,) = client.ask("status").ok["units"]

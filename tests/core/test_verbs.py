@@ -13,17 +13,18 @@ from mgmt.core.supervision import TRANSITIONS
 from mgmt.core.supervision.unit import IllegalTransition, State, Unit, UnitSpec
 from mgmt.protocol import messages
 from mgmt.protocol.errors import MgmtError
-from tests.core.builders import a_model, a_restart
+from tests.core.builders import a_hello, a_model, a_restart
 from tests.core.recorder import Client, World, a_daemon
 
 LOG = {"unit": "up", "path": "/s/logs/up.log", "data": b"line\n", "offset": 5, "inode": 9}
 
 
 def a_busy_daemon() -> tuple[World, Client]:
-    """`up` is RUNNING, `idle` was never loaded, `bare` has no backend."""
+    """`up` is RUNNING, `idle` was never loaded, `bare` has no backend; `n1` is a node."""
     world = a_daemon([a_model("up"), a_model("idle"), a_model("bare", no_backend=True)])
     client = world.client()
     client.ask("load-model", model="up")
+    assert world.ask(a_hello("n1")).ok
     world.settle()
     return world, client
 
@@ -55,6 +56,12 @@ GOOD: dict[str, dict[str, Any]] = {
     "apply": {},
     "explain": {"target": "up"},
     "dump": {},
+    "nodes": {},
+    "node-cordon": {"node": "n1"},
+    "node-drain": {"node": "n1"},
+    "node-wait": {"node": "n1"},
+    "node-tags": {"node": "n1", "add": ["gpu"]},
+    "agent-hello": {},
 }
 
 # (verb, body, code)
@@ -84,6 +91,14 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("restart", {"targets": ["nobody"]}, "unknown-model"),
     ("reset-failed", {"targets": ["nobody"]}, "unknown-model"),
     ("explain", {"target": "nobody"}, "unknown-model"),
+    ("nodes", {"nodes": ["nowhere"]}, "unknown-node"),
+    ("node-cordon", {"node": "nowhere"}, "unknown-node"),
+    ("node-cordon", {"node": "local"}, "not-available"),
+    ("node-drain", {"node": "nowhere"}, "unknown-node"),
+    ("node-wait", {"node": "nowhere", "condition": "lost"}, "unknown-node"),
+    ("node-tags", {"node": "nowhere"}, "unknown-node"),
+    ("node-tags", {"node": "n1", "add": ["a"], "remove": ["a"]}, "bad-body"),
+    ("agent-hello", a_hello("n2").body.model_dump(), "denied"),
 ]
 
 
@@ -102,7 +117,7 @@ def test_a_good_request_gets_its_reply(verb: str) -> None:
         body["lease"] = client.ask("lease", model="up").ok["lease"]
     if verb.startswith("backend-"):
         body |= world.proof(world.process("up"))
-    ticket = client.ask(verb, **body)
+    ticket = client.ask(verb, **body) if verb != "agent-hello" else world.ask(a_hello("n2"))
     if verb in ("plan", "apply"):
         world.reads(world.state.settings)
     world.settle()

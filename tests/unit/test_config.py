@@ -112,6 +112,8 @@ def test_a_backend_has_the_documented_defaults() -> None:
         "requires": {},
         "wants": {},
         "autostart": False,
+        "node": None,
+        "on_node_lost": "keep",
         "log_compress": False,
         "probes": probes,
         "hooks": hooks,

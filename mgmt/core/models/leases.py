@@ -43,7 +43,13 @@ class Leases:
         unit = None
         protocols, endpoint = replicas[0].protocols, self._relay_endpoint
         if mode == "direct":
-            unit = min(replicas, key=lambda candidate: self.count(candidate.spec.name))
+            here = [candidate for candidate in replicas if not candidate.node]
+            if not here:
+                text = f"model {model!r} runs on node {replicas[0].node}, where only this daemon reaches it: ask "
+                raise MgmtError(
+                    "not-available", text + "through the relay (`mgmt request --relay`)", model=model
+                )
+            unit = min(here, key=lambda candidate: self.count(candidate.spec.name))
             protocols, endpoint = unit.protocols, unit.endpoint
         self._numbered += 1
         digest = hashlib.blake2b(self._numbered.to_bytes(8, "big"), key=self._secret, digest_size=8).digest()

@@ -37,12 +37,16 @@ class Loading:
         ordering: Ordering,
         sessions: Sessions,
         max_units: int,
+        *,
+        together: bool = True,
     ) -> None:
+        """`together`: replicas of a model that fails to load are stopped; an agent leaves that to its daemon."""
         self._registry = registry
         self._supervisor = supervisor
         self._ordering = ordering
         self._sessions = sessions
         self._max_units = max_units
+        self._together = together
         self._units: dict[str, list[Unit]] = {}
         self._complete: set[str] = set()  # models whose replicas were all ready since they were loaded
         self._waiters: dict[str, _Waiters] = {}
@@ -115,9 +119,9 @@ class Loading:
         others = sum(
             unit.has_process or unit.state not in AT_REST
             for unit in self._supervisor.units.values()
-            if unit.spec.model.name != model.name
+            if unit.spec.model.name != model.name and unit.spec.node is None
         )
-        if others + len(specs) > self._max_units:
+        if others + sum(spec.node is None for spec in specs) > self._max_units:
             raise MgmtError(
                 "busy", f"{others} other units are up; {self._max_units} is the limit (limits.max_units)"
             )
@@ -193,7 +197,7 @@ class Loading:
         failed = unit.state is State.FATAL or (unit.state is State.EXITED and not unit.spec.oneshot)
         if units and failed and not unit.waiting_for:
             self._fail_load(name, start_failed(unit), out)
-            if name not in self._complete:
+            if self._together and name not in self._complete:
                 # The replicas of a model that failed to load are not left behind half loaded.
                 for other in units:
                     if other is not unit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,15 @@ class Topology:
     @cached_property
     def ids(self) -> frozenset[int]:
         return frozenset(cpu.id for cpu in self.cpus)
+
+    def facts(self) -> dict[str, Any]:
+        """What others are told of the machine."""
+        return {
+            "cpus": len(self.cpus),
+            "numa_nodes": len(self.nodes),
+            "gpus": [gpu.uuid for gpu in self.gpus],
+            "memory_bytes": self.memory_bytes,
+        }
 
     @cached_property
     def nodes(self) -> tuple[int, ...]:

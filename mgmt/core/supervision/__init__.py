@@ -8,12 +8,14 @@ from mgmt.core.supervision.dependencies import dependants, find_cycle
 from mgmt.core.supervision.ordering import Ordering
 from mgmt.core.supervision.records import from_record, ghost, to_record
 from mgmt.core.supervision.supervisor import Change, Supervisor
-from mgmt.core.supervision.unit import AT_REST, TRANSITIONS, State, Unit, UnitSpec
+from mgmt.core.supervision.unit import AT_REST, LOCAL, TRANSITIONS, Exit, State, Unit, UnitSpec
 
 __all__ = [
     "AT_REST",
+    "LOCAL",
     "TRANSITIONS",
     "Change",
+    "Exit",
     "Ordering",
     "State",
     "Supervisor",

@@ -128,6 +128,8 @@ class Ordering:
             self._supervisor.start(now, unit, out, unit.config_path)  # in BACKOFF or STOPPING: sooner
             return
         waiting_for, hopeless = self._unmet(unit)
+        if not waiting_for and not hopeless:
+            waiting_for = self._supervisor.obstacle(unit)
         if not waiting_for and not hopeless and not unit.has_process:
             try:
                 holder = self._leaving(unit.spec.name)

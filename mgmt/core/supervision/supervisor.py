@@ -127,16 +127,11 @@ class Supervisor:
             return
         out.append(fx.CancelTimer(("ready", name)))
         self.health.forget(unit, out)
-        hook = unit.spec.backend.hooks.pre_stop if unit.state is State.RUNNING else None
+        was = unit.state
         self._move(unit, "stop", State.STOPPING, reason)
-        if unit.leader_gone:
-            out.append(fx.KillUnit(name, unit.incarnation))
-        elif hook is not None:
-            self._run_hook(unit, "pre_stop", out)
-        else:
-            self._ask_to_end(now, unit, out)
+        self._end(now, unit, was, out)
 
-    def reset_failed(self, unit: Unit) -> None:
+    def reset_failed(self, unit: Unit, out: list[fx.Effect]) -> None:
         """Forget failures: a FATAL or EXITED unit is STOPPED again, one in BACKOFF starts its count afresh."""
         unit.failures_ns.clear()
         unit.restarts = 0
@@ -152,6 +147,19 @@ class Supervisor:
             unit.verdict = verdict
             self.touch(unit)
             out.append(fx.KillUnit(unit.spec.name, unit.incarnation))
+
+    def refresh(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
+        """The unit's specification was replaced: what can be changed while it is up is changed."""
+        self.health.refresh(now, unit, out)
+
+    def obstacle(self, unit: Unit) -> str:
+        """What a unit at rest that could be started otherwise has to wait for; empty when there is nothing."""
+        return ""
+
+    def forget(self, name: str, out: list[fx.Effect]) -> None:
+        """Nothing is left of a unit that no configuration has."""
+        del self.units[name]
+        self.dirty.add(name)
 
     def token(self, unit: Unit) -> str:
         """The secret of this incarnation, which its process must show when it says hello."""
@@ -407,14 +415,17 @@ class Supervisor:
 
     def _prepare(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
         """Before the process: a clean slate, and the hook that may refuse the start."""
-        unit.leader_gone, unit.start_when_empty = False, False
-        unit.pid, unit.start_ticks, unit.verdict, unit.retry_ns = None, 0, "", None
-        unit.protocols, unit.early, unit.cpu_percent, unit.memory_bytes, unit.hook = (), None, None, None, ""
-        self.health.reset(unit)
+        self._clean(unit)
         if unit.spec.backend.hooks.pre_start is not None:
             self._run_hook(unit, "pre_start", out)
         else:
             self._spawn(now, unit, out)
+
+    def _clean(self, unit: Unit) -> None:
+        unit.leader_gone, unit.start_when_empty = False, False
+        unit.pid, unit.start_ticks, unit.verdict, unit.retry_ns = None, 0, "", None
+        unit.protocols, unit.early, unit.cpu_percent, unit.memory_bytes, unit.hook = (), None, None, None, ""
+        self.health.reset(unit)
 
     def _spawn(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
         spec = unit.spec
@@ -479,6 +490,15 @@ class Supervisor:
         elif kind != "told":
             self.health.ask(now, unit, "startup", out)
 
+    def _end(self, now: Now, unit: Unit, was: State, out: list[fx.Effect]) -> None:
+        """A unit that is STOPPING from now on has a process, which is ended in the way of the state it was in."""
+        if unit.leader_gone:
+            out.append(fx.KillUnit(unit.spec.name, unit.incarnation))
+        elif was is State.RUNNING and unit.spec.backend.hooks.pre_stop is not None:
+            self._run_hook(unit, "pre_stop", out)
+        else:
+            self._ask_to_end(now, unit, out)
+
     def _ask_to_end(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
         backend = unit.spec.backend
         out.append(fx.SignalUnit(unit.spec.name, unit.incarnation, backend.stop_signal))
@@ -508,7 +528,7 @@ class Supervisor:
 
     def _empty(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
         name = unit.spec.name
-        if unit.has_process:
+        if unit.has_process and not unit.node:
             out.append(fx.Forget(name, unit.incarnation))
         unit.has_process, unit.pid, unit.cpu_percent, unit.memory_bytes = False, None, None, None
         unit.hook = ""

@@ -10,7 +10,7 @@ from functools import cached_property
 from mgmt.core.placement import Demand, Place
 from mgmt.core.supervision.dependencies import Needs
 from mgmt.core.supervision.probes import ProbeState
-from mgmt.settings import ModelSettings, RunSettings, UnitSettings, parse_cpus
+from mgmt.settings import ModelSettings, NodeTagSettings, RunSettings, UnitSettings, parse_cpus
 
 
 class State(StrEnum):
@@ -26,6 +26,7 @@ class State(StrEnum):
 
 
 NOWHERE = Place()
+LOCAL = "local"  # the node that this daemon is itself
 AT_REST = frozenset({State.STOPPED, State.EXITED, State.FATAL})
 
 # THE table: (state, trigger) -> the states it may lead to. docs/protocol.md draws it.
@@ -71,13 +72,21 @@ class UnitSpec:
     def autostart(self) -> bool:
         return self.backend.autostart if self.model.autostart is None else self.model.autostart
 
+    @property
+    def node(self) -> str | NodeTagSettings | None:
+        """The node that shall run it, by name or by tags; None: this machine. A model's own word outranks."""
+        asked = self.model.node or self.backend.node
+        return None if asked == LOCAL else asked
+
     @cached_property
     def needs(self) -> Needs:
         return Needs(self.backend.requires, self.backend.wants, self.backend.after)
 
     @cached_property
     def demand(self) -> Demand:
-        """What it asks of the machine. A model's own words outrank its backend's."""
+        """What it asks of this machine. A model's own words outrank its backend's."""
+        if self.node is not None:
+            return Demand(self.name)  # its own node gives it a place
         named = self.model.cpus or self.backend.cpus
         asked = self.model.placement or self.backend.placement
         gpus = asked.gpus
@@ -142,6 +151,7 @@ class Unit:
     sought: bool = False  # a former daemon's process that was not found yet
     hook: str = ""  # the hook that is running; the life of the unit waits for it
     probes: dict[str, ProbeState] = field(default_factory=dict)
+    node: str = ""  # where it was put; empty: this machine. Its process has to do with that one's agent alone
     heard_ns: int = 0  # the last word of a backend that tells its liveness
     cpu_percent: float | None = None
     memory_bytes: int | None = None

@@ -1,0 +1,45 @@
+"""`mgmt agent`: become the agent of a node, in the service of a daemon elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from . import spawn
+from .invocation import Invocation, verb
+
+
+@verb("agent")
+@click.option(
+    "--join", metavar="ENDPOINT", required=True, help="`endpoints.nodes` of the daemon: tcp://HOST:PORT."
+)
+@click.option("--name", metavar="NAME", help="Name of this node; the machine's when absent.")
+@click.option("--tag", "tags", multiple=True, help="What this node is, for units that ask; may be repeated.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="For people; may be repeated.")
+@click.option("--state-dir", metavar="DIR", help="What survives a restart; its sockets are in DIR/run.")
+@click.option("--backend-path", metavar="DIR", help="Folder that is searched first for backend scripts.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
+    help="Least severe level of the agent's own log.",
+)
+def agent(
+    invocation: Invocation,
+    join: str,
+    name: str | None,
+    tags: tuple[str, ...],
+    labels: tuple[str, ...],
+    state_dir: str | None,
+    backend_path: str | None,
+    log_level: str | None,
+) -> int:
+    """Stays in the foreground. The daemon decides what runs here; that goes on while the daemon is away, and when
+    this agent is killed and started again. `mgmt --endpoint ipc://DIR/run/control status` asks it locally."""
+    options = {"--name": name, "--state-dir": state_dir and os.path.abspath(state_dir)}
+    command = [*spawn.argv(None, backend_path, log_level), "--join", join]
+    command += [part for option, value in options.items() if value for part in (option, value)]
+    command += [part for tag in tags for part in ("--tag", tag)]
+    command += [part for label in labels for part in ("--label", label)]
+    os.execve(sys.executable, command, spawn.environment())

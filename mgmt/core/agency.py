@@ -1,0 +1,93 @@
+"""The daemon in the role of an agent: what its own daemon says to it, and what it refuses to others."""
+
+from __future__ import annotations
+
+from mgmt.core import effect as fx
+from mgmt.core import event as ev
+from mgmt.core.event import NODES_PLANE, Asked, Now
+from mgmt.core.nodes import Agent
+from mgmt.core.state import State
+from mgmt.protocol.errors import MgmtError
+
+# What an agent answers to anybody who may ask it; the rest is its daemon's to decide.
+OPEN = frozenset(
+    {
+        *(
+            "hello",
+            "backend-hello",
+            "backend-ready",
+            "status",
+            "models",
+            "wait",
+            "subscribe",
+            "logs",
+            "explain",
+        ),
+        *("dump", "lease", "release", "stop-service", "nodes"),
+    }
+)
+
+
+def of(state: State) -> Agent:
+    assert state.agent is not None, "events of the link reach agents only"
+    return state.agent
+
+
+def refuse_what_is_the_daemons(state: State, asked: Asked) -> None:
+    """MgmtError `not-available` for a command that would change what the daemon decides."""
+    if state.agent is not None and asked.verb not in OPEN:
+        name, daemon = state.agent.facts.name, state.agent.facts.daemon
+        text = f"this is the agent of node {name}: {asked.verb} is for its daemon, which it joins at {daemon}"
+        raise MgmtError("not-available", text, daemon=daemon)
+    if state.agent is None and asked.route.plane == NODES_PLANE and asked.verb != "agent-hello":
+        raise MgmtError("denied", "agents do not ask, they are asked; use the control endpoint")
+
+
+def on_link_up(state: State, now: Now, event: ev.LinkUp, out: list[fx.Effect]) -> None:
+    identity = state.identity
+    of(state).on_link_up(now, identity.started.real_s, identity.version, identity.pid, identity.log_dir, out)
+
+
+def on_link_down(state: State, now: Now, event: ev.LinkDown, out: list[fx.Effect]) -> None:
+    agent = of(state)
+    if agent.joined:
+        out.append(fx.Note("WARNING", f"the link to {agent.facts.daemon} broke: {event.reason}", {}))
+    agent.on_link_down(now, out)
+    if event.error is not None:
+        _refused(state, now, event.error, out)
+
+
+def on_welcomed(state: State, now: Now, event: ev.Welcomed, out: list[fx.Effect]) -> None:
+    agent = of(state)
+    agent.on_welcome(now, event.body, out)
+    out.append(fx.Note("INFO", f"joined {agent.facts.daemon} as node {agent.facts.name}", {}))
+
+
+def on_refused(state: State, now: Now, event: ev.Refused, out: list[fx.Effect]) -> None:
+    _refused(state, now, event.error, out)
+
+
+def _refused(state: State, now: Now, error: MgmtError, out: list[fx.Effect]) -> None:
+    if not of(state).on_refused(now, error, out) and not state.quit_said:
+        state.stopping = state.quit_said = True
+        state.sessions.close(MgmtError("stopping", "the agent was refused by its daemon"), out)
+        out.append(fx.Quit(int(error.row.exit)))
+
+
+def on_daemon_noticed(state: State, now: Now, event: ev.DaemonNoticed, out: list[fx.Effect]) -> None:
+    agent, body = of(state), event.body
+    if event.name == "node-gone":
+        if agent.joined:
+            agent.on_gone(now, out)
+    elif not agent.is_of_session(event.session):
+        state.count("stale_notices")
+    elif event.name == "node-heartbeat":
+        agent.on_beat(now, body)
+    elif event.name == "node-push" and not state.quit_said:
+        agent.on_push(now, body["seq"], body["what"], body["body"], out)
+
+
+def on_sampled(state: State, now: Now, event: ev.Sampled, out: list[fx.Effect]) -> None:
+    state.supervisor.on_sampled(event)
+    if state.agent is not None:
+        state.agent.tell_usage(event.usage, out)

@@ -1,0 +1,362 @@
+"""The agent: a supervisor in the service of a daemon elsewhere.
+
+It says hello when its link stands, with everything it runs, and is told what it shall run. That is written down
+before it is done, so an agent that comes back alone goes on with it. Silence for as long as makes a node lost
+closes the link and opens a new one; the units run on, but for those whose policy is to stop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mgmt.core import effect as fx
+from mgmt.core.event import Now
+from mgmt.core.nodes.assignment import Assignment, from_body
+from mgmt.core.placement import Ledger, plan
+from mgmt.core.supervision import AT_REST, Ordering, State, Supervisor, Unit, UnitSpec, ghost
+from mgmt.protocol import defaults, frames
+from mgmt.protocol.errors import MgmtError
+
+Admission = Callable[[UnitSpec], str]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFacts:
+    """Who this agent is and what its machine has; `daemon` is the endpoint it joins."""
+
+    name: str
+    daemon: str
+    agent: str
+    machine_id: str
+    incarnation: int
+    tags: tuple[str, ...]
+    labels: dict[str, str]
+    facts: dict[str, Any]
+
+
+def _anything(spec: UnitSpec) -> str:
+    return ""
+
+
+class Agent:
+    """`declare` makes specifications the units there are; `undeclared` names those that go when they are at rest.
+
+    `admission` says why a unit may not run here, or "".
+    """
+
+    def __init__(
+        self,
+        facts: AgentFacts,
+        supervisor: Supervisor,
+        ordering: Ordering,
+        ledger: Ledger,
+        declare: Callable[[list[UnitSpec]], None],
+        undeclared: set[str],
+        admission: Admission = _anything,
+    ) -> None:
+        self.facts = facts
+        self.assignments: dict[str, Assignment] = {}
+        self.dirty: set[str] = set()  # assignments to be written
+        self.joined = False
+        self.ever_joined = False
+        self.refused = 0  # assignments that were older than what is known
+        self.refusal = ""  # the daemon's last word, when it was no
+        self._supervisor, self._ordering, self._ledger = supervisor, ordering, ledger
+        self._declare, self._undeclared, self._admission = declare, undeclared, admission
+        self._specs: dict[str, UnitSpec] = {}
+        # Units whose former life is being ended for the next one, and the epoch that reports of it still have.
+        self._ending: dict[str, int] = {}
+        self._refusals = 0
+        self._waits_for = "silence"  # or beat, hello, retry: what the timer is for
+        self._session = 0
+        self._epoch = 0  # the daemon's life whose pushes are counted
+        self._seen = 0  # the last push that was carried out
+        self._told = 0  # ... that was acknowledged
+        self._told_leaving = False
+        self._heard_ns = 0
+        self._beat_ns = int(defaults.NODE_HEARTBEAT_S * 1e9)
+        self._lost_ns = int(defaults.NODE_LOST_S * 1e9)
+        self._samples: deque[tuple[int, int]] = deque(maxlen=defaults.CLOCK_SAMPLES)  # round trip, offset
+
+    # ---- what it was told in an earlier life ----
+
+    def restore(self, now: Now, records: dict[str, dict[str, Any]], out: list[fx.Effect]) -> None:
+        """Its assignments are its configuration: they are declared before anything is looked for."""
+        self._heard_ns = now.mono_ns
+        self._wait("silence", now.mono_ns + self._lost_ns, out)
+        for name, record in records.items():
+            try:
+                assignment = from_body(record)
+                self._specs[name] = assignment.spec()
+            except MgmtError:
+                self.dirty.add(name)  # of another version: the daemon will tell it again
+            else:
+                self.assignments[name] = assignment
+        self._redeclare()
+
+    # ---- the link ----
+
+    def on_link_up(
+        self, now: Now, started_at: float, version: str, pid: int, log_dir: str, out: list[fx.Effect]
+    ) -> None:
+        """Say hello, with everything that is here."""
+        body = {
+            "versions": [frames.VERSION],
+            "node": self.facts.name,
+            "agent": self.facts.agent,
+            "machine_id": self.facts.machine_id,
+            "incarnation": self.facts.incarnation,
+            "started_at": started_at,
+            "version": version,
+            "pid": pid,
+            "tags": list(self.facts.tags),
+            "labels": self.facts.labels,
+            "facts": self.facts.facts,
+            "epoch": self._epoch,
+            "acked": self._seen,
+            "log_dir": log_dir,
+            "units": [self._report(now, name) for name in sorted(self.assignments)],
+        }
+        out.append(fx.SayHello(body))
+        self._wait("hello", now.mono_ns + int(defaults.NODE_HELLO_S * 1e9), out)
+
+    def on_link_down(self, now: Now, out: list[fx.Effect]) -> None:
+        """The link broke. It comes up again by itself, and then this agent says hello."""
+        self.joined = False
+        self._wait("silence", self._heard_ns + self._lost_ns, out)
+
+    def on_welcome(self, now: Now, body: dict[str, Any], out: list[fx.Effect]) -> None:
+        self.joined = self.ever_joined = True
+        self.refusal, self._refusals = "", 0
+        self._session, self._epoch, self._heard_ns = body["session"], body["epoch"], now.mono_ns
+        if not body["resumed"]:
+            self._seen = 0
+        self._told = self._seen
+        self._beat_ns, self._lost_ns = int(body["heartbeat_s"] * 1e9), int(body["lost_s"] * 1e9)
+        self._samples.clear()
+        out.append(fx.OpenRelay(body["token"]))
+        self._beat(now, out)
+
+    def on_refused(self, now: Now, error: MgmtError, out: list[fx.Effect]) -> bool:
+        """The daemon does not want this agent; False when it is of no use to try again."""
+        first, self.refusal = not self.refusal, error.text
+        if first:
+            text = f"{self.facts.daemon} refuses node {self.facts.name}: {error.text}"
+            out.append(fx.Note("ERROR", text, {"code": error.code}))
+        self.joined = False
+        if not self.ever_joined and not self.assignments and not error.row.retryable:
+            return False
+        self._refusals += 1
+        # A hash, not a draw: agents differ, and a replay of the same events gives the same pauses.
+        salt = f"{self.facts.agent}:{self._refusals}".encode()
+        share = int.from_bytes(hashlib.blake2b(salt, digest_size=4).digest(), "big") / 2**32
+        pause_s = min(
+            defaults.NODE_REFUSED_MAX_S, defaults.NODE_RECONNECT_MIN_S * 2 ** min(self._refusals, 16)
+        )
+        self._wait("retry", now.mono_ns + int(pause_s * (1 + share / 4) * 1e9), out)
+        return True
+
+    def on_timer(self, now: Now, out: list[fx.Effect]) -> None:
+        """The next heartbeat, or the end of patience."""
+        silent_ns = now.mono_ns - self._heard_ns
+        if silent_ns >= self._lost_ns:
+            self._on_daemon_lost(now, out)
+        if self.joined and silent_ns < self._lost_ns:
+            self._beat(now, out)
+        elif self.joined or self._waits_for in ("hello", "retry"):
+            if self._waits_for != "retry":
+                text = f"{self.facts.daemon} has not been heard for {silent_ns / 1e9:.1f} s: connecting anew"
+                out.append(fx.Note("WARNING", text, {}))
+            self._relink(now, out)
+
+    def _on_daemon_lost(self, now: Now, out: list[fx.Effect]) -> None:
+        """The daemon takes this node for lost by now: what must not outlive that is stopped."""
+        for name, assignment in self.assignments.items():
+            unit = self._supervisor.units[name]
+            if assignment.wanted and unit.wanted and unit.spec.backend.on_node_lost == "stop":
+                why = f"{self.facts.daemon} is lost, and its policy is to stop then"
+                self._ordering.stop(now, [unit], out, why)
+
+    def _beat(self, now: Now, out: list[fx.Effect]) -> None:
+        body: dict[str, Any] = {"clock_ns": now.mono_ns, "acked": self._told}
+        if self._samples:
+            body["round_trip_ns"], body["offset_ns"] = min(self._samples)
+        out.append(fx.Beat(None, self._session, body))
+        self._wait("beat", now.mono_ns + self._beat_ns, out)
+
+    def _relink(self, now: Now, out: list[fx.Effect]) -> None:
+        self.joined = False
+        out.append(fx.Relink())
+        self._wait("silence", max(now.mono_ns, self._heard_ns) + self._lost_ns, out)
+
+    def _wait(self, what: str, at_ns: int, out: list[fx.Effect]) -> None:
+        self._waits_for = what
+        out.append(fx.SetTimer(("uplink", ""), at_ns))
+
+    # ---- what the daemon says ----
+
+    def is_of_session(self, session: int) -> bool:
+        return self.joined and session == self._session
+
+    def on_beat(self, now: Now, body: dict[str, Any]) -> None:
+        """Our heartbeat came back with the daemon's clock: the way there and back, and how the clocks differ."""
+        self._heard_ns = now.mono_ns
+        round_trip_ns = now.mono_ns - body["clock_ns"]
+        if round_trip_ns >= 0:
+            offset_ns = body["daemon_ns"] - (body["clock_ns"] + now.mono_ns) // 2
+            self._samples.append((round_trip_ns, offset_ns))
+
+    def on_gone(self, now: Now, out: list[fx.Effect]) -> None:
+        """The daemon does not know this session: say hello at once, on a new connection."""
+        self._relink(now, out)
+
+    def on_push(self, now: Now, seq: int, what: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
+        """Carry out one push; after a gap none, but everything anew."""
+        self._heard_ns = now.mono_ns
+        if seq <= self._seen:
+            return  # replayed
+        if seq != self._seen + 1:
+            self._epoch = self._seen = 0
+            self._relink(now, out)
+            return
+        self._seen = seq
+        if what == "assign":
+            self._assign(now, from_body(body), out)
+        elif what == "keep":
+            for name in sorted(self.assignments.keys() - set(body["units"])):
+                self._drop(now, name, out)
+        elif what == "drop" and body["unit"] in self.assignments:
+            self._drop(now, body["unit"], out)
+        elif what == "reset" and body["unit"] in self.assignments:
+            self._supervisor.reset_failed(self._supervisor.units[body["unit"]], out)
+
+    def _assign(self, now: Now, assignment: Assignment, out: list[fx.Effect]) -> None:
+        name = assignment.unit
+        former = self.assignments.get(name)
+        if former is not None and assignment.epoch <= former.epoch:
+            self.refused += 1
+            self._supervisor.touch(self._supervisor.units[name])  # the daemon is told what is so
+            return
+        unit = self._supervisor.units.get(name)
+        self.assignments[name] = assignment
+        self.dirty.add(name)
+        why_not = ""
+        try:
+            self._specs[name] = assignment.spec()
+        except MgmtError as error:
+            why_not = error.text
+            self._specs.setdefault(name, unit.spec if unit is not None else _unknown(assignment))
+        self._redeclare()
+        unit = self._supervisor.units[name]
+        if unit.state in AT_REST and not unit.has_process:
+            unit.incarnation = max(unit.incarnation, assignment.incarnation)
+        why_not = why_not or self._admission(unit.spec)
+        if not assignment.wanted:
+            self._ordering.stop(now, [unit], out, assignment.reason or "stopped by the daemon")
+        elif why_not:
+            self._refuse(now, unit, why_not, out)
+        elif former is None or not former.wanted or assignment.life > former.life:
+            self._start(now, unit, assignment, former.epoch if former is not None else 0, out)
+        else:
+            self._supervisor.refresh(now, unit, out)
+        self._supervisor.touch(unit)
+
+    def _start(
+        self, now: Now, unit: Unit, assignment: Assignment, former_epoch: int, out: list[fx.Effect]
+    ) -> None:
+        try:
+            if unit.state in (State.STARTING, State.RUNNING, State.STOPPING):
+                unit.config_path = assignment.config_path
+                self._ending[unit.spec.name] = former_epoch
+                self._ordering.restart(now, [unit], out, {unit.spec.name: "started anew by the daemon"})
+            else:
+                self._ordering.start(now, [unit], out, assignment.config_path)
+        except MgmtError as error:
+            self._refuse(now, unit, error.text, out)
+
+    def _refuse(self, now: Now, unit: Unit, why: str, out: list[fx.Effect]) -> None:
+        """It may not run here: it is ended, and FATAL as soon as nothing of it is left."""
+        if unit.state not in AT_REST or unit.has_process:
+            self._ordering.stop(now, [unit], out, why)
+        else:
+            unit.incarnation += 1  # a start that failed
+            self._supervisor.refuse(unit, why)
+
+    def _drop(self, now: Now, name: str, out: list[fx.Effect]) -> None:
+        """It is another node's, or nobody's."""
+        del self.assignments[name], self._specs[name]
+        self.dirty.add(name)
+        unit = self._supervisor.units[name]
+        self._redeclare()
+        self._undeclared.add(name)
+        self._ordering.stop(now, [unit], out, "the daemon no longer wants it here")
+
+    def _redeclare(self) -> None:
+        specs = list(self._specs.values())
+        self._ledger.replan(plan(self._ledger.topology, (spec.demand for spec in specs)))
+        for name, spec in self._specs.items():
+            unit = self._supervisor.units.get(name)
+            if unit is not None:
+                unit.spec = spec
+                self._undeclared.discard(name)
+        self._declare(specs)
+
+    # ---- what the daemon is told ----
+
+    def tell(self, now: Now, stopping: bool, out: list[fx.Effect]) -> None:
+        """What this step changed, and which pushes are carried out; sent when it is written down."""
+        if not self.joined:
+            return
+        changed = sorted(name for name in self._supervisor.dirty if name in self.assignments)
+        leaving = stopping and not self._told_leaving
+        if not changed and self._seen == self._told and not leaving:
+            return
+        self._told, self._told_leaving = self._seen, self._told_leaving or stopping
+        body: dict[str, Any] = {"acked": self._seen}
+        if changed:
+            body["units"] = [self._report(now, name) for name in changed]
+        if stopping:
+            body["leaving"] = True
+        out.append(fx.ToDaemon(self._session, "agent-report", body))
+
+    def tell_usage(self, usage: dict[str, tuple[float | None, int]], out: list[fx.Effect]) -> None:
+        known = {name: list(of) for name, of in usage.items() if name in self.assignments}
+        if self.joined and known:
+            out.append(fx.ToDaemon(self._session, "agent-report", {"acked": self._told, "usage": known}))
+
+    def _report(self, now: Now, name: str) -> dict[str, Any]:
+        """A UnitReport."""
+        unit, exit = self._supervisor.units[name], None
+        if unit.state is not State.STOPPING and not unit.start_when_empty:
+            self._ending.pop(name, None)
+        if unit.last_exit is not None:
+            last = unit.last_exit
+            exit = asdict(last)
+        return {
+            "unit": name,
+            "epoch": self._ending.get(name, self.assignments[name].epoch),
+            "state": str(unit.state),
+            "reason": unit.reason,
+            "incarnation": unit.incarnation,
+            "has_process": unit.has_process,
+            "leader_gone": unit.leader_gone,
+            "pid": unit.pid,
+            "age_s": (now.mono_ns - unit.started_ns) / 1e9 if unit.pid is not None else None,
+            "restarts": unit.restarts,
+            "ready": unit.ready,
+            "protocols": list(unit.protocols),
+            "exit": exit,
+            "next_start_s": max(0.0, (unit.retry_ns - now.mono_ns) / 1e9)
+            if unit.retry_ns is not None
+            else None,
+            "cpus": list(unit.place.cpus),
+        }
+
+
+def _unknown(assignment: Assignment) -> UnitSpec:
+    """A specification for a unit whose own is not understood: enough to say so."""
+    return ghost(assignment.unit, {"model": assignment.unit})

@@ -1,0 +1,104 @@
+"""What makes a daemon an agent: who it is, what it joins, and the settings it has without a configuration."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mgmt import config
+from mgmt.config import Loaded
+from mgmt.core.nodes import AgentFacts
+from mgmt.core.placement import Topology
+from mgmt.protocol import places
+from mgmt.shell.identity import boot_id
+
+INCARNATION_BITS = 48
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """The command line of an agent."""
+
+    join: str
+    name: str
+    tags: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def folders(state_dir: Path | None, environ: Mapping[str, str] | None = None) -> tuple[Path, Path]:
+    """The runtime folder and the state folder: beside those of a daemon of the same machine, never the same.
+
+    `state_dir` is the command line's; then sockets are in its `run`, unless `MGMT_RUNTIME_DIR` says where.
+    """
+    environ = os.environ if environ is None else environ
+    told = environ.get("MGMT_RUNTIME_DIR") or environ.get("RUNTIME_DIRECTORY")
+    if state_dir is not None:
+        state_dir = Path(os.path.abspath(state_dir))
+        return (places.runtime_dir(environ) if told else state_dir / "run"), state_dir
+    runtime, state = places.runtime_dir(environ), places.state_dir(environ)
+    if not told:
+        runtime = runtime.with_name(runtime.name + "-agent")
+    if not (environ.get("MGMT_STATE_DIR") or environ.get("STATE_DIRECTORY")):
+        state = state.with_name(state.name + "-agent")
+    return runtime, state
+
+
+def settings(runtime: Path, state_dir: Path) -> Loaded:
+    """Nothing is configured at an agent; its endpoints are all in its own folder."""
+    sockets = runtime / "models"
+    sockets.mkdir(parents=True, exist_ok=True, mode=0o750)
+    value = {
+        "endpoints": {
+            "client_handshake": "ipc://{runtime}/symphony-ipc",
+            "cli_management": "ipc://{runtime}/symphony-cli",
+            "model_socket_dir": str(sockets),
+        }
+    }
+    return Loaded(config.parse(value, runtime=runtime, state=state_dir), None, "agent")
+
+
+def facts_of(options: AgentOptions, agent_id: str, topology: Topology) -> AgentFacts:
+    """Who this run of the agent is, and what its machine has."""
+    facts: dict[str, Any] = {
+        **topology.facts(),
+        "host": platform.node(),
+        "kernel": platform.release(),
+        "machine": platform.machine(),
+        "mechanisms": _mechanisms(),
+    }
+    return AgentFacts(
+        options.name,
+        options.join,
+        agent_id,
+        _machine_id(),
+        secrets.randbits(INCARNATION_BITS),
+        options.tags,
+        options.labels,
+        facts,
+    )
+
+
+def _machine_id() -> str:
+    """What tells this machine from others: its id, or that of its present boot when it has none."""
+    try:
+        told = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        told = ""
+    return told or boot_id()
+
+
+def _mechanisms() -> list[str]:
+    """Those of the kernel that can be seen without trying them; `mgmt doctor` on the machine tries the others."""
+    seen = {
+        "cgroup2": "/sys/fs/cgroup/cgroup.controllers",
+        "realtime": "/sys/kernel/realtime",
+        "psi": "/proc/pressure/cpu",
+        "bpf": "/sys/fs/bpf",
+        "hugepages": "/sys/kernel/mm/hugepages",
+    }
+    return sorted(name for name, path in seen.items() if os.path.exists(path))
