@@ -289,6 +289,18 @@ def test_a_sound_store_is_counted_and_left_alone(folder: str) -> None:
     recovered = json.loads(run("store", "recover", "--json").stdout)
     jsonschema.validate(recovered, schema_of("mgmt.store-recover/1"))
     assert {table: rows for table, rows in recovered["rows"].items() if rows} == {"units": 1, "events": 1}
+    assert path.read_bytes() == before
+    assert not list(Path(folder).glob("*.damaged-*"))
+
+
+def test_a_damaged_store_is_refused_then_recovered_and_kept(folder: str) -> None:
+    path = a_store(folder)
+    damaged = path.read_bytes()[:5000]
+    path.write_bytes(damaged)
+    checked = run("store", "check")
+    assert checked.exit_code == 1
+    assert "damaged" in checked.stderr
+    assert "mgmt store recover" in checked.stderr
     assert path.read_bytes() == damaged, "a look changes nothing"
     recovered = run("store", "recover")
     assert recovered.exit_code == 0, recovered.output
