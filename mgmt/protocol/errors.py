@@ -54,6 +54,9 @@ TABLE: dict[str, Row] = {
     "bad-body": Row(Fault.CLIENT, False, Exit.USAGE, "a field of the request is missing, unknown or wrong"),
     # the request was understood, and refused
     "denied": Row(Fault.CLIENT, False, Exit.DENIED, "the caller may not do this"),
+    "not-authorised": Row(
+        Fault.CLIENT, False, Exit.DENIED, "the key is missing, not known, or its role does not allow the request"
+    ),
     "session-gone": Row(Fault.CLIENT, True, Exit.FAILED, "the session is unknown or ended; say hello again"),
     "lease-gone": Row(Fault.CLIENT, True, Exit.FAILED, "the lease is unknown or closed; ask for a new one"),
     "unknown-model": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no model of that name is configured"),
