@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.keys import Grant
 from mgmt.protocol.messages import Message
 from mgmt.settings import Settings
 
@@ -28,7 +29,8 @@ class Route:
     """The way back to whoever asked; opaque to the core except for `serial`, which is unique per run.
 
     `plane` names the wire format, `id` and `session` are those of the frame, `envelope` is what the
-    format's encoder needs to answer (legacy: mirrored frames and correlation id).
+    format's encoder needs to answer (legacy: mirrored frames and correlation id). `grant` is what the key of the
+    connection may do; None: it came through a file of this machine, or keys are switched off.
     """
 
     serial: int
@@ -37,6 +39,7 @@ class Route:
     id: int = 0
     session: int = 0
     envelope: Any = None
+    grant: Grant | None = None
 
     def __hash__(self) -> int:
         return self.serial
@@ -68,6 +71,14 @@ class Noticed:
     session: int
     name: str
     body: dict[str, Any]
+    grant: Grant | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeysRevoked:
+    """These keys, with their names, may not speak any more, or not as what they were."""
+
+    keys: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +313,7 @@ Event = (
     Asked
     | HandshakeAsked
     | Noticed
+    | KeysRevoked
     | PeerLost
     | TimerFired
     | Started

@@ -39,6 +39,7 @@ class Session:
     name: str
     seen_ns: int
     unit: str | None = None  # the unit this session is the backend of
+    key: str = ""  # the public key it was opened with; empty: without one
     subscribed: bool = False
     leases: set[int] = field(default_factory=set)
     waiting: dict[Route, None] = field(default_factory=dict)  # an ordered set
@@ -91,7 +92,13 @@ class Sessions:
     # ---- sessions ----
 
     def open(
-        self, now: Now, peer: bytes, name: str, out: list[fx.Effect], unit: str | None = None
+        self,
+        now: Now,
+        peer: bytes,
+        name: str,
+        out: list[fx.Effect],
+        unit: str | None = None,
+        key: str = "",
     ) -> Session:
         """A new session for this connection; an earlier one of the same identity ends.
 
@@ -106,7 +113,7 @@ class Sessions:
             self.end(former, out)
         self._numbered += 1
         # Numbers of one epoch never meet those of another: a frame of a former life finds no session.
-        session = Session(((self.epoch & 0xFFFFFFFF) << 24) + self._numbered, peer, name, now.mono_ns, unit)
+        session = Session(((self.epoch & 0xFFFFFFFF) << 24) + self._numbered, peer, name, now.mono_ns, unit, key)
         self.by_id[session.id] = self.by_peer[peer] = session
         out.append(fx.SetTimer(("session", session.id), now.mono_ns + self.limits.timeout_ns))
         return session

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mgmt.core import agency, cluster, operate, status
+from mgmt.core import access, agency, cluster, operate, status
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import LEGACY_PLANE, SESSIONLESS, Asked, Now
@@ -163,9 +163,12 @@ def _on_asked(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> Non
     try:
         if state.quit_said:
             refuse_while_stopping(state)
+        access.authorise(asked)
         agency.refuse_what_is_the_daemons(state, asked)
         if asked.verb not in HELLOS and asked.route.plane not in SESSIONLESS:
-            state.sessions.find(now, asked.route.peer, asked.route.session)
+            session = state.sessions.find(now, asked.route.peer, asked.route.session)
+            if not access.owns(session, asked.route.grant):
+                raise MgmtError("session-gone", "this session is another key's; say hello first")
         if asked.key and asked.verb not in HELLOS:
             if state.sessions.repeats(asked, out):
                 return
@@ -188,7 +191,7 @@ def _hello(state: State, now: Now, asked: Asked, body: msg.Hello, out: list[fx.E
         replicas = _ready_replicas(state, body.model)
         if body.mode == "relay":
             _speaks_native(state, state.registry.resolve(body.model))
-    session = state.sessions.open(now, asked.route.peer, body.name, out)
+    session = state.sessions.open(now, asked.route.peer, body.name, out, key=access.key_of(asked.route.grant))
     lease = None
     if body.model is not None:
         model = state.registry.resolve(body.model).name
@@ -373,7 +376,8 @@ def _backend_hello(
 ) -> Body:
     agree(body.versions)
     unit = _prove(state, body.unit, body.incarnation, body.token)
-    session = state.sessions.open(now, asked.route.peer, f"backend {body.unit}", out, unit.spec.name)
+    key = access.key_of(asked.route.grant)
+    session = state.sessions.open(now, asked.route.peer, f"backend {body.unit}", out, unit.spec.name, key)
     return {
         "version": frames.VERSION,
         "session": session.id,
@@ -414,6 +418,8 @@ def _on_noticed(state: State, now: Now, event: ev.Noticed, out: list[fx.Effect])
     try:
         session = state.sessions.find(now, event.peer, event.session)
     except MgmtError:
+        session = None
+    if session is None or not access.owns(session, event.grant):
         out.append(fx.Tell(event.peer, event.session, "session-gone", {}))
         return
     if event.name in ("heartbeat", "backend-heartbeat"):
@@ -569,6 +575,7 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.Asked: _on_asked,
     ev.HandshakeAsked: _on_handshake,
     ev.Noticed: _on_noticed,
+    ev.KeysRevoked: access.on_keys_revoked,
     ev.PeerLost: _on_peer_lost,
     ev.TimerFired: _on_timer,
     ev.Started: lambda state, now, event, out: state.supervisor.on_started(now, event, out),
