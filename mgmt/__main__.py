@@ -12,6 +12,7 @@ from pathlib import Path
 from mgmt import config
 from mgmt.protocol import defaults, places
 from mgmt.protocol.errors import Exit, MgmtError
+from mgmt.protocol.keys import Credentials, credentials
 from mgmt.shell import agent as agents
 from mgmt.shell.daemon import Daemon
 from mgmt.shell.logging import set_up
@@ -21,7 +22,7 @@ LEVELS = ("TRACE", "DEBUG", "INFO", "WARNING", "WARN", "ERROR")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 after an orderly stop, 1 when it cannot start, 2 for wrong arguments or configuration."""
+    """0 after an orderly stop, 1 when it cannot start, 2 for wrong arguments or configuration, 6 without a key."""
     parser = argparse.ArgumentParser(prog="python -m mgmt", description="The mgmt daemon, in the foreground.")
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="configuration instead of the searched one"
@@ -29,6 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--backend-path", type=Path, metavar="DIR", help="folder searched first for backends")
     parser.add_argument(
         "--log-level", type=str.upper, choices=LEVELS, help="outranks the configuration's level"
+    )
+    parser.add_argument(
+        "--insecure", action="store_true", help="tcp without keys: whoever reaches it may do everything"
     )
     joins = parser.add_argument_group("agent", "serve another daemon instead of a configuration")
     joins.add_argument(
@@ -40,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     joins.add_argument(
         "--state-dir", type=Path, metavar="DIR", help="what survives; its sockets are in DIR/run"
     )
+    joins.add_argument("--key", metavar="FILE", help="key of this agent, for tcp")
+    joins.add_argument("--server-key", metavar="KEY", help="public key of that daemon, or a file with it")
     arguments = parser.parse_args(argv)
     runtime, state_dir = places.runtime_dir(), places.state_dir()
     try:
@@ -49,13 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             runtime, state_dir = agents.folders(arguments.state_dir)
             loaded = agents.settings(runtime, state_dir)
         else:
-            loaded = config.load(arguments.config, runtime=runtime, state=state_dir)
+            loaded = config.load(
+                arguments.config, runtime=runtime, state=state_dir, insecure=arguments.insecure
+            )
         set_up(loaded.settings.logging, arguments.log_level)
         backend_path = arguments.backend_path.absolute() if arguments.backend_path is not None else None
         daemon = Daemon(loaded, backend_path, runtime, state_dir, agent)
     except MgmtError as error:
         print(f"error: {error.text}", file=sys.stderr)
-        return Exit.USAGE if error.code == "bad-config" else Exit.FAILED
+        return error.row.exit if error.code in ("bad-config", "not-authorised") else Exit.FAILED
     except OSError as error:
         print(f"error: cannot start: {error.filename or 'system call'}: {error.strerror}", file=sys.stderr)
         return Exit.FAILED
@@ -73,9 +81,29 @@ def _agent(arguments: argparse.Namespace) -> agents.AgentOptions:
                     f"{what} {value!r}: must start with a letter or digit, then letters, digits and . _ + : -"
                 )
                 raise MgmtError("bad-config", text)
+    join = endpoint_of(arguments.join)
     return agents.AgentOptions(
-        join=endpoint_of(arguments.join), name=name, tags=tuple(dict.fromkeys(arguments.tag)), labels=labels
+        join=join,
+        name=name,
+        tags=tuple(dict.fromkeys(arguments.tag)),
+        labels=labels,
+        credentials=_credentials(arguments, join),
     )
+
+
+def _credentials(arguments: argparse.Namespace, join: str) -> Credentials | None:
+    """MgmtError `not-authorised` when there are none for a tcp endpoint, and nobody said that this is meant."""
+    if not join.startswith("tcp://") or arguments.insecure:
+        return None
+    found = credentials(arguments.server_key, arguments.key)
+    if found is None:
+        text = (
+            f"--join {join}: the daemon there wants a key of this agent. On its machine, `mgmt keys new NAME "
+            "--role agent:NODE --allow` makes one, and `mgmt keys show` prints the daemon's own; give both with "
+            "--key FILE and --server-key KEY. --insecure joins without, where the daemon is as open"
+        )
+        raise MgmtError("not-authorised", text)
+    return found
 
 
 def endpoint_of(text: str) -> str:

@@ -28,11 +28,15 @@ from mgmt.settings import BackendSettings, ModelSettings, Settings, Table, did_y
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """`source` is flag, environment, user, system or built-in; `path` is None for the last."""
+    """`source` is flag, environment, user, system or built-in; `path` is None for the last.
+
+    `insecure`: the command line said so, and it outranks what is read later, too.
+    """
 
     settings: Settings
     path: Path | None
     source: str
+    insecure: bool = False
 
 
 def search_path(environ: Mapping[str, str] | None = None) -> list[tuple[str, Path]]:
@@ -50,11 +54,13 @@ def load(
     environ: Mapping[str, str] | None = None,
     runtime: Path | None = None,
     state: Path | None = None,
+    insecure: bool = False,
 ) -> Loaded:
     """Read the named file, else the first of `search_path` that exists, else the built-in defaults.
 
     `MgmtError("bad-config")` lists every fault, in `detail["problems"]` as `{"path", "problem"}` and in its
-    text one a line. `runtime` and `state` are the folders that the placeholders of endpoints stand for.
+    text one a line. `runtime` and `state` are the folders that the placeholders of endpoints stand for;
+    `insecure` outranks `endpoints.insecure`.
     """
     candidates = search_path(environ) if path is None else [("flag", Path(os.path.abspath(path)))]
     for source, candidate in candidates:
@@ -65,16 +71,21 @@ def load(
                 value, problems = strictjson.parse(data, defaults.MAX_DEPTH)
             except strictjson.NotJsonError as error:
                 raise _bad_config(candidate, error.problems) from None
-            settings = _settings(value, candidate, problems, runtime, state)
-            return Loaded(settings, candidate, source)
-    return Loaded(parse({}, runtime=runtime, state=state), None, "built-in")
+            settings = _settings(value, candidate, problems, runtime, state, insecure)
+            return Loaded(settings, candidate, source, insecure)
+    return Loaded(parse({}, runtime=runtime, state=state, insecure=insecure), None, "built-in", insecure)
 
 
 def parse(
-    value: object, path: Path | None = None, *, runtime: Path | None = None, state: Path | None = None
+    value: object,
+    path: Path | None = None,
+    *,
+    runtime: Path | None = None,
+    state: Path | None = None,
+    insecure: bool = False,
 ) -> Settings:
     """Settings from a parsed JSON value; `path` names its file in errors and is the base of its folders."""
-    return _settings(value, path, [], runtime, state)
+    return _settings(value, path, [], runtime, state, insecure)
 
 
 def _settings(
@@ -83,6 +94,7 @@ def _settings(
     problems: list[strictjson.Problem],
     runtime: Path | None,
     state: Path | None,
+    insecure: bool,
 ) -> Settings:
     if not isinstance(value, dict):
         raise _bad_config(path, [((), f"must be an object, not {shown(value)}")])
@@ -91,7 +103,10 @@ def _settings(
     found = list(problems)
     try:
         # The endpoints' defaults have placeholders as well, and only a table that is there is filled in.
-        settings = Settings.model_validate({"endpoints": {}, **value}, context=context)
+        value = {"endpoints": {}, **value}
+        if insecure and isinstance(value["endpoints"], dict):
+            value["endpoints"] = {**value["endpoints"], "insecure": True}
+        settings = Settings.model_validate(value, context=context)
     except ValidationError as error:
         known = {location for location, _ in problems}
         found += [

@@ -19,6 +19,7 @@ from mgmt.client.session import NEVER, Answer
 from mgmt.client.sync import packed, single
 from mgmt.client.wires import Wires
 from mgmt.protocol import defaults, frames, places
+from mgmt.protocol.keys import Credentials, for_endpoint
 
 
 class AsyncClient:
@@ -34,11 +35,19 @@ class AsyncClient:
         name: str = "",
         timeout_s: float = defaults.REQUEST_TIMEOUT_S,
         connect_timeout_s: float = defaults.CONNECT_TIMEOUT_S,
+        server_key: str | None = None,
+        key_file: str | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self.endpoint = endpoint or places.default_control_endpoint()
         self._loop = asyncio.get_running_loop()
         self._conversation = Conversation(self.endpoint, name, timeout_s, connect_timeout_s)
-        self._wires = Wires(self._conversation, self._watch, self._unwatch)
+        self._wires = Wires(
+            self._conversation,
+            self._watch,
+            self._unwatch,
+            credentials or for_endpoint(self.endpoint, server_key, key_file),
+        )
         self._futures: dict[int, asyncio.Future[Any]] = {}
         self._items: deque[dict[str, Any]] = deque()
         self._arrived = asyncio.Event()

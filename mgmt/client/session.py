@@ -166,6 +166,18 @@ class Session:
         """The connection broke: whoever answers next on this endpoint may be another daemon."""
         self._end_session(now_s, "the connection broke")
 
+    def refused(self, now_s: float, error: MgmtError) -> None:
+        """There will be no connection: nobody is asked, and whoever waits is told why."""
+        self._end_session(now_s, error.text)  # what that asks for again is refused with the rest
+        self._requests.pop(self._hello, None)
+        self._session = self._hello = 0
+        self._heartbeat_at_s = self._silent_since_s = NEVER
+        waiters, self._hello_waiters = self._hello_waiters, []
+        self._effects += [Answer(id, None, error) for id in waiters]
+        requests, self._requests = self._requests, {}
+        for request in requests.values():
+            self._finish(now_s, request, None, error)
+
     def tick(self, now_s: float) -> None:
         """Do what is due; to be called after reading, so that nothing that has arrived expires."""
         timers = self._timers

@@ -20,6 +20,7 @@ from mgmt.client.session import NEVER, Answer
 from mgmt.client.wires import Wires
 from mgmt.protocol import defaults, frames, places
 from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.keys import Credentials, for_endpoint
 
 STALE_S = 0.05  # after a pause this long, arrivals are read before anything new is asked
 
@@ -29,8 +30,11 @@ class Client:
 
     `endpoint` defaults to `places.default_control_endpoint()`, `name` tells people who is speaking, `timeout_s`
     is for requests that name none (`inf`: wait for ever), `connect_timeout_s` for the daemon's welcome, and for
-    a daemon that restarts. Every failure is an MgmtError: `unreachable` (nobody answers), `expired` (no answer in
-    time), or what the daemon said.
+    a daemon that restarts. Over tcp a daemon wants a key: `server_key` is its public key or a file with it,
+    `key_file` the file of your own (default: $MGMT_SERVER_KEY, $MGMT_KEY_FILE); `credentials` are both.
+
+    Every failure is an MgmtError: `unreachable` (nobody answers), `not-authorised` (a key is missing, wrong or not
+    allowed), `expired` (no answer in time), or what the daemon said.
     """
 
     def __init__(
@@ -40,6 +44,9 @@ class Client:
         name: str = "",
         timeout_s: float = defaults.REQUEST_TIMEOUT_S,
         connect_timeout_s: float = defaults.CONNECT_TIMEOUT_S,
+        server_key: str | None = None,
+        key_file: str | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self.endpoint = endpoint or places.default_control_endpoint()
         self._conversation = Conversation(self.endpoint, name, timeout_s, connect_timeout_s)
@@ -48,6 +55,7 @@ class Client:
             self._conversation,
             lambda opened: self._poller.register(opened, zmq.POLLIN),
             self._poller.unregister,
+            credentials or for_endpoint(self.endpoint, server_key, key_file),
         )
         self._answers: dict[int, Answer] = {}
         self._items: deque[dict[str, Any]] = deque()

@@ -14,8 +14,9 @@ import zmq
 
 from mgmt.client.conversation import Conversation
 from mgmt.client.session import START_HINT, Answer, CloseData, Effect, Happened, Send, SendData
-from mgmt.protocol import defaults
+from mgmt.protocol import curve, defaults, places
 from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.keys import Credentials
 
 
 def probe(endpoint: str) -> None:
@@ -51,14 +52,20 @@ def probe(endpoint: str) -> None:
 
 
 class Wires:
-    """The sockets of `conversation`; `opened` and `closed` are called with each socket to be watched."""
+    """The sockets of `conversation`; `opened` and `closed` are called with each socket to be watched.
+
+    `credentials` are shown to every tcp endpoint: the daemon's relay has the key of its control endpoint.
+    """
 
     def __init__(
         self,
         conversation: Conversation,
         opened: Callable[[zmq.Socket[bytes]], None],
         closed: Callable[[zmq.Socket[bytes]], None],
+        credentials: Credentials | None = None,
     ) -> None:
+        self._credentials = credentials
+        self._handshakes = curve.Handshakes(conversation.endpoint, credentials)
         self._conversation = conversation
         self._opened = opened
         self._closed = closed
@@ -67,6 +74,7 @@ class Wires:
         self._monitor: zmq.Socket[bytes] | None = None
         self._data: dict[str, zmq.Socket[bytes]] = {}
         self._finished = False
+        self._made = 0
 
     def connect(self) -> None:
         """Make sure that requests have somewhere to go; MgmtError `unreachable` at once when nobody listens."""
@@ -78,14 +86,15 @@ class Wires:
         if self._context is None:
             self._context = zmq.Context()
         if self._control is None:
-            control = self._dealer()
-            # Any message of the monitor means that the connection broke.
+            control = self._dealer(conversation.endpoint)
+            self._handshakes = curve.Handshakes(conversation.endpoint, self._credentials)
             monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
-            address = f"inproc://control-{id(self)}"
-            control.monitor(address, zmq.EVENT_DISCONNECTED)
+            self._made += 1  # the former one's address is given back some time later
+            address = f"inproc://control-{id(self)}-{self._made}"
+            control.monitor(address, zmq.EVENT_DISCONNECTED | curve.WATCHED)
             monitor.connect(address)
             try:
-                control.connect(conversation.endpoint)
+                control.connect(places.dialled(conversation.endpoint))
             except zmq.ZMQError as error:
                 monitor.close(0)
                 control.close(0)
@@ -105,8 +114,8 @@ class Wires:
         for socket in tuple(self._data.values()):
             for message in _arrived(socket):
                 conversation.received_data(now_s, message)
-        if self._monitor is not None and _arrived(self._monitor):
-            conversation.disconnected(now_s)
+        if self._monitor is not None:
+            self._read_monitor(now_s, self._monitor)
         if self._control is not None:
             for message in _arrived(self._control):
                 conversation.received(now_s, message[0])
@@ -141,6 +150,28 @@ class Wires:
         if context is not None:
             context.term()
 
+    def _read_monitor(self, now_s: float, monitor: zmq.Socket[bytes]) -> None:
+        error = None
+        for event, value in map(curve.event_of, _arrived(monitor)):
+            if event == zmq.EVENT_DISCONNECTED:
+                self._conversation.disconnected(now_s)
+            else:
+                error = self._handshakes.judge(now_s, event, value) or error
+        if error is not None:
+            # libzmq may have given this connection up for good; the next request makes another.
+            self._close_control()
+            self._conversation.refused(now_s, error)
+
+    def _close_control(self) -> None:
+        monitor, control = self._monitor, self._control
+        self._monitor = self._control = None
+        if control is not None:
+            control.disable_monitor()
+        for socket in (monitor, control):
+            if socket is not None:
+                self._closed(socket)
+                socket.close(0)
+
     def _do(
         self,
         now_s: float,
@@ -152,7 +183,8 @@ class Wires:
             case Answer():
                 answered(effect)
             case Send(id, frame):
-                assert self._control is not None
+                if self._control is None:
+                    return  # refused meanwhile: who asked has been answered
                 try:
                     self._control.send(frame, zmq.NOBLOCK)
                 except zmq.Again:
@@ -174,13 +206,13 @@ class Wires:
                 happened(item)
 
     def _open(self, endpoint: str) -> zmq.Socket[bytes]:
-        socket = self._data[endpoint] = self._dealer()
+        socket = self._data[endpoint] = self._dealer(endpoint)
         socket.copy_threshold = defaults.ZERO_COPY_BYTES
-        socket.connect(endpoint)
+        socket.connect(places.dialled(endpoint, self._conversation.endpoint))
         self._opened(socket)
         return socket
 
-    def _dealer(self) -> zmq.Socket[bytes]:
+    def _dealer(self, endpoint: str) -> zmq.Socket[bytes]:
         assert self._context is not None
         socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         for option, value in (
@@ -194,6 +226,7 @@ class Wires:
             (zmq.HANDSHAKE_IVL, defaults.ZMQ_HANDSHAKE_TIMEOUT_MS),
         ):
             socket.setsockopt(option, value)
+        curve.dress(socket, self._credentials, endpoint)
         return socket
 
 

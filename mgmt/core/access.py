@@ -33,6 +33,9 @@ def authorise(asked: Asked) -> None:
     grant = asked.route.grant
     if grant is None:
         return
+    if grant.role == keys.REVOKED:
+        text = f"the key {grant.key} is not allowed here any more; `mgmt keys allow` would allow it again"
+        raise MgmtError("not-authorised", text, key=grant.key)
     audience = msg.REQUESTS[asked.verb].audience
     if isinstance(asked.body, msg.LeaseModel) and asked.body.load:
         audience = msg.REQUESTS["load-model"].audience  # a way to say it, and no way around it

@@ -100,6 +100,6 @@ class Handshakes:
                 "could tell it from another one. Leave out --server-key and --key if that is meant"
             )
         return (
-            f"{self._endpoint} wants a key: give its public key (--server-key or MGMT_SERVER_KEY; `mgmt keys show` "
-            "there prints it) and your own (--key or MGMT_KEY_FILE; `mgmt keys new` makes one)"
+            f"{self._endpoint} wants a key: give its public key (--server-key or MGMT_SERVER_KEY; "
+            "`mgmt keys show` there prints it) and your own (--key or MGMT_KEY_FILE; `mgmt keys new` makes one)"
         )

@@ -55,7 +55,10 @@ TABLE: dict[str, Row] = {
     # the request was understood, and refused
     "denied": Row(Fault.CLIENT, False, Exit.DENIED, "the caller may not do this"),
     "not-authorised": Row(
-        Fault.CLIENT, False, Exit.DENIED, "the key is missing, not known, or its role does not allow the request"
+        Fault.CLIENT,
+        False,
+        Exit.DENIED,
+        "the key is missing, not known, or its role does not allow the request",
     ),
     "session-gone": Row(Fault.CLIENT, True, Exit.FAILED, "the session is unknown or ended; say hello again"),
     "lease-gone": Row(Fault.CLIENT, True, Exit.FAILED, "the lease is unknown or closed; ask for a new one"),

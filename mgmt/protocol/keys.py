@@ -3,6 +3,7 @@
     keys/server.key    the daemon's own pair, made when it is needed
     keys/server.pub    its public half, for clients and agents
     keys/local.key     an operator's pair, made with it: for commands on the daemon's own machine
+    keys/backends.key  the pair of the daemon's own backends, when they reach it over tcp
     keys/allowed       one line a key: public key, role, name, comment
 
 A key is 40 printable characters (Z85 of 32 bytes). A pair belongs to one party; what it may do is said by the line
@@ -15,7 +16,7 @@ import fcntl
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,10 @@ KEY_CHARS = 40
 ALLOWED = "allowed"
 SERVER = "server"  # names of the pairs that a daemon makes for itself
 LOCAL = "local"
+BACKENDS = "backends"
 MAX_FILE_BYTES = 1 << 20
 OPERATOR, CLIENT, BACKEND = "operator", "client", "backend"
+REVOKED = "revoked"  # of a key whose connection is older than its revocation
 AGENT = "agent:"  # and the name of the node
 ROLES = "operator, client or agent:NODE"
 
@@ -159,11 +162,47 @@ def write_pair(folder: Path, pair: KeyFile) -> Path:
     return path
 
 
+def own_pairs(folder: Path, keypair: Callable[[], tuple[bytes, bytes]]) -> KeyFile:
+    """The daemon's pair. The first time it is made, and an operator's pair for this machine with it.
+
+    `keypair` draws a public and a secret key.
+    """
+    path = folder / f"{SERVER}.key"
+    if not path.exists():
+        local = new_pair(
+            keypair, LOCAL, OPERATOR, "made with the server's key, for commands on its own machine"
+        )
+        if not (folder / f"{LOCAL}.key").exists():
+            write_pair(folder, local)
+            with changing(folder) as grants:
+                allow(grants, Grant(local.public, local.role, local.name, local.comment))
+        # Last: while it is missing, all of this is done again.
+        write_pair(
+            folder, new_pair(keypair, SERVER, "", "the daemon's own; clients and agents need its public half")
+        )
+    return read_pair(path)
+
+
+def backends_pair(folder: Path, keypair: Callable[[], tuple[bytes, bytes]]) -> KeyFile:
+    """The pair of the daemon's backends, made when it is missing. It outlives the daemon, as backends do."""
+    path = folder / f"{BACKENDS}.key"
+    if not path.exists():
+        write_pair(
+            folder, new_pair(keypair, BACKENDS, BACKEND, "given by the daemon to the backends it starts")
+        )
+    return read_pair(path)
+
+
+def new_pair(keypair: Callable[[], tuple[bytes, bytes]], name: str, role: str, comment: str) -> KeyFile:
+    public, secret = keypair()
+    return KeyFile(public.decode(), secret.decode(), name, role, comment)
+
+
 # ---- the table of those that may speak ---------------------------------------------------------------------
 
 
 def parse_allowed(text: str, where: str) -> dict[str, Grant]:
-    """Grants by public key; MgmtError `bad-config` names the line. A broken table lets nobody in."""
+    """Grants by public key; MgmtError `bad-config` names the line."""
     grants: dict[str, Grant] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split(maxsplit=3)
@@ -217,7 +256,9 @@ def allow(grants: dict[str, Grant], grant: Grant) -> None:
     """Add or change a line; MgmtError `conflict` when another key has the name."""
     other = next((known for known in grants.values() if known.name == grant.name), None)
     if other is not None and other.key != grant.key:
-        text = f"another key is called {grant.name!r} ({other.key}); revoke it first, or choose another --name"
+        text = (
+            f"another key is called {grant.name!r} ({other.key}); revoke it first, or choose another --name"
+        )
         raise MgmtError("conflict", text)
     grants[grant.key] = grant
 
@@ -257,12 +298,23 @@ def credentials(
     if not server_key and not key_file:
         return None
     if not server_key or not key_file:
-        have, lack = ("server key", "a key of your own: --key FILE or MGMT_KEY_FILE (`mgmt keys new` makes one)")
+        have, lack = (
+            "server key",
+            "a key of your own: --key FILE or MGMT_KEY_FILE (`mgmt keys new` makes one)",
+        )
         if not server_key:
-            have, lack = ("key", "the server's public key: --server-key or MGMT_SERVER_KEY (`mgmt keys show`)")
+            have, lack = (
+                "key",
+                "the server's public key: --server-key or MGMT_SERVER_KEY (`mgmt keys show`)",
+            )
         raise MgmtError("not-authorised", f"there is a {have}, but not {lack}")
     pair = read_pair(Path(key_file))
     return Credentials(public_key(server_key), pair.public, pair.secret)
+
+
+def for_endpoint(endpoint: str, server_key: str | None, key_file: str | None) -> Credentials | None:
+    """`credentials` for an endpoint that may want them; None for a file's, whose mode is the authority."""
+    return credentials(server_key, key_file) if endpoint.startswith("tcp://") else None
 
 
 def local_credentials(state_dir: Path | None = None) -> Credentials | None:

@@ -49,6 +49,18 @@ def default_control_endpoint(environ: Mapping[str, str] | None = None, uid: int 
     return environ.get("MGMT_ENDPOINT") or f"ipc://{runtime_dir(environ, uid)}/control"
 
 
+def dialled(endpoint: str, heard_from: str = "") -> str:
+    """The endpoint to connect to: one that is bound to every address of its machine names none of them.
+
+    `heard_from` is an endpoint of the same machine; without it, this machine is meant.
+    """
+    for every in ("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:"):
+        if endpoint.startswith(every):
+            host = heard_from.rpartition(":")[0] if heard_from.startswith("tcp://") else "tcp://127.0.0.1"
+            return f"{dialled(host + ':').removesuffix(':')}:{endpoint.removeprefix(every)}"
+    return endpoint
+
+
 def xdg_dir(environ: Mapping[str, str], name: str) -> Path | None:
     """The folder of an XDG variable; unset, empty and relative ones do not count (XDG base directories)."""
     value = environ.get(name, "")

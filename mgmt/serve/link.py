@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from mgmt.protocol import defaults, frames
+from mgmt.protocol import curve, defaults, frames, places
 from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.keys import Credentials
 
 
 class Place(NamedTuple):
@@ -31,6 +32,7 @@ class Place(NamedTuple):
     token: str
     model: str
     fullname: str
+    keys: Credentials | None = None  # for a daemon that is reached over tcp
 
     @classmethod
     def of(cls, environ: Mapping[str, str] | None = None) -> Place:
@@ -56,6 +58,7 @@ class Place(NamedTuple):
             told("TOKEN"),
             environ.get("MGMT_MODEL", ""),
             environ.get("MGMT_FULLNAME", ""),
+            Credentials(*told("BACKEND_KEYS").split()) if environ.get("MGMT_BACKEND_KEYS") else None,
         )
 
 
@@ -138,7 +141,8 @@ class Link:
             (zmq.MAXMSGSIZE, defaults.MAX_CONTROL_FRAME_BYTES),
         ):
             daemon.setsockopt(option, value)
-        daemon.connect(self._place.endpoint)
+        curve.dress(daemon, self._place.keys, self._place.endpoint)
+        daemon.connect(places.dialled(self._place.endpoint))
         poller = zmq.Poller()
         poller.register(daemon, zmq.POLLIN)
         poller.register(self._wake.fileno(), zmq.POLLIN)

@@ -90,6 +90,9 @@ class EndpointSettings(Table):
     nodes: Endpoint | None = Field(
         None, description="where agents of other machines join; nowhere when absent"
     )
+    insecure: Annotated[bool, Field(strict=True)] = Field(
+        False, description="tcp endpoints without keys: whoever reaches them may do everything"
+    )
     model_socket_dir: Annotated[Text, AfterValidator(socket_dir)] = Field(
         "/tmp", description="absolute folder of the backends' own sockets `symphony-model-XXXXXXXX`"
     )
@@ -102,6 +105,21 @@ class EndpointSettings(Table):
                 raise ValueError(f"{taken[endpoint]} and {key} are the same endpoint, {endpoint}")
             taken[endpoint] = key
         return self
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        for key in ("client_handshake", "cli_management"):
+            endpoint = getattr(self, key)
+            if endpoint.startswith("tcp://") and not self.insecure:
+                raise ValueError(
+                    f"{key}: {endpoint} would be open to everyone who reaches it, for the ancestor's clients have "
+                    'no keys; use ipc, or say `"insecure": true` beside it'
+                )
+        return self
+
+    def guarded(self) -> list[str]:
+        """Keys of the endpoints where a key is asked for."""
+        return [key for key, at in self.served().items() if at.startswith("tcp://") and not self.insecure]
 
     def served(self) -> dict[str, str]:
         """The endpoints that the daemon binds, by key."""
@@ -264,7 +282,11 @@ class Settings(Table):
                     "only their names tell them apart"
                 )
         for key, endpoint in self.endpoints.served().items():
-            if endpoint.startswith("tcp://") and not endpoint.startswith(_LOOPBACK):
+            if (
+                key not in self.endpoints.guarded()
+                and endpoint.startswith("tcp://")
+                and (not endpoint.startswith(_LOOPBACK))
+            ):
                 found.append(
                     f"endpoints.{key}: {endpoint} is open to everyone who can reach this machine; "
                     "there is no authentication on it"

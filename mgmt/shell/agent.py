@@ -15,6 +15,7 @@ from mgmt.config import Loaded
 from mgmt.core.nodes import AgentFacts
 from mgmt.core.placement import Topology
 from mgmt.protocol import places
+from mgmt.protocol.keys import Credentials
 from mgmt.shell.identity import boot_id
 
 INCARNATION_BITS = 48
@@ -28,6 +29,7 @@ class AgentOptions:
     name: str
     tags: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    credentials: Credentials | None = None
 
 
 def folders(state_dir: Path | None, environ: Mapping[str, str] | None = None) -> tuple[Path, Path]:

@@ -25,12 +25,15 @@ from mgmt.core import event as ev
 from mgmt.core.event import NODES_PLANE, UPLINK_PLANE, Now
 from mgmt.core.state import Identity, State
 from mgmt.core.step import LEGACY_PLANE, step
+from mgmt.protocol import keys
 from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.keys import Grant
 from mgmt.settings import Settings
 from mgmt.shell import agent as agents
 from mgmt.shell import sight
 from mgmt.shell.commands import Commands
 from mgmt.shell.commits import Commits
+from mgmt.shell.door import Door
 from mgmt.shell.identity import boot_id
 from mgmt.shell.legacy import LegacyPlane
 from mgmt.shell.logs import read_log
@@ -93,6 +96,12 @@ class Daemon:
 
         self._queue: deque[ev.Event] = deque()
         self._stepping = False
+        guarded = settings.endpoints.guarded()
+        self._door: Door | None = None
+        if guarded:
+            self._door = Door(self._loop, self._context, keys.keys_dir(state_dir), self._on_revoked)
+        if self._door is not None and "control" in guarded:
+            self._environ["MGMT_BACKEND_KEYS"] = self._door.backend_keys()
         self.native = NativePlane(
             self._loop,
             self._context,
@@ -101,6 +110,7 @@ class Daemon:
             settings.limits.max_subscriber_queue,
             serial,
             self.emit,
+            self._door if "control" in guarded else None,
         )
         self.legacy = LegacyPlane(self._loop, self._context, settings, serial, self.emit)
         self.relay = Relay(
@@ -109,6 +119,7 @@ class Daemon:
             settings.endpoints.relay,
             settings.limits.max_relay_frame_bytes,
             settings.limits.max_relay_queue,
+            self._door.prepare("relay") if self._door is not None and "relay" in guarded else None,
         )
         self._nodes: NodesPlane | None = None
         if settings.endpoints.nodes is not None:
@@ -120,6 +131,7 @@ class Daemon:
                 self.relay,
                 serial,
                 self.emit,
+                self._door if "nodes" in guarded else None,
             )
         self._uplink: Uplink | None = None
         self._outpost: Outpost | None = None
@@ -133,6 +145,7 @@ class Daemon:
                 serial,
                 self.emit,
                 self._outpost.on_carried,
+                agent.credentials,
             )
         self._prober = Prober(self._loop, self._context, self.emit)
         self._timers = Timers(self._loop, lambda key: self.emit(ev.TimerFired(key)))
@@ -147,7 +160,7 @@ class Daemon:
         self._rotation = Rotation(self._spawner.log_path)
         self._looks_at_logs = False
         self._runtime, self._state_dir = runtime, state_dir
-        self._config_path = loaded.path
+        self._config_path, self._insecure = loaded.path, loaded.insecure
         self._sampler = sight.Sampler()
         self._unsampled: set[str] = set()  # started a moment ago
         self._workers = ThreadPoolExecutor(WORKERS, "worker")
@@ -279,6 +292,8 @@ class Daemon:
         while not all(router.flush() for router in routers) and time.monotonic() < deadline:
             self._loop.run_until_complete(asyncio.sleep(0.01))
         self._timers.close()
+        if self._door is not None:
+            self._door.close_monitors()
         self._prober.close()
         self.relay.close()
         if self._outpost is not None:
@@ -287,6 +302,8 @@ class Daemon:
             self._uplink.close(linger_ms=int(FLUSH_S * 1000))
         for router in routers:
             router.close(linger_ms=int(FLUSH_S * 1000))
+        if self._door is not None:
+            self._door.close()
         self._probes.close()
         self._commands.close()
         self._units.close()
@@ -363,13 +380,17 @@ class Daemon:
     def _read_config(self, effect: fx.ReadConfig) -> None:
         def read() -> None:
             result: Settings | MgmtError
-            runtime, state = self._runtime, self._state_dir
+            runtime, state, insecure = self._runtime, self._state_dir, self._insecure
             try:
                 if effect.config is None:
-                    result = config.load(self._config_path, runtime=runtime, state=state).settings
+                    result = config.load(
+                        self._config_path, runtime=runtime, state=state, insecure=insecure
+                    ).settings
                 else:
                     path = Path(effect.path) if effect.path is not None else None
-                    result = config.parse(dict(effect.config), path, runtime=runtime, state=state)
+                    result = config.parse(
+                        dict(effect.config), path, runtime=runtime, state=state, insecure=insecure
+                    )
             except MgmtError as error:
                 result = error
             self._loop.call_soon_threadsafe(
@@ -435,8 +456,15 @@ class Daemon:
 
     def _on_hangup(self) -> None:
         log.info("SIGHUP: applying the configuration file")
+        if self._door is not None:
+            self._door.look()
         self._notifier.reloading()
         self._read_config(fx.ReadConfig(None, apply=True, config=None, path=None))
+
+    def _on_revoked(self, gone: list[Grant]) -> None:
+        self.emit(ev.KeysRevoked({grant.key: grant.name for grant in gone}))
+        if self._nodes is not None:
+            self._nodes.revoke({grant.node for grant in gone if grant.node})
 
     def _beat(self, interval_s: float) -> None:
         # Runs in the loop, so a loop that is stuck stops beating: that is the point.

@@ -14,6 +14,8 @@ from mgmt.core import event as ev
 from mgmt.core.event import Route
 from mgmt.protocol import defaults, frames, messages
 from mgmt.protocol.frames import FrameError
+from mgmt.protocol.keys import Grant
+from mgmt.shell.door import Door, receive_keyed
 from mgmt.shell.router import Frames, Router
 
 PLANE = "native"
@@ -34,7 +36,9 @@ class NativePlane:
         max_subscriber_queue: int,
         serial: Callable[[], int],
         emit: Callable[[ev.Event], None],
+        door: Door | None = None,
     ) -> None:
+        """With a `door`, who connects needs a key."""
         self._serial = serial
         self._emit = emit
         self._timeout_ns = int(request_timeout_s * 1e9)
@@ -43,7 +47,24 @@ class NativePlane:
         self._max_subscriber_queue = max_subscriber_queue
         self.skipped_events = 0
         self.bad_frames = 0
-        self.router = Router(loop, context, endpoint, HARD_MESSAGE_BYTES, self._on_message, self._on_lost)
+        if door is None:
+            self.router = Router(loop, context, endpoint, HARD_MESSAGE_BYTES, self._on_message, self._on_lost)
+            return
+        grant_of = door.grant
+
+        def on_keyed(message: list[Any]) -> None:
+            self._on_message(message, grant_of(message.pop(0)))
+
+        self.router = Router(
+            loop,
+            context,
+            endpoint,
+            HARD_MESSAGE_BYTES,
+            on_keyed,
+            self._on_lost,
+            receive_keyed,
+            prepare=door.prepare("control"),
+        )
 
     def answer(self, effect: fx.Answer) -> None:
         route = effect.route
@@ -65,7 +86,7 @@ class NativePlane:
                 continue
             self.router.send(peer, (frames.encode_event(effect.seq, session, effect.kind, effect.body),))
 
-    def _on_message(self, message: Frames) -> None:
+    def _on_message(self, message: Frames, grant: Grant | None = None) -> None:
         peer = message[0]
         try:
             decoded = frames.decode(message[1:])
@@ -74,7 +95,7 @@ class NativePlane:
                 timeout_ns = decoded.deadline_ms * 1_000_000 or self._timeout_ns
                 self._emit(
                     ev.Asked(
-                        Route(self._serial(), PLANE, peer, decoded.id, decoded.session),
+                        Route(self._serial(), PLANE, peer, decoded.id, decoded.session, None, grant),
                         decoded.verb,
                         body,
                         time.monotonic_ns() + timeout_ns,
@@ -82,7 +103,7 @@ class NativePlane:
                     )
                 )
             elif type(decoded) is frames.Notice:
-                self._emit(ev.Noticed(peer, decoded.session, decoded.name, decoded.body))
+                self._emit(ev.Noticed(peer, decoded.session, decoded.name, decoded.body, grant))
             else:
                 raise FrameError("bad-frame", "only requests and notices are sent to a daemon", decoded[0])
         except FrameError as error:

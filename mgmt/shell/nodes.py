@@ -21,6 +21,8 @@ from mgmt.core import event as ev
 from mgmt.core.event import NODES_PLANE, Route
 from mgmt.protocol import frames, messages
 from mgmt.protocol.frames import FrameError
+from mgmt.protocol.keys import Grant
+from mgmt.shell.door import Door
 from mgmt.shell.relay import Relay
 from mgmt.shell.router import Router, recv
 
@@ -41,8 +43,20 @@ def receive_node(socket: zmq.Socket[bytes]) -> list[Any]:
     return message
 
 
+def receive_keyed_node(socket: zmq.Socket[bytes]) -> list[Any]:
+    """The same behind the public key (str) of the sender."""
+    message: list[Any] = [None, recv(socket, _NOBLOCK)]
+    more = True
+    while more:
+        frame = recv(socket, _NOBLOCK, False)
+        message[0] = message[0] or frame.get("User-Id")
+        message.append(frame.bytes if len(message) < 4 else frame)
+        more = frame.more
+    return message
+
+
 class NodesPlane:
-    """`prepare` sets what else the socket needs before it is bound."""
+    """With a `door`, an agent needs a key, and speaks for the node of that key only."""
 
     def __init__(
         self,
@@ -53,7 +67,7 @@ class NodesPlane:
         relay: Relay,
         serial: Callable[[], int],
         emit: Callable[[ev.Event], None],
-        prepare: Callable[[zmq.Socket[bytes]], None] | None = None,
+        door: Door | None = None,
     ) -> None:
         self._relay = relay
         self._serial = serial
@@ -61,6 +75,8 @@ class NodesPlane:
         self._tokens: dict[str, bytes] = {}  # node -> what the connection of its requests must show
         self._carriers: dict[str, bytes] = {}  # node -> that connection
         self._node_of: dict[bytes, str] = {}
+        self._speakers: dict[str, bytes] = {}  # node -> the connection of its session
+        self._grant_of = door.grant if door is not None else None
         self.bad_frames = 0
         relay.carry = self.carry
         self.router = Router(
@@ -68,10 +84,10 @@ class NodesPlane:
             context,
             endpoint,
             2 * max_frame_bytes,
-            self._on_message,
+            self._on_message if door is None else self._on_keyed,
             self._on_lost,
-            receive_node,
-            prepare=prepare,
+            receive_node if door is None else receive_keyed_node,
+            prepare=door.prepare("nodes") if door is not None else None,
         )
 
     # ---- effects ----
@@ -93,8 +109,19 @@ class NodesPlane:
         """Another session of the node, or none: what its former connection was to answer is lost."""
         self._let_go(effect.node)
         self._tokens.pop(effect.node, None)
+        self._speakers.pop(effect.node, None)
         if effect.peer is not None:
             self._tokens[effect.node] = effect.token.encode()
+            self._speakers[effect.node] = effect.peer
+
+    def revoke(self, nodes: set[str]) -> None:
+        """The keys of these nodes are not allowed any more: their agents are as good as gone."""
+        for node in nodes & self._speakers.keys():
+            peer = self._speakers.pop(node)
+            self.router.send(peer, (frames.encode_notice(0, "node-gone", {}),))
+            self._let_go(node)
+            self._tokens.pop(node, None)
+            self._emit(ev.NodePeerLost(peer, "its key was revoked"))
 
     def carry(self, node: str, unit: str, message: list[Any]) -> bool:
         """Send a request (tag, payload...) to a unit's agent; False when there is no way to it now."""
@@ -106,21 +133,28 @@ class NodesPlane:
 
     # ---- messages ----
 
-    def _on_message(self, message: list[Any]) -> None:
+    def _on_keyed(self, message: list[Any]) -> None:
+        assert self._grant_of is not None
+        self._on_message(message, self._grant_of(message.pop(0)))
+
+    def _on_message(self, message: list[Any], grant: Grant | None = None) -> None:
         peer: bytes = message[0]
         if len(message) == 2:
-            self._on_control(peer, message[1:])
+            self._on_control(peer, message[1:], grant)
         elif message[1]:
             node = self._node_of.get(peer)
-            if node is not None:
+            if node is not None and (grant is None or grant.node == node):
                 self._relay.on_carried(node, message[1].decode("utf-8", "replace"), message[2:])
         else:
-            self._on_token(peer, message[2])
+            self._on_token(peer, message[2], grant)
 
-    def _on_control(self, peer: bytes, message: list[bytes]) -> None:
+    def _on_control(self, peer: bytes, message: list[bytes], grant: Grant | None) -> None:
         try:
             decoded = frames.decode(message)
             if type(decoded) is frames.Notice:
+                if grant is not None and self._speakers.get(grant.node) != peer:
+                    self.router.send(peer, (frames.encode_notice(decoded.session, "node-gone", {}),))
+                    return
                 if decoded.name not in FROM_AGENTS:
                     raise FrameError("unknown-verb", f"agents do not say {decoded.name!r:.60}")
                 try:
@@ -132,7 +166,7 @@ class NodesPlane:
                 self._emit(ev.NodeNoticed(peer, decoded.session, decoded.name, decoded.body))
             elif type(decoded) is frames.Request:
                 body = messages.validate(decoded)
-                route = Route(self._serial(), NODES_PLANE, peer, decoded.id, decoded.session)
+                route = Route(self._serial(), NODES_PLANE, peer, decoded.id, decoded.session, None, grant)
                 deadline_ns = time.monotonic_ns() + decoded.deadline_ms * 1_000_000
                 self._emit(ev.Asked(route, decoded.verb, body, deadline_ns if decoded.deadline_ms else 0))
             else:
@@ -144,9 +178,9 @@ class NodesPlane:
             frame = frames.encode_reply(error.id, error.session, outcome, error.as_body())
             self.router.send(peer, (frame,))
 
-    def _on_token(self, peer: bytes, token: bytes) -> None:
+    def _on_token(self, peer: bytes, token: bytes, grant: Grant | None) -> None:
         for node, expected in self._tokens.items():
-            if expected == token:
+            if expected == token and (grant is None or grant.node == node):
                 self._let_go(node)
                 self._carriers[node] = peer
                 self._node_of[peer] = node

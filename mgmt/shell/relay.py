@@ -149,7 +149,9 @@ class Relay:
         endpoint: str,
         max_frame_bytes: int,
         max_queue: int,
+        prepare: Callable[[zmq.Socket[bytes]], None] | None = None,
     ) -> None:
+        """`prepare` sets what else the socket needs before it is bound."""
         self._loop = loop
         self._context = context
         self._max_frame_bytes = max_frame_bytes
@@ -162,7 +164,14 @@ class Relay:
             0  # answers nobody waits for: of a client that left, or of a backend that repeats itself
         )
         self.router = Router(
-            loop, context, endpoint, 2 * max_frame_bytes, self._on_request, self._on_lost, _receive_request
+            loop,
+            context,
+            endpoint,
+            2 * max_frame_bytes,
+            self._on_request,
+            self._on_lost,
+            _receive_request,
+            prepare=prepare,
         )
 
     # ---- effects ----

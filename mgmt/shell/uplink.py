@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
@@ -13,19 +12,17 @@ import zmq
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import UPLINK_PLANE, Route
-from mgmt.protocol import defaults, frames, messages
+from mgmt.protocol import curve, defaults, frames, messages
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.frames import FrameError
+from mgmt.protocol.keys import Credentials
 from mgmt.shell.router import Pump, recv, send
 
 _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-_EVENT = struct.Struct("=HI")  # of a monitor: which, and its value
 UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 DOWN = zmq.EVENT_DISCONNECTED
 FROM_DAEMON = frozenset({"node-heartbeat", "node-push", "node-gone"})
-
-Prepare = Callable[[zmq.Socket[bytes]], None]
 
 
 def receive_carried(socket: zmq.Socket[bytes]) -> list[Any]:
@@ -48,7 +45,7 @@ class Link:
         context: zmq.Context[Any],
         endpoint: str,
         max_message_bytes: int,
-        prepare: Prepare | None,
+        credentials: Credentials | None,
         on_message: Callable[[list[Any]], None],
         on_event: Callable[[int, int], None],
     ) -> None:
@@ -66,15 +63,8 @@ class Link:
             (zmq.RECONNECT_IVL_MAX, int(defaults.NODE_RECONNECT_MAX_S * 1000)),
         ):
             self.socket.setsockopt(option, value)
-        if prepare is not None:
-            prepare(self.socket)
-        self._monitor: zmq.Socket[bytes] = self.socket.get_monitor_socket(
-            UP
-            | DOWN
-            | zmq.EVENT_HANDSHAKE_FAILED_AUTH
-            | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
-            | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-        )
+        curve.dress(self.socket, credentials, endpoint)
+        self._monitor: zmq.Socket[bytes] = self.socket.get_monitor_socket(UP | DOWN | curve.FAILURES)
         self._watch = Pump(loop, self._monitor, self._on_monitor)
         self._pump = Pump(loop, self.socket, on_message, receive_carried)
         self.socket.connect(endpoint)
@@ -98,8 +88,7 @@ class Link:
         self.socket.close(linger_ms)
 
     def _on_monitor(self, message: list[bytes]) -> None:
-        event, value = _EVENT.unpack(message[0])
-        self._on_event(event, value)
+        self._on_event(*curve.event_of(message))
 
 
 class Uplink:
@@ -114,15 +103,16 @@ class Uplink:
         serial: Callable[[], int],
         emit: Callable[[ev.Event], None],
         on_carried: Callable[[list[Any]], None],
-        prepare: Prepare | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._loop, self._context, self._endpoint = loop, context, endpoint
         self._max_message_bytes = 2 * max_frame_bytes
-        self._serial, self._emit, self._on_carried, self._prepare = serial, emit, on_carried, prepare
+        self._serial, self._emit, self._on_carried, self._credentials = serial, emit, on_carried, credentials
         self._hello = 0  # number of the last hello
         self._session = 0
         self._token = b""
         self._data: Link | None = None
+        self._handshakes = curve.Handshakes(endpoint, credentials)
         self._control = self._link(self._on_message, self._on_control_event)
 
     # ---- effects ----
@@ -167,6 +157,7 @@ class Uplink:
     def _open_anew(self) -> None:
         self._close_relay()
         self._control.close()
+        self._handshakes = curve.Handshakes(self._endpoint, self._credentials)
         self._control = self._link(self._on_message, self._on_control_event)
 
     def _link(self, on_message: Callable[[list[Any]], None], on_event: Callable[[int, int], None]) -> Link:
@@ -175,7 +166,7 @@ class Uplink:
             self._context,
             self._endpoint,
             self._max_message_bytes,
-            self._prepare,
+            self._credentials,
             on_message,
             on_event,
         )
@@ -186,7 +177,10 @@ class Uplink:
             self._data = None
 
     def _on_control_event(self, event: int, value: int) -> None:
-        if event == UP:
+        error = self._handshakes.judge(time.monotonic(), event, value)
+        if error is not None:
+            self._emit(ev.LinkDown(error.text, error))
+        elif event == UP:
             self._emit(ev.LinkUp())
         elif event == DOWN:
             self._close_relay()
