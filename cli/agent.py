@@ -18,6 +18,7 @@ from .invocation import Invocation, verb
 @click.option("--name", metavar="NAME", help="Name of this node; the machine's when absent.")
 @click.option("--tag", "tags", multiple=True, help="What this node is, for units that ask; may be repeated.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="For people; may be repeated.")
+@click.option("--insecure", is_flag=True, help="Join over tcp without keys, where the daemon wants none.")
 @click.option("--state-dir", metavar="DIR", help="What survives a restart; its sockets are in DIR/run.")
 @click.option("--backend-path", metavar="DIR", help="Folder that is searched first for backend scripts.")
 @click.option(
@@ -34,11 +35,18 @@ def agent(
     state_dir: str | None,
     backend_path: str | None,
     log_level: str | None,
+    insecure: bool,
 ) -> int:
     """Stays in the foreground. The daemon decides what runs here; that goes on while the daemon is away, and when
-    this agent is killed and started again. `mgmt --endpoint ipc://DIR/run/control status` asks it locally."""
-    options = {"--name": name, "--state-dir": state_dir and os.path.abspath(state_dir)}
-    command = [*spawn.argv(None, backend_path, log_level), "--join", join]
+    this agent is killed and started again. Over tcp it needs --key, whose role is agent:NAME, and --server-key.
+    `mgmt --endpoint ipc://DIR/run/control status` asks it locally."""
+    options = {
+        "--name": name,
+        "--state-dir": state_dir and os.path.abspath(state_dir),
+        "--key": invocation.key and os.path.abspath(invocation.key),
+        "--server-key": invocation.server_key,
+    }
+    command = [*spawn.argv(None, backend_path, log_level, insecure), "--join", join]
     command += [part for option, value in options.items() if value for part in (option, value)]
     command += [part for tag in tags for part in ("--tag", tag)]
     command += [part for label in labels for part in ("--label", label)]

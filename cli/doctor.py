@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from mgmt.protocol import places
+from mgmt.protocol import keys, places
 from mgmt.protocol.errors import Exit, MgmtError
 
 from . import render, spawn, store
@@ -57,6 +57,26 @@ def python(_: Invocation) -> Iterator[Probe]:
     yield Probe(
         "libzmq", "ok" if zmq.has("ipc") else "absent", True, f"{zmq.zmq_version()} {ipc}", "the transport"
     )
+    meaning = "keys for tcp endpoints; without it they are not served, unless `insecure` is said"
+    curve = zmq.has("curve")
+    yield Probe(
+        "CURVE", "ok" if curve else "absent", False, "in libzmq" if curve else "not in libzmq", meaning
+    )
+    yield _keys()
+
+
+def _keys() -> Probe:
+    meaning = "who may speak over tcp; see `mgmt keys`"
+    folder = keys.keys_dir()
+    try:
+        allowed = keys.read_allowed(folder)
+        keys.read_pair(folder / f"{keys.SERVER}.key")
+    except MgmtError as error:
+        made = os.path.exists(folder / f"{keys.SERVER}.key")
+        return Probe(
+            "keys", "refused" if made else "absent", False, error.text if made else "none yet", meaning
+        )
+    return Probe("keys", "ok", False, f"{folder}: {len(allowed)} allowed", meaning)
 
 
 def folders(_: Invocation) -> Iterator[Probe]:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mgmt.protocol import defaults, places
+from mgmt.protocol import defaults, keys, places
 from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.keys import Credentials
 
 if TYPE_CHECKING:
     from mgmt.client import Client
@@ -40,6 +41,8 @@ class Invocation:
     json: bool = field(default_factory=_wants_json)
     color: str = "auto"
     config: str | None = None
+    server_key: str | None = None
+    key: str | None = None
 
     def name_config(self, path: str | None) -> None:
         self.config = path
@@ -55,11 +58,29 @@ class Invocation:
 
     def client(self, timeout_s: float = QUERY_TIMEOUT_S) -> Client:
         """A client of the daemon; `timeout_s` is the default of its requests unless --timeout was given."""
-        from mgmt.client import Client
-
         timeout_s = self.timeout(timeout_s)
         connect_s = min(timeout_s, defaults.CONNECT_TIMEOUT_S)
-        return Client(self.where(), name="mgmt", timeout_s=timeout_s, connect_timeout_s=connect_s)
+        return self.client_at(timeout_s, connect_s)
+
+    def client_at(self, timeout_s: float, connect_timeout_s: float) -> Client:
+        """A client of the daemon with these times."""
+        from mgmt.client import Client
+
+        return Client(
+            self.where(),
+            name="mgmt",
+            timeout_s=timeout_s,
+            connect_timeout_s=connect_timeout_s,
+            credentials=self.credentials(),
+        )
+
+    def credentials(self) -> Credentials | None:
+        """For a tcp endpoint: what was told, else, for the daemon of this machine, what its own user may read."""
+        endpoint = self.where()
+        found = keys.for_endpoint(endpoint, self.server_key, self.key)
+        if found is None and endpoint.startswith("tcp://") and endpoint == self.served():
+            found = keys.local_credentials()
+        return found
 
     def timeout(self, default_s: float) -> float:
         return default_s if self.timeout_s is None else self.timeout_s
@@ -170,7 +191,7 @@ def _color(context: click.Context, _: click.Parameter, value: str | None) -> Non
 
 
 def shared_options() -> list[click.Parameter]:
-    """--endpoint, --timeout, --json and --color, for the group and for every command."""
+    """--endpoint, the keys for it, --timeout, --json and --color, for the group and for every command."""
 
     def option(*names: str, **attributes: Any) -> click.Option:
         return click.Option([*names], expose_value=False, **attributes)
@@ -181,6 +202,18 @@ def shared_options() -> list[click.Parameter]:
             metavar="ADDRESS",
             help="Control endpoint (also: $MGMT_ENDPOINT).",
             callback=_keep("endpoint"),
+        ),
+        option(
+            "--server-key",
+            metavar="KEY",
+            help="Public key of the daemon at a tcp endpoint, or a file with it (also: $MGMT_SERVER_KEY).",
+            callback=_keep("server_key"),
+        ),
+        option(
+            "--key",
+            metavar="FILE",
+            help="File of your own key (also: $MGMT_KEY_FILE).",
+            callback=_keep("key"),
         ),
         option(
             "--timeout",

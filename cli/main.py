@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "events": ("events", "Show what happened, and follow it with -f."),
     "agent": ("agent", "Run this machine for a daemon elsewhere, in the foreground."),
     "node": ("node", "Show and manage the nodes that agents joined with."),
+    "keys": ("keys", "Make, allow and revoke the keys that tcp endpoints ask for."),
     "config": ("config", "Check, describe or show the configuration."),
     "import": ("import_", "Translate the configuration of another supervisor."),
     "store": ("store", "Check or recover what the daemon keeps on disk."),

@@ -54,6 +54,7 @@ ANSWER = {
 }
 
 STORE = _object(path=STRING, rows={"type": "object", "additionalProperties": COUNT}, text=STRING)
+KEY = _object(name=STRING, role=STRING, comment=STRING, public=STRING, file=_maybe(STRING))
 
 # Outputs of our own. A reply of the daemon is named in REPLIES instead.
 OWN: dict[str, Schema] = {
@@ -79,6 +80,8 @@ OWN: dict[str, Schema] = {
         config={"type": "object"},
     ),
     "mgmt.dump/1": _object(state={"type": "object"}),
+    "mgmt.keys/1": _object(keys=_list(KEY)),
+    "mgmt.key/1": KEY,
     "mgmt.store-check/1": STORE,
     "mgmt.store-recover/1": STORE,
     "mgmt.schema/1": _object(json_schema={"type": "object"}),

@@ -33,7 +33,9 @@ class Daemon:
     already: bool
 
 
-def argv(config: str | None, backend_path: str | None, log_level: str | None) -> list[str]:
+def argv(
+    config: str | None, backend_path: str | None, log_level: str | None, insecure: bool = False
+) -> list[str]:
     """The daemon's command line; paths are made absolute, for its folder may become another one."""
     options = {
         "--config": config and os.path.abspath(config),
@@ -41,7 +43,7 @@ def argv(config: str | None, backend_path: str | None, log_level: str | None) ->
         "--log-level": log_level,
     }
     given = [part for name, value in options.items() if value for part in (name, value)]
-    return [sys.executable, "-m", "mgmt", *given]
+    return [sys.executable, "-m", "mgmt", *given, *(["--insecure"] if insecure else [])]
 
 
 def environment() -> dict[str, str]:
@@ -55,12 +57,8 @@ def environment() -> dict[str, str]:
 
 def answering(invocation: Invocation, timeout_s: float = PROBE_S) -> dict[str, Any] | None:
     """The service part of a status, or None when no daemon answers in time."""
-    from mgmt.client import Client
-
     try:
-        with Client(
-            invocation.where(), name="mgmt", timeout_s=timeout_s, connect_timeout_s=timeout_s
-        ) as client:
+        with invocation.client_at(timeout_s, timeout_s) as client:
             service = client.request("status")["service"]
     except MgmtError as error:
         if error.code in ("unreachable", "expired"):
@@ -122,9 +120,17 @@ def _await(
     """The service once it answers; None when the process ended or the time is over."""
     deadline = time.monotonic() + timeout_s
     ended = os.pidfd_open(process.pid)
+    refused = 0
     try:
         while time.monotonic() < deadline:
-            service = answering(invocation)
+            try:
+                service = answering(invocation)
+            except MgmtError as error:
+                # It makes its keys while it starts: what was looked for just before was not there yet.
+                refused += 1
+                if error.code != "not-authorised" or refused > 1:
+                    raise
+                continue
             if service is not None:
                 return service
             if select.select([ended], [], [], PROBE_EVERY_S)[0]:

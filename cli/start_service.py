@@ -25,6 +25,7 @@ START_TIMEOUT_S = 30.0
     type=click.Choice(["DEBUG", "INFO", "WARNING", "ERROR"], case_sensitive=False),
     help="Overrides the level of the configuration.",
 )
+@click.option("--insecure", is_flag=True, help="tcp without keys: whoever reaches it may do everything.")
 def start_service(
     invocation: Invocation,
     daemonize: bool,
@@ -32,6 +33,7 @@ def start_service(
     config: str | None,
     backend_path: str | None,
     log_level: str | None,
+    insecure: bool,
 ) -> int:
     """A running daemon is left alone, and that is no error."""
     if daemonize and foreground:
@@ -46,7 +48,7 @@ def start_service(
     if service is not None:
         told(invocation, spawn.Daemon(service["pid"], service["control_endpoint"], already=True))
         return Exit.OK
-    command = spawn.argv(invocation.config, backend_path, log_level)
+    command = spawn.argv(invocation.config, backend_path, log_level, insecure)
     if not daemonize:
         os.execve(sys.executable, command, spawn.environment())
     invocation.say("Starting management service...")

@@ -5,8 +5,8 @@ What its monitor says is told apart here:
 
 - refused (the server does not know the key) and a mechanism that differs: certain at once, and libzmq has given
   the connection up, so its socket is of no use any more;
-- cut off without a word: what a server does to a client that has another server's key, but what a server that
-  restarts does as well. It counts when it has been so for GRACE_S without a success in between.
+- cut off without a word: what a server does to a client that has another server's key or none, but what a server
+  that restarts does as well. It counts when it has been so for GRACE_S without a success in between.
 """
 
 from __future__ import annotations
@@ -82,16 +82,20 @@ class Handshakes:
             return MgmtError("not-authorised", self._mechanism())
         elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             return MgmtError("unreachable", f"what answers at {self._endpoint} does not speak this protocol")
-        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._keyed:
+        elif event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and self._endpoint.startswith("tcp://"):
             if self._cut_since_s is None:
                 self._cut_since_s = now_s
             elif now_s - self._cut_since_s >= GRACE_S:
-                text = (
-                    f"{self._endpoint} ends each handshake without a word: it has another server key than the one "
-                    "given (--server-key, MGMT_SERVER_KEY); `mgmt keys show` there prints its key"
-                )
-                return MgmtError("not-authorised", text)
+                return MgmtError("not-authorised", self._cut())
         return None
+
+    def _cut(self) -> str:
+        if not self._keyed:
+            return self._mechanism()
+        return (
+            f"{self._endpoint} ends each handshake without a word: it has another server key than the one given "
+            "(--server-key, MGMT_SERVER_KEY), or uses none; `mgmt keys show` there prints its key"
+        )
 
     def _mechanism(self) -> str:
         if self._keyed:

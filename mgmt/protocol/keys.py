@@ -5,6 +5,7 @@
     keys/local.key     an operator's pair, made with it: for commands on the daemon's own machine
     keys/backends.key  the pair of the daemon's own backends, when they reach it over tcp
     keys/allowed       one line a key: public key, role, name, comment
+    keys/in-use        there while the daemon that was started last asks for keys
 
 A key is 40 printable characters (Z85 of 32 bytes). A pair belongs to one party; what it may do is said by the line
 of its public half in `allowed`, never by the file of the pair. Standard library only.
@@ -18,7 +19,7 @@ import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from mgmt.protocol.errors import MgmtError
 
 KEY_CHARS = 40
 ALLOWED = "allowed"
+IN_USE = "in-use"
 SERVER = "server"  # names of the pairs that a daemon makes for itself
 LOCAL = "local"
 BACKENDS = "backends"
@@ -143,8 +145,12 @@ def public_key(told: str) -> str:
     """A public key from its 40 characters or from a key file's path; MgmtError `bad-config`."""
     if is_key(told):
         return told
-    path = Path(told)
-    return parse_key(_read(path, private=False), str(path)).public
+    return read_public(Path(told)).public
+
+
+def read_public(path: Path) -> KeyFile:
+    """What a key file says without its secret half; MgmtError `bad-config`."""
+    return replace(parse_key(_read(path, private=False), str(path)), secret="")
 
 
 def write_pair(folder: Path, pair: KeyFile) -> Path:
@@ -191,6 +197,14 @@ def backends_pair(folder: Path, keypair: Callable[[], tuple[bytes, bytes]]) -> K
             folder, new_pair(keypair, BACKENDS, BACKEND, "given by the daemon to the backends it starts")
         )
     return read_pair(path)
+
+
+def mark(folder: Path, in_use: bool) -> None:
+    """Tell this machine's commands whether the daemon asks for keys."""
+    if in_use:
+        write(folder / IN_USE, "", 0o600)
+    else:
+        (folder / IN_USE).unlink(missing_ok=True)
 
 
 def new_pair(keypair: Callable[[], tuple[bytes, bytes]], name: str, role: str, comment: str) -> KeyFile:
@@ -318,9 +332,10 @@ def for_endpoint(endpoint: str, server_key: str | None, key_file: str | None) ->
 
 
 def local_credentials(state_dir: Path | None = None) -> Credentials | None:
-    """Those of whoever may read the state folder of a daemon on this machine; None when there are none."""
+    """Those of whoever may read the state folder of a daemon on this machine; None when it asks for none."""
     folder = keys_dir(state_dir)
     try:
+        (folder / IN_USE).stat()
         return credentials(str(folder / f"{SERVER}.pub"), str(folder / f"{LOCAL}.key"), {})
     except (MgmtError, OSError):
         return None

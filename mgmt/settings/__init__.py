@@ -289,6 +289,6 @@ class Settings(Table):
             ):
                 found.append(
                     f"endpoints.{key}: {endpoint} is open to everyone who can reach this machine; "
-                    "there is no authentication on it"
+                    "nobody is asked for a key on it (endpoints.insecure)"
                 )
         return found

@@ -96,10 +96,11 @@ class Daemon:
 
         self._queue: deque[ev.Event] = deque()
         self._stepping = False
-        guarded = settings.endpoints.guarded()
+        guarded, keys_dir = settings.endpoints.guarded(), keys.keys_dir(state_dir)
         self._door: Door | None = None
         if guarded:
-            self._door = Door(self._loop, self._context, keys.keys_dir(state_dir), self._on_revoked)
+            self._door = Door(self._loop, self._context, keys_dir, self._on_revoked)
+        keys.mark(keys_dir, bool(guarded))
         if self._door is not None and "control" in guarded:
             self._environ["MGMT_BACKEND_KEYS"] = self._door.backend_keys()
         self.native = NativePlane(

@@ -552,7 +552,7 @@ def test_what_is_allowed_but_odd_is_warned_of() -> None:
                 a_model("a", "lama3", fullname="same"),
                 a_model("b", "llama3", fullname="same"),
             ],
-            "endpoints": {"control": "tcp://0.0.0.0:7000", "relay": "tcp://127.0.0.1:7001"},
+            "endpoints": {"control": "tcp://0.0.0.0:7000", "relay": "tcp://127.0.0.1:7001", "insecure": True},
         }
     )
     untyped, shared, open_tcp = settings.warnings()
