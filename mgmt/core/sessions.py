@@ -113,7 +113,9 @@ class Sessions:
             self.end(former, out)
         self._numbered += 1
         # Numbers of one epoch never meet those of another: a frame of a former life finds no session.
-        session = Session(((self.epoch & 0xFFFFFFFF) << 24) + self._numbered, peer, name, now.mono_ns, unit, key)
+        session = Session(
+            ((self.epoch & 0xFFFFFFFF) << 24) + self._numbered, peer, name, now.mono_ns, unit, key
+        )
         self.by_id[session.id] = self.by_peer[peer] = session
         out.append(fx.SetTimer(("session", session.id), now.mono_ns + self.limits.timeout_ns))
         return session

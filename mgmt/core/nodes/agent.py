@@ -70,6 +70,7 @@ class Agent:
         self._specs: dict[str, UnitSpec] = {}
         # Units whose former life is being ended for the next one, and the epoch that reports of it still have.
         self._ending: dict[str, int] = {}
+        self._unsaid: set[str] = set()  # units that changed and were not reported
         self._refusals = 0
         self._waits_for = "silence"  # or beat, hello, retry: what the timer is for
         self._session = 0
@@ -122,6 +123,7 @@ class Agent:
             "units": [self._report(now, name) for name in sorted(self.assignments)],
         }
         out.append(fx.SayHello(body))
+        self._unsaid.clear()
         self._wait("hello", now.mono_ns + int(defaults.NODE_HELLO_S * 1e9), out)
 
     def on_link_down(self, now: Now, out: list[fx.Effect]) -> None:
@@ -309,9 +311,11 @@ class Agent:
 
     def tell(self, now: Now, stopping: bool, out: list[fx.Effect]) -> None:
         """What this step changed, and which pushes are carried out; sent when it is written down."""
+        self._unsaid |= self._supervisor.dirty
         if not self.joined:
             return
-        changed = sorted(name for name in self._supervisor.dirty if name in self.assignments)
+        changed = sorted(name for name in self._unsaid if name in self.assignments)
+        self._unsaid.clear()
         leaving = stopping and not self._told_leaving
         if not changed and self._seen == self._told and not leaving:
             return

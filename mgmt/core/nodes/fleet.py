@@ -304,8 +304,8 @@ class Fleet(Supervisor):
                 if target in AT_REST and not report["has_process"]:
                     self._empty(now, unit, out)
                 return False
-        if not unit.wanted and target not in AT_REST:
-            return False
+        if not self.postings[unit.spec.name].wanted or (not unit.wanted and target not in AT_REST):
+            return False  # it was given up here, and is about to end there
         begins = target in (State.STARTING, State.FATAL)
         if unit.state is State.STARTING and report["incarnation"] < unit.incarnation and not begins:
             return False  # of the life before the one that was asked for

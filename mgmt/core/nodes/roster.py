@@ -142,6 +142,10 @@ class Roster:
         self.heard(now, node)
         # What a stranger to the protocol sends in these is caught before: see the shell's validation.
         self.acknowledge(node, body["acked"])
+        first = node.unacked[0][0] if node.unacked else 0
+        if first and first == node.overdue:
+            self.replay(node, first - 1, out)  # not carried out since the last heartbeat: it may be lost
+        node.overdue = first
         if body.get("round_trip_ns") is not None:
             node.round_trip_ns, node.offset_ns = body["round_trip_ns"], body.get("offset_ns")
         reply = {"clock_ns": body["clock_ns"], "daemon_ns": now.mono_ns}
