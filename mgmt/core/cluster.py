@@ -122,7 +122,7 @@ def _on_answer(state: State, node: Node, body: dict[str, Any], out: list[fx.Effe
     if body["outcome"] == frames.Outcome.OK:
         answer = body["body"]
         if ask.lines:
-            answer["lines"] = [*ask.lines, *answer["lines"]]
+            answer["lines"] = [*ask.lines, *answer["lines"][1:]]  # the first is its state
         state.sessions.answer(ask.route, frames.Outcome.OK, answer, out)
     else:
         state.sessions.refuse(ask.route, MgmtError.from_body(body["body"]), out)

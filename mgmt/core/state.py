@@ -35,7 +35,7 @@ class Identity:
 
 @dataclass(slots=True)
 class Ask:
-    """A request that an agent answers; `lines` go before those of its explanation."""
+    """A request that an agent answers; `lines` take the place of the first of its explanation."""
 
     route: Route
     node: str

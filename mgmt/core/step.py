@@ -561,6 +561,8 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
     gone = [supervisor.units[name] for name in sorted(state.undeclared)]
     if gone:
         state.ordering.stop(now, gone, out, "the configuration no longer has it")
+    if state.agent is not None:
+        state.agent.enforce(now, out)
     for unit in list(supervisor.units.values()):
         autostart = unit.spec.autostart and unit.spec.name not in event.units
         if unit.state is UnitState.STOPPED and (unit.wanted or autostart):

@@ -1,6 +1,6 @@
 """Whatever happens to links, agents and the daemon, in any order: when it is over, everything is as it was told.
 
-The machine cuts and breaks links, kills agents and the daemon, crashes processes, and gives orders meanwhile. At the
+The machine cuts and breaks links, kills agents and the daemon, crashes processes, and orders meanwhile. At the
 end all is healed and given time: then each unit runs on the one node that the daemon says, or nowhere, and the
 daemon's view of it is what is so. The worlds check their invariants after every event.
 """

@@ -245,7 +245,7 @@ def test_questions_about_a_unit_elsewhere_are_answered_by_its_agent() -> None:
     cluster = Cluster({"u": far()}, {"n1": ()})
     cluster.ask("start", targets=["u"])
     explained = cluster.ask("explain", target="u").ok
-    assert explained["lines"][0].startswith("it is on node n1 (ALIVE)") and len(explained["lines"]) > 1
+    assert explained["lines"][:2] == ["RUNNING: started", "it is on node n1, which is ALIVE"]
 
 
 def test_questions_end_with_their_node() -> None:

@@ -16,12 +16,12 @@ from typing import Any
 from mgmt.core import effect as fx
 from mgmt.core.event import Now
 from mgmt.core.nodes.assignment import Assignment, from_body
+from mgmt.core.nodes.policy import allows
 from mgmt.core.placement import Ledger, plan
 from mgmt.core.supervision import AT_REST, Ordering, State, Supervisor, Unit, UnitSpec, ghost
 from mgmt.protocol import defaults, frames
 from mgmt.protocol.errors import MgmtError
-
-Admission = Callable[[UnitSpec], str]
+from mgmt.settings.policy import PolicySettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,17 +36,11 @@ class AgentFacts:
     tags: tuple[str, ...]
     labels: dict[str, str]
     facts: dict[str, Any]
-
-
-def _anything(spec: UnitSpec) -> str:
-    return ""
+    policy: PolicySettings | None = None  # None: whatever the daemon says
 
 
 class Agent:
-    """`declare` makes specifications the units there are; `undeclared` names those that go when they are at rest.
-
-    `admission` says why a unit may not run here, or "".
-    """
+    """`declare` makes specifications the units there are; `undeclared` names those that go at rest."""
 
     def __init__(
         self,
@@ -56,7 +50,6 @@ class Agent:
         ledger: Ledger,
         declare: Callable[[list[UnitSpec]], None],
         undeclared: set[str],
-        admission: Admission = _anything,
     ) -> None:
         self.facts = facts
         self.assignments: dict[str, Assignment] = {}
@@ -66,7 +59,7 @@ class Agent:
         self.refused = 0  # assignments that were older than what is known
         self.refusal = ""  # the daemon's last word, when it was no
         self._supervisor, self._ordering, self._ledger = supervisor, ordering, ledger
-        self._declare, self._undeclared, self._admission = declare, undeclared, admission
+        self._declare, self._undeclared = declare, undeclared
         self._specs: dict[str, UnitSpec] = {}
         # Units whose former life is being ended for the next one, and the epoch that reports of it still have.
         self._ending: dict[str, int] = {}
@@ -256,7 +249,7 @@ class Agent:
         unit = self._supervisor.units[name]
         if unit.state in AT_REST and not unit.has_process:
             unit.incarnation = max(unit.incarnation, assignment.incarnation)
-        why_not = why_not or self._admission(unit.spec)
+        why_not = why_not or self._why_not(unit.spec)
         if not assignment.wanted:
             self._ordering.stop(now, [unit], out, assignment.reason or "stopped by the daemon")
         elif why_not:
@@ -279,6 +272,22 @@ class Agent:
                 self._ordering.start(now, [unit], out, assignment.config_path)
         except MgmtError as error:
             self._refuse(now, unit, error.text, out)
+
+    def enforce(self, now: Now, out: list[fx.Effect]) -> None:
+        """What was accepted in a former life may not be allowed any more: the policy may have changed since."""
+        for name, assignment in self.assignments.items():
+            unit = self._supervisor.units[name]
+            why_not = self._why_not(unit.spec) if assignment.wanted else ""
+            if why_not:
+                self._refuse(now, unit, why_not, out)
+
+    def _why_not(self, spec: UnitSpec) -> str:
+        """Why the policy does not allow a unit beside the others that shall be up; empty when it does."""
+        if self.facts.policy is None:
+            return ""
+        beside = [self._specs[name] for name, known in self.assignments.items() if known.wanted]
+        error = allows(self.facts.policy, spec, beside)
+        return error.text if error is not None else ""
 
     def _refuse(self, now: Now, unit: Unit, why: str, out: list[fx.Effect]) -> None:
         """It may not run here: it is ended, and FATAL as soon as nothing of it is left."""
