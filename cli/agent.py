@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from mgmt.protocol.keys import is_key
+
 from . import spawn
 from .invocation import Invocation, verb
 
@@ -19,6 +21,11 @@ from .invocation import Invocation, verb
 @click.option("--tag", "tags", multiple=True, help="What this node is, for units that ask; may be repeated.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="For people; may be repeated.")
 @click.option("--insecure", is_flag=True, help="Join over tcp without keys, where the daemon wants none.")
+@click.option(
+    "--policy",
+    metavar="FILE",
+    help="What the daemon may run here: policy.json of the state folder when absent; `any`: anything.",
+)
 @click.option("--state-dir", metavar="DIR", help="What survives a restart; its sockets are in DIR/run.")
 @click.option("--backend-path", metavar="DIR", help="Folder that is searched first for backend scripts.")
 @click.option(
@@ -36,6 +43,7 @@ def agent(
     backend_path: str | None,
     log_level: str | None,
     insecure: bool,
+    policy: str | None,
 ) -> int:
     """Stays in the foreground. The daemon decides what runs here; that goes on while the daemon is away, and when
     this agent is killed and started again. Over tcp it needs --key, whose role is agent:NAME, and --server-key.
@@ -43,11 +51,17 @@ def agent(
     options = {
         "--name": name,
         "--state-dir": state_dir and os.path.abspath(state_dir),
-        "--key": invocation.key and os.path.abspath(invocation.key),
-        "--server-key": invocation.server_key,
+        "--key": _path(invocation.key),
+        "--server-key": _path(invocation.server_key),
+        "--policy": policy if policy == "any" else _path(policy),
     }
     command = [*spawn.argv(None, backend_path, log_level, insecure), "--join", join]
     command += [part for option, value in options.items() if value for part in (option, value)]
     command += [part for tag in tags for part in ("--tag", tag)]
     command += [part for label in labels for part in ("--label", label)]
     os.execve(sys.executable, command, spawn.environment())
+
+
+def _path(told: str | None) -> str | None:
+    """A path made absolute; a public key as it is."""
+    return told if told is None or is_key(told) else os.path.abspath(told)

@@ -56,11 +56,16 @@ def check(invocation: Invocation, file: str | None, named: str | None) -> int:
 @verb("schema", "Print the JSON Schema of the configuration, or of one kind of output.")
 @click.argument("name", required=False)
 def schema(invocation: Invocation, name: str | None) -> int:
-    """NAME is the `schema` of a --json output, such as mgmt.status/1; without it, the configuration's."""
+    """NAME is `policy` (of an agent) or the `schema` of a --json output, such as mgmt.status/1; without it, the
+    configuration's."""
     if name is None:
         from mgmt.config import json_schema
 
         body = json_schema()
+    elif name == "policy":
+        from mgmt.config import policy_schema
+
+        body = policy_schema()
     else:
         from .schemas import NAMES, schema_of
 

@@ -46,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     joins.add_argument("--key", metavar="FILE", help="key of this agent, for tcp")
     joins.add_argument("--server-key", metavar="KEY", help="public key of that daemon, or a file with it")
+    joins.add_argument(
+        "--policy", metavar="FILE", help="what may be run here; policy.json of the state folder; `any`"
+    )
     arguments = parser.parse_args(argv)
     runtime, state_dir = places.runtime_dir(), places.state_dir()
     try:
@@ -88,6 +91,8 @@ def _agent(arguments: argparse.Namespace) -> agents.AgentOptions:
         tags=tuple(dict.fromkeys(arguments.tag)),
         labels=labels,
         credentials=_credentials(arguments, join),
+        policy=Path(arguments.policy) if arguments.policy not in (None, "any") else None,
+        any_policy=arguments.policy == "any",
     )
 
 

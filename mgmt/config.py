@@ -22,6 +22,7 @@ from mgmt import strictjson, template
 from mgmt.protocol import defaults, places
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import BackendSettings, ModelSettings, Settings, Table, did_you_mean, shown, table_in
+from mgmt.settings.policy import PolicySettings
 
 # --- reading ------------------------------------------------------------------------------------------------
 
@@ -118,6 +119,26 @@ def _settings(
     return settings
 
 
+def load_policy(path: Path) -> PolicySettings:
+    """An agent's policy file; MgmtError `bad-config` lists every fault."""
+    data = _read(path)
+    try:
+        value, problems = strictjson.parse(data, defaults.MAX_DEPTH)
+    except strictjson.NotJsonError as error:
+        raise _bad_config(path, error.problems, POLICY_HINT) from None
+    if not isinstance(value, dict):
+        raise _bad_config(path, [((), f"must be an object, not {shown(value)}")], POLICY_HINT)
+    policy: PolicySettings | None = None
+    found = list(problems)
+    try:
+        policy = PolicySettings.model_validate(value)
+    except ValidationError as error:
+        found += [(item["loc"], _say(item, PolicySettings)) for item in error.errors(include_url=False)]
+    if policy is None or found:
+        raise _bad_config(path, found, POLICY_HINT)
+    return policy
+
+
 def _exists(path: Path) -> bool:
     try:
         path.lstat()
@@ -210,13 +231,13 @@ _EXPECTED = {
 }
 
 
-def _say(error: Mapping[str, Any]) -> str:
+def _say(error: Mapping[str, Any], root: type[Table] = Settings) -> str:
     kind, context, value = error["type"], error.get("ctx", {}), error["input"]
     location: strictjson.Location = error["loc"]
     if kind == "missing":
         return "is required"
     if kind == "extra_forbidden":
-        table = _table_at(location[:-1])
+        table = _table_at(location[:-1], root)
         known = table.model_fields if table else {}
         return f"unknown key{did_you_mean(str(location[-1]), known) or '; known are ' + ', '.join(known)}"
     if kind == "value_error":
@@ -233,14 +254,18 @@ def _say(error: Mapping[str, Any]) -> str:
     return f"{_EXPECTED.get(kind, error['msg'])}, not {shown(value)}"
 
 
-def _bad_config(path: Path | None, problems: list[strictjson.Problem]) -> MgmtError:
+CONFIG_HINT = "`mgmt config schema` prints every key; `mgmt config check --config FILE` tries a file."
+POLICY_HINT = "`mgmt config schema policy` prints every key of an agent's policy."
+
+
+def _bad_config(path: Path | None, problems: list[strictjson.Problem], hint: str = CONFIG_HINT) -> MgmtError:
     shown = problems[: defaults.MAX_CONFIG_PROBLEMS]
     file = "configuration" if path is None else str(path).encode("utf-8", "backslashreplace").decode()
     items = [{"path": _path_text(location), "problem": problem} for location, problem in shown]
     lines = [": ".join(part for part in (file, item["path"], item["problem"]) if part) for item in items]
     if len(problems) > len(shown):
         lines.append(f"{file}: and {len(problems) - len(shown)} more")
-    lines.append("`mgmt config schema` prints every key; `mgmt config check --config FILE` tries a file.")
+    lines.append(hint)
     return MgmtError("bad-config", "\n".join(lines), problems=items)
 
 
@@ -255,9 +280,9 @@ def _path_text(location: strictjson.Location) -> str:
     return text
 
 
-def _table_at(location: strictjson.Location) -> type[Table] | None:
+def _table_at(location: strictjson.Location, root: type[Table]) -> type[Table] | None:
     """The table that a path of the file leads to."""
-    annotation: Any = Settings
+    annotation: Any = root
     for step in location:
         table = table_in(annotation)
         if table is None:
@@ -288,10 +313,19 @@ def json_schema() -> dict[str, Any]:
     }
 
 
-def markdown() -> str:
+def policy_schema() -> dict[str, Any]:
+    """JSON Schema of an agent's policy file."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **PolicySettings.model_json_schema(),
+        "title": "policy of an mgmt agent",
+    }
+
+
+def markdown(root: type[Table] = Settings) -> str:
     """One section a table, one row a key: type, default, meaning."""
     sections: list[str] = []
-    todo: list[tuple[str, type[Table]]] = [("", Settings)]
+    todo: list[tuple[str, type[Table]]] = [("", root)]
     while todo:
         path, table = todo.pop(0)
         children: list[tuple[str, type[Table]]] = []
@@ -316,13 +350,13 @@ def markdown() -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def render_docs(text: str) -> str:
-    """`text` of docs/config.md with its generated part renewed; `ValueError` when a marker is missing."""
+def render_docs(text: str, root: type[Table] = Settings) -> str:
+    """`text` with its generated part renewed; `ValueError` when a marker is missing."""
     before, begin, rest = text.partition(DOCS_BEGIN)
     _, end, after = rest.partition(DOCS_END)
     if not begin or not end:
-        raise ValueError(f"docs/config.md lacks the line {DOCS_END if begin else DOCS_BEGIN!r}")
-    return f"{before}{begin}\n\n{markdown()}\n{end}{after}"
+        raise ValueError(f"the document lacks the line {DOCS_END if begin else DOCS_BEGIN!r}")
+    return f"{before}{begin}\n\n{markdown(root)}\n{end}{after}"
 
 
 def _default_text(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import secrets
@@ -15,10 +16,15 @@ from mgmt.config import Loaded
 from mgmt.core.nodes import AgentFacts
 from mgmt.core.placement import Topology
 from mgmt.protocol import places
+from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.keys import Credentials
+from mgmt.settings.policy import PolicySettings
 from mgmt.shell.identity import boot_id
 
+log = logging.getLogger("mgmt.shell.agent")
+
 INCARNATION_BITS = 48
+POLICY = "policy.json"  # in the state folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,8 @@ class AgentOptions:
     tags: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     credentials: Credentials | None = None
+    policy: Path | None = None  # file of the policy, other than that of the state folder
+    any_policy: bool = False  # the command line said: whatever the daemon wants
 
 
 def folders(state_dir: Path | None, environ: Mapping[str, str] | None = None) -> tuple[Path, Path]:
@@ -64,7 +72,29 @@ def settings(runtime: Path, state_dir: Path) -> Loaded:
     return Loaded(config.parse(value, runtime=runtime, state=state_dir), None, "agent")
 
 
-def facts_of(options: AgentOptions, agent_id: str, topology: Topology) -> AgentFacts:
+def policy_of(options: AgentOptions, state_dir: Path) -> PolicySettings | None:
+    """What the daemon may have this agent run; None for anything.
+
+    MgmtError `bad-config` when the file is wrong, or when there is none and the daemon is another machine's.
+    """
+    if options.any_policy:
+        return None
+    path = options.policy or state_dir / POLICY
+    if options.policy is not None or path.exists():
+        return config.load_policy(path)
+    if not options.join.startswith("tcp://") or options.credentials is None:
+        log.warning("there is no %s: this agent runs whatever its daemon says", path)
+        return None
+    text = (
+        f"there is no {path}, which says what {options.join} may have this machine run: write one "
+        "(`mgmt config schema policy` prints its keys), name another with --policy FILE, or say --policy any"
+    )
+    raise MgmtError("bad-config", text)
+
+
+def facts_of(
+    options: AgentOptions, agent_id: str, topology: Topology, policy: PolicySettings | None = None
+) -> AgentFacts:
     """Who this run of the agent is, and what its machine has."""
     facts: dict[str, Any] = {
         **topology.facts(),
@@ -82,6 +112,7 @@ def facts_of(options: AgentOptions, agent_id: str, topology: Topology) -> AgentF
         options.tags,
         options.labels,
         facts,
+        policy,
     )
 
 

@@ -76,6 +76,7 @@ class Daemon:
     ) -> None:
         """Takes the lock and binds the endpoints; MgmtError when somebody else has them."""
         settings = loaded.settings
+        policy = agents.policy_of(agent, state_dir) if agent is not None else None
         log_dir = state_dir / "logs"
         log_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
         own(runtime)
@@ -182,7 +183,7 @@ class Daemon:
                 started=_now(),
                 topology=topology,
             ),
-            agents.facts_of(agent, agent_id, topology) if agent is not None else None,
+            agents.facts_of(agent, agent_id, topology, policy) if agent is not None else None,
         )
         boot = boot_id()
         self._restored = ev.Restored(
