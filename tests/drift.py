@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mgmt import config
+from mgmt.settings.policy import PolicySettings
 from tests import drift_cli, drift_frames, drift_protocol, drift_schema
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +29,7 @@ def artefacts() -> dict[str, Callable[[], str]]:
         f"{drift_frames.FOLDER}/index.json": drift_frames.render_index,
         drift_protocol.PATH: lambda: drift_protocol.render(_text(drift_protocol.PATH)),
         "docs/config.md": lambda: config.render_docs(_text("docs/config.md")),
+        "docs/security.md": lambda: config.render_docs(_text("docs/security.md"), PolicySettings),
         drift_cli.PATH: drift_cli.render,
     }
     for vector in drift_frames.vectors():
