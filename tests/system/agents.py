@@ -112,7 +112,7 @@ class Proxy:
     """
 
     def __init__(self, target: int) -> None:
-        self._target = target
+        self.target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.endpoint = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self.to, self.back, self.refuses = True, True, False
@@ -165,7 +165,7 @@ class Proxy:
         try:
             if self.refuses:
                 raise ConnectionRefusedError
-            far = socket.create_connection(("127.0.0.1", self._target))
+            far = socket.create_connection(("127.0.0.1", self.target))
         except OSError:
             near.close()
             return
@@ -195,12 +195,13 @@ class Proxy:
         try:
             end.sendall(data)
         except OSError:
-            if end in self._pairs:
-                self._drop(end)
+            self._drop(end)
 
     def _drop(self, end: socket.socket) -> None:
+        if end not in self._pairs:
+            return  # its other end went first
         other, _ = self._pairs.pop(end)
-        self._pairs.pop(other, None)
+        del self._pairs[other]
         for one in (end, other):
             if one in self._selector.get_map():
                 self._selector.unregister(one)

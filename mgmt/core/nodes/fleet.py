@@ -248,6 +248,8 @@ class Fleet(Supervisor):
                 self.readiness_changed(unit, report["reason"])
             if unit.state in AT_REST:
                 self.release(unit)
+        elif unit.state in AT_REST:
+            unit.incarnation = max(unit.incarnation, report["incarnation"])  # no number is used twice
         self.touch(unit)
 
     def on_usage(self, usage: dict[str, Any], node: Node) -> None:
