@@ -147,3 +147,93 @@ def compat_least_loaded(
     node_memory: Sequence[int],
 ) -> tuple[list[int], list[int]]: ...
 def compat_hyperperiod(periods: Sequence[int]) -> int: ...
+
+class Placement:
+    """Tasks on CPUs each of which passes an exact test; one task at a time, or many at once and then all or none.
+
+    CPU q belongs to node `node[q]`; nodes are numbered 0, 1, 2... in the order of their CPUs. `cpu_id[q]` is
+    the bit of masks that stands for CPU q (default 0); `memory[k]` what the tasks on node k may sum up to
+    (default: no limit); `reserve[q]` what stays free on CPU q, in millionths of it (default 0).
+
+    `test`, for each CPU:
+    "utilisation": the sum of wcet / period is at most 1 - reserve, as an exact fraction.
+    "fp": that, and the exact response time of every task is within its deadline (deadline <= period).
+    "edf": that, and the processor demand is met (QPA where deadlines are not the periods).
+    `priorities` False: deadline-monotonic (of deadline - jitter, then the lower number first). True: as given,
+    a higher number is more urgent, and tasks of equal priority delay each other.
+
+    `choose` says which CPUs are tried first: "best" those with least room, "least" those with most, "first"
+    those of the lowest number; ties go to the lower number. A task is refused only where no CPU passes.
+
+    Times are integers of one unit up to int64, task numbers the caller's choice from 0 on, dense where
+    memory matters. A refusal raises `Refused` and changes nothing. Of one Placement only one thread may make
+    use at a time.
+    """
+
+    def __init__(
+        self,
+        node: Iterable[int],
+        cpu_id: Iterable[int] | None = None,
+        memory: Iterable[int] | None = None,
+        *,
+        reserve: Iterable[int] | None = None,
+        test: Literal["utilisation", "fp", "edf"] = "utilisation",
+        choose: Literal["best", "least", "first"] = "best",
+        priorities: bool = False,
+    ) -> None: ...
+    def admit(
+        self,
+        task: int,
+        wcet: int,
+        period: int,
+        deadline: int | None = None,
+        *,
+        jitter: int = 0,
+        priority: int = 0,
+        memory: int = 0,
+        target: int = -1,
+        mask: int | None = None,
+    ) -> int:
+        """Places a task that is not placed yet; its CPU. `target`: a node, negative for any.
+
+        `mask`: a bit for each `cpu_id` that is allowed, of any length; None: all.
+        """
+
+    def place(
+        self,
+        wcet: Sequence[int],
+        period: Sequence[int],
+        deadline: Sequence[int] | None = None,
+        *,
+        jitter: Sequence[int] | None = None,
+        priority: Sequence[int] | None = None,
+        memory: Sequence[int] | None = None,
+        target: Sequence[int] | None = None,
+        mask: Sequence[int | None] | None = None,
+        first: int = 0,
+        order: Literal["urgency", "utilisation", "given"] | None = None,
+    ) -> list[int]:
+        """Places tasks `first`, `first` + 1, ... of the columns, all or none; their CPUs.
+
+        `order` in which they are taken: "urgency" (default of "fp": each CPU fills with tasks of like periods,
+        which packs best and needs the fewest tests), "utilisation" descending (default otherwise), or
+        "given". Equal ones in the order given: hand them over sorted by name and the result does not depend
+        on the order of the input.
+        """
+
+    def remove(self, task: int) -> None: ...
+    def resize(self, task: int, wcet: int, period: int | None = None, deadline: int | None = None) -> int:
+        """Changes a task where it is; only its CPU is tested."""
+
+    def move(self, task: int, cpu: int) -> int:
+        """To this CPU, if its target, its mask, the memory and the test of the CPU allow it."""
+
+    def cpu_of(self, task: int) -> int: ...
+    def tasks_on(self, cpu: int) -> list[int]:
+        """Most urgent first."""
+
+    def response_times(self, cpu: int) -> list[int]:
+        """Worst response times of `tasks_on(cpu)`, from the nominal arrival; "fp" only."""
+
+    def loads(self) -> list[float]:
+        """Utilisation of every CPU, rounded."""

@@ -19,6 +19,7 @@ struct kernel_state {
 extern PyMethodDef bind_analysis_methods[], bind_table_methods[], bind_placement_methods[];
 int bind_table_exec(PyObject *module);
 int bind_placement_exec(PyObject *module);
+int bind_strict_exec(PyObject *module); /* called by bind_placement_exec() */
 
 /* A column of numbers as read from Python: `data` until bind_release(). */
 struct bind_column {

@@ -193,6 +193,5 @@ PyMethodDef bind_placement_methods[] = {
 
 int bind_placement_exec(PyObject *module)
 {
-    (void)module;
-    return 0;
+    return bind_strict_exec(module);
 }

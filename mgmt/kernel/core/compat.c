@@ -343,7 +343,7 @@ static uint32_t fullest(struct free_lists *lists, const struct compat_tasks *tas
         if (!eligible(lists, tasks, i, k)) {
             if (left-- == 0)
                 break;
-            k = ordered_before(by_load, k);
+            k = ordered_before(by_load, key, k);
             continue;
         }
         if (best == ORDERED_NONE || k < best)
@@ -382,7 +382,7 @@ static uint32_t emptiest(struct free_lists *lists, const struct compat_tasks *ta
         if (left-- == 0)
             break;
         uint64_t key = by_load->node[k].key;
-        k = ordered_before(by_load, k);
+        k = ordered_before(by_load, key, k);
         if (k == ORDERED_NONE || by_load->node[k].key != key)
             k = ordered_ceiling(by_load, key + 1);
     }

@@ -175,10 +175,9 @@ uint32_t ordered_floor(const struct ordered *set, uint64_t key)
     return bucket == ORDERED_NONE ? ORDERED_NONE : last(set, set->root[bucket]);
 }
 
-uint32_t ordered_before(const struct ordered *set, uint32_t item)
+uint32_t ordered_before(const struct ordered *set, uint64_t key, uint32_t item)
 {
     const struct ordered_node *node = set->node;
-    uint64_t key = node[item].key;
     uint32_t bucket = (uint32_t)(key >> set->shift), found = ORDERED_NONE;
     for (uint32_t at = set->root[bucket]; at != ORDERED_NONE;) {
         if (before(node[at].key, at, key, item)) {

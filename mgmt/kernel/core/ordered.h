@@ -31,8 +31,9 @@ void ordered_insert(struct ordered *set, uint32_t item, uint64_t key);
 void ordered_remove(struct ordered *set, uint32_t item);
 /* The last item whose key is at most `key`, or ORDERED_NONE: of the greatest such key the lowest item. */
 uint32_t ordered_floor(const struct ordered *set, uint64_t key);
-/* The item before `item` in the order: the next higher item of the same key, else the floor below its key. */
-uint32_t ordered_before(const struct ordered *set, uint32_t item);
+/* The last before (key, item) in the order, whether that is in the set or not: the next higher item of the same
+ * key, else the floor below the key. */
+uint32_t ordered_before(const struct ordered *set, uint64_t key, uint32_t item);
 /* The lowest item of the smallest key that is at least `key`. */
 uint32_t ordered_ceiling(const struct ordered *set, uint64_t key);
 
