@@ -11,9 +11,10 @@ than 2^20 steps, the analyses raise OverflowError; they never answer wrongly. Th
 GIL where that pays, on copies of what it was given.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableSequence, Sequence
 from typing import Literal
 
+from .refusal import Refused as Refused
 from .tables import Infeasible as Infeasible
 from .tables import Table as Table
 from .tables import TableFault as TableFault
@@ -237,3 +238,38 @@ class Placement:
 
     def loads(self) -> list[float]:
         """Utilisation of every CPU, rounded."""
+
+def best_fit(
+    wcet: Sequence[int], period: Sequence[int], cpus: int, *, out: MutableSequence[int] | None = None
+) -> Sequence[int]:
+    """Best-fit by falling utilisation on `cpus` equal CPUs; the CPU of each task, in `out` where given.
+
+    What `Placement([0] * cpus).place(wcet, period)` answers, faster, without a state to change afterwards.
+    `out`: a writable buffer of int64. Raises Refused when a task finds no CPU.
+    """
+
+def score(
+    value: Sequence[float],
+    probability: Sequence[float],
+    duration_us: Sequence[float],
+    previous_runs: Sequence[float] | None = None,
+    codebase_value: Sequence[float] | None = None,
+    *,
+    default_offset: float = 0.0,
+    first_run_bonus: float = 100.0,
+    minimum_cost_ms: float = 20000.0,
+    subsecond_twice: bool = False,
+    out: MutableSequence[float] | None = None,
+) -> Sequence[float]:
+    """Offsets of candidates, one column entry each; lower is better. Buffers of float64 are read in place.
+
+    offset = cost / (codebase value * probability * value) + `default_offset`, in ms per unit of value; cost =
+    `minimum_cost_ms` + duration. `value` NaN: none, worth 1; otherwise `first_run_bonus` is added where
+    `previous_runs` is 0 (no column: all have run). `codebase_value` NaN or no column: 0.5; at least 0.1.
+    `subsecond_twice`: the part of the duration below a second counts twice, as in the ancestor's formula.
+    NaN where the probability is outside 0 to 1, the duration negative or infinite, or the expected value not positive.
+    Returns `out`, or a new memoryview of format "d".
+    """
+
+def top_k(scores: Sequence[float], k: int) -> list[int]:
+    """The indices of the k smallest scores, best first, of equals the lower index; NaN is left out."""

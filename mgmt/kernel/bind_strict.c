@@ -596,5 +596,5 @@ int bind_strict_exec(PyObject *module)
     state->placement[0] = PyType_FromModuleAndSpec(module, &placement_spec, NULL);
     if (!state->placement[0] || !state->placement[1])
         return -1;
-    return PyModule_AddObjectRef(module, "Placement", state->placement[0]);
+    return PyModule_AddObjectRef(module, "Placement", state->placement[0]) < 0 ? -1 : PyModule_AddFunctions(module, bind_score_methods);
 }

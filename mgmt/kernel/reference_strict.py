@@ -9,7 +9,7 @@ that a task is refused only where no CPU passes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -441,6 +441,20 @@ class Placement:
         if not 0 <= cpu < len(self._node):
             raise IndexError(f"cpu is {cpu}: there are {len(self._node)}")
         return cpu
+
+
+def best_fit(
+    wcet: Sequence[int], period: Sequence[int], cpus: int, *, out: MutableSequence[int] | None = None
+) -> Sequence[int]:
+    """See the stub of `mgmt.kernel`."""
+    placed = Placement([0] * cpus).place(wcet, period)
+    if out is None:
+        return placed
+    if len(out) != len(placed):
+        raise ValueError(f"out must hold {len(placed)} numbers of format 'q'")
+    for i, cpu in enumerate(placed):
+        out[i] = cpu
+    return out
 
 
 def _one_of(what: str, given: str, names: tuple[str, str, str]) -> None:
