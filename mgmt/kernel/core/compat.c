@@ -64,7 +64,7 @@ size_t compat_room(size_t tasks, size_t nodes, size_t cpus)
 {
     size_t larger = tasks > cpus ? tasks : cpus;
     return K_ROOM(larger, sizeof(struct k_pair)) + K_ROOM(tasks, sizeof(struct k_pair)) +
-           2 * K_ROOM(cpus, sizeof(struct k_pair)) + 6 * K_ROOM(cpus, sizeof(uint32_t)) + K_ROOM(cpus, 1) +
+           2 * K_ROOM(cpus, sizeof(struct k_pair)) + 7 * K_ROOM(cpus, sizeof(uint32_t)) + K_ROOM(cpus, 1) +
            K_ROOM(4 * cpus + 2 * nodes, sizeof(double)) + 3 * K_ROOM(nodes + 1, sizeof(struct cpu_tree)) +
            ordered_room(nodes, BUCKET_BITS);
 }
@@ -146,6 +146,7 @@ struct free_lists {
     uint32_t *place;       /* of a run: its index in `member` */
     uint32_t *live;        /* at the first member of an id: how many members have free entries */
     uint32_t *id_of;       /* of a run: the index of its id's first member */
+    uint32_t *node_of;     /* of a member */
     size_t members;
     unsigned char *taken; /* by position in the configured lists */
     size_t *front, *left; /* of each node: where its list begins, how many entries it has */
@@ -163,6 +164,7 @@ static void make_runs(struct free_lists *lists)
                 run = e;
             if (e == run) {
                 lists->gone[run] = lists->free[run] = 0;
+                lists->place[run] = (uint32_t)k; /* until the members are sorted */
                 lists->member[lists->members++] = (struct k_pair){lists->entry[e].key, (uint32_t)run};
             }
             lists->free[run]++;
@@ -184,6 +186,7 @@ static bool make_free_lists(struct free_lists *lists, const struct compat_nodes 
     lists->place = k_take(arena, cpus * sizeof *lists->place);
     lists->live = k_take(arena, cpus * sizeof *lists->live);
     lists->id_of = k_take(arena, cpus * sizeof *lists->id_of);
+    lists->node_of = k_take(arena, cpus * sizeof *lists->node_of);
     lists->taken = k_take(arena, cpus);
     lists->front = k_take(arena, nodes->n * sizeof *lists->front);
     lists->left = k_take(arena, nodes->n * sizeof *lists->left);
@@ -192,7 +195,7 @@ static bool make_free_lists(struct free_lists *lists, const struct compat_nodes 
     struct k_arena rest = *arena;
     struct k_pair *scratch = k_take(&rest, cpus * sizeof *scratch);
     if (!room || !lists->entry || !lists->member || !lists->run_of || !lists->gone || !lists->free || !lists->place ||
-        !lists->live || !lists->id_of || !lists->taken || !lists->front || !lists->left || !lists->load || !scratch)
+        !lists->live || !lists->id_of || !lists->node_of || !lists->taken || !lists->front || !lists->left || !lists->load || !scratch)
         return false;
     entries_by_cpu(nodes, lists->entry, scratch);
     make_runs(lists);
@@ -203,6 +206,7 @@ static bool make_free_lists(struct free_lists *lists, const struct compat_nodes 
         if (m == id)
             lists->live[id] = 0;
         lists->live[id]++;
+        lists->node_of[m] = lists->place[lists->member[m].item];
         lists->place[lists->member[m].item] = (uint32_t)m;
         lists->id_of[lists->member[m].item] = (uint32_t)id;
     }
@@ -216,19 +220,6 @@ static bool make_free_lists(struct free_lists *lists, const struct compat_nodes 
             ordered_insert(&lists->by_load, (uint32_t)k, 0);
     }
     return true;
-}
-
-static size_t node_of_run(const struct free_lists *lists, size_t run)
-{
-    size_t from = 0, to = lists->nodes->n; /* the last node that begins at or before the run */
-    while (to - from > 1) {
-        size_t middle = from + (to - from) / 2;
-        if ((size_t)lists->nodes->offset[middle] <= run)
-            from = middle;
-        else
-            to = middle;
-    }
-    return from;
 }
 
 /* The first free entry of node k with this CPU id, or SIZE_MAX. What it passes is passed for good. */
@@ -263,8 +254,11 @@ static int64_t take_entry(struct free_lists *lists, size_t k, size_t e, double u
         /* The last member with free entries takes its place. */
         uint32_t id = lists->id_of[run], last = id + --lists->live[id], at = lists->place[run];
         struct k_pair swap = lists->member[at];
+        uint32_t node = lists->node_of[at];
         lists->member[at] = lists->member[last];
         lists->member[last] = swap;
+        lists->node_of[at] = lists->node_of[last];
+        lists->node_of[last] = node;
         lists->place[lists->member[at].item] = at;
         lists->place[run] = last;
     }
@@ -314,15 +308,15 @@ static uint64_t greatest_load(double u)
     return fits;
 }
 
-/* How many nodes a walk by load may find not eligible before looking through the `count` nodes that have the
- * task's CPU free is shorter. */
+/* How many nodes a walk by load may find not eligible before it is faster to look through the `count` nodes
+ * that have the task's CPU free, of which 16 take as long as one step of the walk. */
 static size_t patience(const struct free_lists *lists, const struct compat_tasks *tasks, size_t i, size_t *id, size_t *count)
 {
     *id = *count = 0;
     if (tasks->affinity[i] == COMPAT_NO_AFFINITY)
         return SIZE_MAX;
     *id = nodes_with(lists, tasks->affinity[i], count);
-    return *count;
+    return *count ? *count / 16 + 1 : 0;
 }
 
 /* The eligible node of the greatest load + u within the limit; the first of equal sums. */
@@ -357,11 +351,11 @@ static uint32_t fullest(struct free_lists *lists, const struct compat_tasks *tas
     best = ORDERED_NONE;
     best_sum = -1.0;
     for (size_t m = id; m < id + count; m++) {
-        size_t node = node_of_run(lists, lists->member[m].item);
+        uint32_t node = lists->node_of[m];
         double sum = lists->load[node] + u;
         if (tasks->memory[i] <= lists->nodes->memory[node] && sum <= NODE_LIMIT &&
             (sum > best_sum || (sum >= best_sum && node < best))) {
-            best = (uint32_t)node;
+            best = node;
             best_sum = sum;
         }
     }
@@ -390,10 +384,10 @@ static uint32_t emptiest(struct free_lists *lists, const struct compat_tasks *ta
         return ORDERED_NONE;
     double least = NODE_LIMIT;
     for (size_t m = id; m < id + count; m++) {
-        size_t node = node_of_run(lists, lists->member[m].item);
+        uint32_t node = lists->node_of[m];
         if (tasks->memory[i] <= lists->nodes->memory[node] &&
             (lists->load[node] < least || (best != ORDERED_NONE && lists->load[node] <= least && node < best))) {
-            best = (uint32_t)node;
+            best = node;
             least = lists->load[node];
         }
     }
