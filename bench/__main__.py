@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import control, kernel, lifecycle, machine, relay, resources
+from bench import control, kernel, lifecycle, machine, relay, resources, supervision
 from bench.figure import HEAD, Figure
 
 GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
@@ -23,6 +23,7 @@ GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
     "command-line": lifecycle.command_line,
     "ancestor": lifecycle.ancestor,
     "resources": resources.resources,
+    "supervision": supervision.supervision,
     "kernel": kernel.kernel,
 }
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ BACKEND = [sys.executable, str(HERE / "backend.py")]
 STUB = str(HERE.parent / "backends" / "symphony_stub.py")
 ECHO = [sys.executable, "-m", "mgmt_backends.echo"]
 STARTS_S = 20.0
+MEMORY = "/dev/shm"
 
 
 class Daemon:
@@ -99,26 +100,42 @@ def configuration(folder: Path, cpus: str | None = None) -> dict[str, Any]:
 
 
 @contextmanager
-def place(cpus: str | None = None) -> Iterator[tuple[Path, dict[str, str], list[str]]]:
-    """A folder with a configuration, the environment and the command that start a daemon in it."""
-    with tempfile.TemporaryDirectory(prefix="mgmt-bench-") as name:
+def place(
+    cpus: str | None = None, units: Mapping[str, Any] | None = None
+) -> Iterator[tuple[Path, dict[str, str], list[str]]]:
+    """A folder with a configuration, the environment and the command that start a daemon in it.
+
+    With `units` the configuration has these, and no models. The runtime folder is in memory, as /run is; the
+    state is where temporary files are.
+    """
+    memory = MEMORY if os.access(MEMORY, os.W_OK) else None
+    with (
+        tempfile.TemporaryDirectory(prefix="mgmt-bench-", dir=memory) as name,
+        tempfile.TemporaryDirectory(prefix="mgmt-bench-") as state,
+    ):
         folder = Path(name)
         config = folder / "config.json"
-        config.write_text(json.dumps(configuration(folder, cpus)))
+        told = configuration(folder, cpus)
+        if units is not None:
+            told |= {"units": dict(units), "model_backends": {}, "supported_models": []}
+            # A daemon as it is installed: with the history and the log that it has by default.
+            del told["limits"], told["logging"]
+        config.write_text(json.dumps(told))
         environ = {
             **{key: value for key, value in os.environ.items() if not key.startswith("MGMT_")},
             "MGMT_RUNTIME_DIR": name,
-            "MGMT_STATE_DIR": f"{name}/state",
+            "MGMT_STATE_DIR": state,
             "MGMT_ENDPOINT": f"ipc://{name}/control",
         }
         yield folder, environ, [sys.executable, "-m", "mgmt", "--config", str(config)]
 
 
 @contextmanager
-def running(cpus: str | None = None) -> Iterator[Daemon]:
+def running(cpus: str | None = None, units: Mapping[str, Any] | None = None) -> Iterator[Daemon]:
     """A daemon that answers; ended by SIGTERM, and by SIGKILL with everything below it when it does not end."""
-    with place(cpus) as (folder, environ, command):
-        process = subprocess.Popen(command, env=environ)
+    with place(cpus, units) as (folder, environ, command):
+        with open(folder / "daemon.log", "wb") if units is not None else nullcontext() as log:
+            process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
         daemon = Daemon(folder, process, environ)
         try:
             wire.Control(daemon.control).close()

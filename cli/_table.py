@@ -7,6 +7,23 @@ would import pydantic on every call of `mgmt`.
 from __future__ import annotations
 
 VERBS: dict[str, tuple[str, dict[str, str]]] = {
+    "apply": (
+        "Make a configuration the one in force: start, restart and stop what differs, and only that.",
+        {
+            "config": "Its content; none: the daemon reads its own file.",
+            "path": "File it came from; base of relative folders.",
+        },
+    ),
+    "dump": (
+        "Show the whole state of the daemon.",
+        {},
+    ),
+    "explain": (
+        "Explain a unit: its state, its place, whom it waits for, its probes.",
+        {
+            "target": "Unit or model.",
+        },
+    ),
     "hello": (
         "Open a session: agree on a version, and optionally get a lease on a model at once.",
         {
@@ -31,24 +48,60 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "logs": (
-        "Read a unit's log: its last lines, or what follows an earlier chunk.",
+        "Read a unit's log: its last lines, what was written lately, or what follows an earlier chunk.",
         {
             "unit": "Unit or model.",
             "lines": "Last lines, when no offset is given.",
+            "since_s": "Not the last lines but what was written this many seconds ago and later, or a bit more.",
         },
     ),
     "models": (
         "List the models of the configuration.",
         {},
     ),
+    "plan": (
+        "Show what applying a configuration would do, and do nothing.",
+        {
+            "config": "Its content; none: the daemon reads its own file.",
+            "path": "File it came from; base of relative folders.",
+        },
+    ),
     "release": (
         "Give a lease back.",
         {},
+    ),
+    "reset-failed": (
+        "Forget failures: FATAL and EXITED units are STOPPED again, those in BACKOFF count from zero.",
+        {
+            "targets": "Units or models; empty: all.",
+        },
+    ),
+    "restart": (
+        "Stop units or models, then start them again; answered when they are ready.",
+        {
+            "targets": "Units or models.",
+            "wait": "Answer when ready; else at once.",
+        },
+    ),
+    "start": (
+        "Start units or models, after what they require; answered when they are ready.",
+        {
+            "targets": "Units or models.",
+            "wait": "Answer when ready; else at once.",
+        },
     ),
     "status": (
         "Show the daemon and its units.",
         {
             "units": "Only these units or models; empty: all.",
+            "all": "Also those that were never started.",
+        },
+    ),
+    "stop": (
+        "Stop units or models, and before them whoever requires them, with their whole process trees.",
+        {
+            "targets": "Units or models.",
+            "wait": "Answer when the last process is gone; else at once.",
         },
     ),
     "stop-service": (
@@ -59,7 +112,7 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         "Get a snapshot, then every event after it.",
         {
             "since": "Replay the events after this number first.",
-            "epoch": "The epoch `since` belongs to.",
+            "epoch": "The epoch `since` was heard in; the numbers go on through all epochs.",
             "follow": "False: only the answer, no subscription.",
         },
     ),

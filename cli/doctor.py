@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -14,22 +14,12 @@ import click
 from mgmt.protocol import places
 from mgmt.protocol.errors import Exit, MgmtError
 
-from . import render, spawn
+from . import render, spawn, store
+from .findings import Probe, tried
 from .invocation import Invocation, verb
 
 PACKAGES = ("pyzmq", "msgpack", "psutil", "click", "pydantic", "uvloop", "protobuf")
 COLORS = {"ok": "32", "refused": "31", "absent": "33"}
-
-
-@dataclass(frozen=True, slots=True)
-class Probe:
-    """One finding: `status` is ok, refused (the system said no) or absent; `needed` decides the exit."""
-
-    probe: str
-    status: str
-    needed: bool
-    detail: str
-    meaning: str
 
 
 @verb("doctor")
@@ -48,21 +38,6 @@ def doctor(invocation: Invocation) -> int:
             click.echo(line.replace(f" {probe.status} ", painted, 1) if invocation.colored else line)
     failed = any(probe.needed and probe.status != "ok" for probe in probes)
     return Exit.FAILED if failed else Exit.OK
-
-
-def said(error: OSError) -> str:
-    """EPERM: Operation not permitted."""
-    return f"{errno.errorcode.get(error.errno or 0, '?')}: {error.strerror}"
-
-
-def tried(name: str, call: Callable[[], str], meaning: str, needed: bool = False) -> Probe:
-    """Do it, and report what the system said."""
-    try:
-        return Probe(name, "ok", needed, call(), meaning)
-    except (FileNotFoundError, NotADirectoryError) as error:
-        return Probe(name, "absent", needed, said(error), meaning)
-    except OSError as error:
-        return Probe(name, "refused", needed, said(error), meaning)
 
 
 def python(_: Invocation) -> Iterator[Probe]:
@@ -131,86 +106,30 @@ def daemon(invocation: Invocation) -> Iterator[Probe]:
         yield Probe("daemon", "ok", False, found, meaning)
 
 
-def scheduling(_: Invocation) -> Iterator[Probe]:
-    yield tried("affinity", _set_affinity, "pinning backends to CPUs (`cpus`)")
-    yield tried("SCHED_FIFO", _set_fifo, "real-time priorities; needs CAP_SYS_NICE or a limit on rtprio")
-    yield tried("nice -1", _set_nice, "`nice` below 0; needs CAP_SYS_NICE")
-    yield tried("memlock", _lock_memory, "keeping memory resident; see `ulimit -l`")
-
-
-def _set_affinity() -> str:
-    allowed = os.sched_getaffinity(0)
+def store_on_disk(_: Invocation) -> Iterator[Probe]:
+    meaning = "what the daemon must know after a crash; see `mgmt store`"
+    path = places.state_dir() / store.file_name()
+    if not path.exists():
+        yield Probe("store", "absent", False, f"{path} is not there yet", meaning)
+        return
     try:
-        os.sched_setaffinity(0, {min(allowed)})
-    finally:
-        os.sched_setaffinity(0, allowed)
-    return f"CPUs {render.cpu_list(sorted(allowed))}"
+        with store.held() as held:
+            rows = store.count(held)
+    except MgmtError as error:
+        if error.code == "already-running":
+            yield Probe("store", "ok", True, f"{path} is in use", meaning)
+        else:
+            yield Probe("store", "refused", True, error.text.partition("\n")[0], meaning)
+        return
+    found = ", ".join(f"{count} {table}" for table, count in rows.items())
+    yield Probe("store", "ok", True, f"{path}: {found}", meaning)
 
 
-def _set_fifo() -> str:
-    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
-    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    os.sched_setscheduler(0, policy, parameters)
-    return f"priorities 1 to {os.sched_get_priority_max(os.SCHED_FIFO)}"
+def mechanisms(_: Invocation) -> Iterator[Probe]:
+    from .mechanisms import MECHANISMS
 
-
-def _set_nice() -> str:
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    os.setpriority(os.PRIO_PROCESS, 0, before - 1)
-    os.setpriority(os.PRIO_PROCESS, 0, before)
-    return "allowed"
-
-
-def _lock_memory() -> str:
-    import ctypes
-    import mmap
-    import resource
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    with mmap.mmap(-1, mmap.PAGESIZE) as page:
-        held = ctypes.c_char.from_buffer(page)
-        place, length = ctypes.c_void_p(ctypes.addressof(held)), ctypes.c_size_t(mmap.PAGESIZE)
-        failed = libc.mlock(place, length)
-        code = ctypes.get_errno()
-        if not failed:
-            libc.munlock(place, length)
-        del held  # else the page cannot be given back
-    if failed:
-        raise OSError(code, os.strerror(code))
-    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    return "no limit" if limit == resource.RLIM_INFINITY else f"up to {render.size(limit)}"
-
-
-def cgroups(_: Invocation) -> Iterator[Probe]:
-    v2 = "one tree per unit: limits, and stops that nothing escapes"
-    yield tried("cgroup v2", _cgroup_v2, v2)
-    yield tried("cgroup delegation", _cgroup_delegation, "making groups of our own; Delegate=yes in a unit")
-    yield tried("cgroup v1", _cgroup_v1, "older systems only; v2 is preferred")
-
-
-def _cgroup_v2() -> str:
-    return "controllers " + (Path("/sys/fs/cgroup/cgroup.controllers").read_text().strip() or "none")
-
-
-def _cgroup_delegation() -> str:
-    own = next(
-        (line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")),
-        None,
-    )
-    if own is None:
-        raise FileNotFoundError(errno.ENOENT, "this process is in no v2 group")
-    probe = Path(f"/sys/fs/cgroup{own}") / f"mgmt-doctor-{os.getpid()}"
-    probe.mkdir()
-    probe.rmdir()
-    return f"below {own}"
-
-
-def _cgroup_v1() -> str:
-    names = [line.split(":")[1] for line in Path("/proc/self/cgroup").read_text().splitlines()]
-    v1 = sorted(name for name in names if name)
-    if not v1:
-        raise FileNotFoundError(errno.ENOENT, "no v1 hierarchy")
-    return ", ".join(v1)
+    for look in MECHANISMS:
+        yield from look()
 
 
 def programs(_: Invocation) -> Iterator[Probe]:
@@ -239,8 +158,8 @@ LOOKS: tuple[Callable[[Invocation], Iterator[Probe]], ...] = (
     python,
     folders,
     configuration,
+    store_on_disk,
     daemon,
-    scheduling,
-    cgroups,
+    mechanisms,
     programs,
 )

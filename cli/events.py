@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from mgmt.protocol.errors import Exit
+from mgmt.protocol.errors import Exit, MgmtError
 
 from ._table import VERBS
+from .following import Patience
 from .invocation import Invocation, verb
 from .render import moment, painted
 
@@ -19,26 +21,43 @@ from .render import moment, painted
 @click.option("--since", type=click.IntRange(0), metavar="SEQ", help=VERBS["subscribe"][1]["since"])
 def events(invocation: Invocation, follow: bool, since: int | None) -> int:
     """Without -f: the events that are still remembered. With -f alone: only new ones; with --since SEQ the
-    past ones first. A line of --json is one event, or with -f a snapshot: first, and after every gap."""
+    past ones first, and a restart of the daemon leaves no gap. A line of --json is one event, or with -f a
+    snapshot: first, and after every gap."""
     since = 0 if since is None and not follow else since
-    with invocation.client() as client:
-        first = True
-        for event in client.events(since=since, follow=follow):
-            if event["kind"] == "snapshot":
-                # What happened before the first one was not asked for; any later one covers a gap.
-                if invocation.json and follow:
-                    invocation.emit("mgmt.snapshot/1", event)
-                elif not first or event["gap"]:
-                    text = f"events before {event['seq']} are missing; mgmt status shows what they led to"
-                    click.echo(text, err=True)
-                first = False
-            elif invocation.json:
-                invocation.emit("mgmt.event/1", event)
-            else:
-                line = described(event)
-                click.echo(painted(line, event.get("state", "")) if invocation.colored else line)
-                sys.stdout.flush()
+    first = True
+    for event in stream(invocation, since, follow):
+        if event["kind"] == "snapshot":
+            # What happened before the first one was not asked for; a later one without a gap repeats nothing.
+            if invocation.json and follow and (first or event["gap"]):
+                invocation.emit("mgmt.snapshot/1", event)
+            elif event["gap"]:
+                text = f"events before {event['seq']} are missing; mgmt status shows what they led to"
+                click.echo(text, err=True)
+            first = False
+        elif invocation.json:
+            invocation.emit("mgmt.event/1", event)
+        else:
+            line = described(event)
+            click.echo(painted(line, event.get("state", "")) if invocation.colored else line)
+            sys.stdout.flush()
     return Exit.OK
+
+
+def stream(invocation: Invocation, since: int | None, follow: bool) -> Iterator[dict[str, Any]]:
+    """Snapshots and events; a follower resumes behind the last number it has seen."""
+    patience = Patience()
+    while True:
+        try:
+            with invocation.client() as client:
+                for event in client.events(since=since, follow=follow):
+                    patience.heard()
+                    since = max(since or 0, event["seq"])
+                    yield event
+                return
+        except MgmtError as error:
+            if not follow:
+                raise
+            patience.wait(error)
 
 
 def described(event: dict[str, Any]) -> str:

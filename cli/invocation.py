@@ -162,6 +162,13 @@ def _keep(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
     return store
 
 
+def _color(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value:
+        context.ensure_object(Invocation).color = value
+        # Else click takes the colours out again where it sees no terminal.
+        context.color = {"always": True, "never": False}.get(value)
+
+
 def shared_options() -> list[click.Parameter]:
     """--endpoint, --timeout, --json and --color, for the group and for every command."""
 
@@ -192,7 +199,7 @@ def shared_options() -> list[click.Parameter]:
             "--color",
             type=click.Choice(["auto", "always", "never"]),
             help="When to colour output.",
-            callback=_keep("color"),
+            callback=_color,
         ),
     ]
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -13,12 +14,14 @@ from mgmt.protocol.errors import Exit, MgmtError
 
 from ._table import VERBS
 from .completion import complete_units
-from .invocation import Invocation, verb
+from .following import Patience
+from .invocation import Duration, Invocation, verb
 
 if TYPE_CHECKING:
     from mgmt.client import Client
 
 LOOK_EVERY_S = 0.25  # while following; a log is a file and announces nothing
+LINES = 20
 
 
 class Tail:
@@ -29,11 +32,10 @@ class Tail:
         self._place: dict[str, Any] = {}
         self._rest = b""
 
-    def read(self, client: Client, lines: int) -> Iterator[str]:
-        """The complete lines since the last read; at first the last `lines`."""
+    def read(self, client: Client, first: dict[str, Any]) -> Iterator[str]:
+        """The complete lines since the last read; `first` says where the first one begins."""
         while True:
-            body = {"unit": self.unit, **(self._place or {"lines": lines})}
-            chunk = client.request("logs", body)
+            chunk = client.request("logs", {"unit": self.unit, **(self._place or first)})
             self._place = {"offset": chunk["offset"], "inode": chunk["inode"]}
             *complete, self._rest = (self._rest + chunk["data"]).split(b"\n")
             for line in complete:
@@ -51,35 +53,56 @@ class Tail:
 @verb("logs")
 @click.argument("names", nargs=-1, required=True, shell_complete=complete_units)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
-@click.option("-n", "lines", type=click.IntRange(0, 100_000), default=20, help=VERBS["logs"][1]["lines"])
-def logs(invocation: Invocation, names: tuple[str, ...], follow: bool, lines: int) -> int:
+@click.option(
+    "-n", "lines", type=click.IntRange(0, 100_000), metavar="COUNT", help="Only the last lines (20)."
+)
+@click.option("--since", "since_s", type=Duration(), help=VERBS["logs"][1]["since_s"])
+def logs(
+    invocation: Invocation, names: tuple[str, ...], follow: bool, lines: int | None, since_s: float | None
+) -> int:
     """NAMES are units or models; a model stands for all its replicas. With several units, each line says
-    whose it is."""
+    whose it is. With -f nothing is lost when a log is turned over or the daemon restarts."""
     with invocation.client() as client:
         units, refused = _units(client, names)
         if not units and refused:
             raise refused[0]
         tails = [Tail(unit) for unit in units]
 
-        def show(tail: Tail, lines: Iterator[str]) -> None:
-            for line in lines:
+        def show(tail: Tail, written: Iterable[str]) -> None:
+            for line in written:
                 if invocation.json:
                     invocation.emit("mgmt.log/1", {"unit": tail.unit, "line": line})
                 else:
-                    click.echo(f"{tail.unit} | {line}" if len(tails) > 1 else line)
+                    click.echo(f"[{tail.unit}] {line}" if len(tails) > 1 else line)
             sys.stdout.flush()
 
+        first: dict[str, Any] = {"lines": LINES if lines is None else lines}
+        if since_s is not None:
+            first = {"since_s": since_s}
         for tail in tails:
-            show(tail, tail.read(client, lines))
+            written = tail.read(client, first)
+            show(tail, written if since_s is None or lines is None else deque(written, lines))
+        patience = Patience()
         while follow:
+            patience.heard()
             time.sleep(LOOK_EVERY_S)
             for tail in tails:
-                show(tail, tail.read(client, 0))
+                _go_on(client, tail, patience, show)
         for tail in tails:
             show(tail, tail.end())
     for error in refused:
         invocation.complain(error.as_body())
     return Exit.PARTIAL if refused else Exit.OK
+
+
+def _go_on(client: Client, tail: Tail, patience: Patience, show: Any) -> None:
+    """Show what follows; a daemon that restarts is waited for, and its next one knows the same files."""
+    while True:
+        try:
+            show(tail, tail.read(client, {"lines": 0}))
+            return
+        except MgmtError as error:
+            patience.wait(error)
 
 
 def _units(client: Client, names: tuple[str, ...]) -> tuple[list[str], list[MgmtError]]:

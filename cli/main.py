@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from importlib import import_module
+from keyword import iskeyword
 from signal import SIGINT, SIGPIPE
 from typing import Any, NoReturn
 
@@ -28,6 +29,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "start-service": ("start_service", "Start the daemon, in the foreground or detached."),
     "stop-service": ("stop_service", _verb("stop-service")),
     "status": ("status", _verb("status")),
+    "top": ("top", "Watch the units, the busiest first."),
+    "start": ("operations", _verb("start")),
+    "stop": ("operations", _verb("stop")),
+    "restart": ("operations", _verb("restart")),
+    "reset-failed": ("operations", _verb("reset-failed")),
+    "plan": ("planning", _verb("plan")),
+    "apply": ("planning", _verb("apply")),
+    "explain": ("explain", _verb("explain")),
     "load-model": ("load_model", _verb("load-model")),
     "unload-model": ("unload_model", _verb("unload-model")),
     "models": ("models", _verb("models")),
@@ -39,6 +48,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("logs", "Show what a unit wrote, and follow it with -f."),
     "events": ("events", "Show what happened, and follow it with -f."),
     "config": ("config", "Check, describe or show the configuration."),
+    "import": ("import_", "Translate the configuration of another supervisor."),
+    "store": ("store", "Check or recover what the daemon keeps on disk."),
+    "dump": ("dump", _verb("dump")),
     "doctor": ("doctor", "Find out what this machine allows; starts nothing."),
     "completion": ("completion", "Print the completion script of a shell."),
     "version": ("version", "Print the version."),
@@ -55,7 +67,9 @@ class Commands(click.Group):
         row = COMMANDS.get(cmd_name)
         if row is None:
             return None
-        command = getattr(import_module(f".{row[0]}", __package__), cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_")
+        module = import_module(f".{row[0]}", __package__)
+        command = getattr(module, f"{name}_" if iskeyword(name) else name)
         assert isinstance(command, click.Command)
         return command
 

@@ -53,6 +53,8 @@ ANSWER = {
     ]
 }
 
+STORE = _object(path=STRING, rows={"type": "object", "additionalProperties": COUNT}, text=STRING)
+
 # Outputs of our own. A reply of the daemon is named in REPLIES instead.
 OWN: dict[str, Schema] = {
     "mgmt.error/1": _object(error=ERROR),
@@ -68,6 +70,17 @@ OWN: dict[str, Schema] = {
         problems=_list(_object(path=STRING, problem=STRING)),
     ),
     "mgmt.config/1": _object(file=_maybe(STRING), source=STRING, config={"type": "object"}),
+    "mgmt.import/1": _object(
+        file=STRING,
+        format=STRING,
+        output=_maybe(STRING),
+        warnings=NAMES_LIST,
+        notes=_list(_object(path=STRING, value=STRING, change=STRING, why=STRING, instead=STRING)),
+        config={"type": "object"},
+    ),
+    "mgmt.dump/1": _object(state={"type": "object"}),
+    "mgmt.store-check/1": STORE,
+    "mgmt.store-recover/1": STORE,
     "mgmt.schema/1": _object(json_schema={"type": "object"}),
     "mgmt.doctor/1": _object(probes=_list(PROBE)),
     "mgmt.completion/1": _object(shell=STRING, script=STRING),
@@ -80,6 +93,13 @@ REPLIES = {
     "mgmt.load-model/1": "load-model",
     "mgmt.unload-model/1": "unload-model",
     "mgmt.wait/1": "wait",
+    "mgmt.start/1": "start",
+    "mgmt.stop/1": "stop",
+    "mgmt.restart/1": "restart",
+    "mgmt.reset-failed/1": "reset-failed",
+    "mgmt.plan/1": "plan",
+    "mgmt.apply/1": "apply",
+    "mgmt.explain/1": "explain",
 }
 EVENT = "mgmt.event/1"
 SNAPSHOT = "mgmt.snapshot/1"
@@ -100,6 +120,11 @@ def schema_of(name: str) -> Schema:
         body = _told(reply.model_json_schema())
     if name == "mgmt.status/1":
         body["properties"]["missing"] = NAMES_LIST
+    if name == "mgmt.apply/1":
+        body["properties"]["failed"] = _list(_object(unit=STRING, error=ERROR))
+        body["required"].append("failed")
+    if name == "mgmt.explain/1":
+        body = _object(units=_list(body))
     if name == SNAPSHOT:
         del body["properties"]["events"]
         body["required"].remove("events")

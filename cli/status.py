@@ -11,7 +11,9 @@ import click
 from mgmt.protocol.errors import Exit, MgmtError
 
 from . import render
+from ._table import VERBS
 from .completion import complete_units
+from .explain import facts, place
 from .invocation import Invocation, verb
 
 Unit = dict[str, Any]
@@ -52,25 +54,32 @@ SORT = {
 @verb("status")
 @click.argument("names", nargs=-1, shell_complete=complete_units)
 @click.option("-o", "output", type=click.Choice(["wide", "json", "name", "symphony"]), help="Form of output.")
+@click.option("-a", "--all", "every", is_flag=True, help=VERBS["status"][1]["all"])
 @click.option("--no-headers", is_flag=True, help="Only the rows.")
 @click.option("--sort", type=click.Choice(list(SORT)), default="service", help="Order of the rows.")
 def status(
-    invocation: Invocation, names: tuple[str, ...], output: str | None, no_headers: bool, sort: str
+    invocation: Invocation,
+    names: tuple[str, ...],
+    output: str | None,
+    every: bool,
+    no_headers: bool,
+    sort: str,
 ) -> int:
     """NAMES are units or models; quoted globs such as 'llama*' work. One exact name shows all there is to
     know about it, with the end of its log. The exit status says whether the question was answered;
     `mgmt is-ready` and its sisters say what the answer is."""
     invocation.json |= output == "json"
     globs = [name for name in names if any(char in name for char in "*?[")]
+    everything = {"all": True} if every else {}
     with invocation.client() as client:
         try:
-            reply = client.request("status", {} if globs or not names else {"units": list(names)})
+            reply = client.request("status", everything if globs or not names else {"units": list(names)})
             missing: list[str] = []
         except MgmtError as error:
             if error.row.exit != Exit.UNKNOWN or len(names) == 1:
                 raise
             # One wrong name of several hides nothing about the others.
-            reply = client.request("status", {})
+            reply = client.request("status", everything)
             missing = unmatched(names, reply["units"], client.request("models", {})["models"])
         units = chosen(reply["units"], names) if globs or missing else reply["units"]
         arrange(units, sort)
@@ -84,7 +93,8 @@ def status(
         elif len(names) == 1 and not globs and output is None:
             for unit in units:
                 log = client.request("logs", {"unit": unit["unit"], "lines": 10})
-                click.echo("\n".join(detail(unit, log["data"], invocation.colored)))
+                explained = client.request("explain", {"target": unit["unit"]})
+                click.echo("\n".join(detail(unit, explained, log["data"], invocation.colored)))
             if not units:
                 click.echo(f"{names[0]} is not loaded: mgmt load-model {names[0]}")
         else:
@@ -152,8 +162,8 @@ def exit_text(record: dict[str, Any] | None) -> str:
     return f"{how}, {record['reason']}" if record["reason"] else how
 
 
-def detail(unit: Unit, log: bytes, colored: bool) -> list[str]:
-    """Everything about one unit, then the end of its log."""
+def detail(unit: Unit, explained: dict[str, Any], log: bytes, colored: bool) -> list[str]:
+    """Everything about one unit, the facts that explain it, then the end of its log."""
     since = f" since {render.moment(unit['started_at'])}" if unit["started_at"] else ""
     state = f"{unit['state']}{' (ready)' if unit['ready'] else ''}{since}"
     last, next_start = unit["last_exit"], unit["next_start_s"]
@@ -167,13 +177,15 @@ def detail(unit: Unit, log: bytes, colored: bool) -> list[str]:
         ("Next start", f"in {render.duration(next_start)}" if next_start is not None else "-"),
         ("CPU", f"{COLUMNS['CPU%'](unit)} %, pinned to {render.cpu_list(unit['cpus'])}"),
         ("Memory", render.size(unit["memory_bytes"])),
+        ("Place", place(explained["holds"])),
         ("Endpoint", unit["endpoint"] or "-"),
         ("Protocols", ", ".join(unit["protocols"]) or "-"),
         ("Log", unit["log"]),
     ]
     lines = [unit["unit"], *(f"  {name + ':':<12}{value}" for name, value in rows)]
+    why = facts(explained)
     text = log.decode("utf-8", "replace").splitlines()
-    return [*lines, "", *(text or ["(its log is empty)"])]
+    return [*lines, *(["", *why] if why else []), "", *(text or ["(its log is empty)"])]
 
 
 def symphony(service: dict[str, Any], units: Sequence[Unit]) -> str:

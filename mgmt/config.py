@@ -158,10 +158,23 @@ def _across(raw: dict[str, Any]) -> Iterator[strictjson.Problem]:
             option = hole.removeprefix(template.OPTION)
             if option != hole and isinstance(options, dict) and option not in options:
                 yield (*here, "options"), f"lacks {option!r}, which the command or environment asks for"
+    yield from _unit_names(models, taken)
     default = raw.get("default_model")
     if isinstance(default, str) and default and default not in taken:
         hint = did_you_mean(default, taken)
         yield ("default_model",), f"{shown(default)} is no name or alias of a model{hint}"
+
+
+def _unit_names(models: object, taken: Mapping[str, str]) -> Iterator[strictjson.Problem]:
+    """The replicas of a model are units NAME.0, NAME.1, ...; no model may go by such a name."""
+    for index, model in enumerate(models if isinstance(models, list) else []):
+        replicas = model.get("replicas") if isinstance(model, dict) else None
+        if type(replicas) is not int or not 1 < replicas <= defaults.MAX_REPLICAS:
+            continue
+        for unit in (f"{model.get('name')}.{n}" for n in range(replicas)):
+            if unit in taken:
+                problem = f"its replica {shown(unit)} has the name of {taken[unit]}; rename one of the two"
+                yield ("supported_models", index, "name"), problem
 
 
 def _strings(value: object) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from mgmt import template
 from mgmt.protocol import defaults
 from mgmt.protocol.errors import MgmtError
-from mgmt.settings import BackendSettings, ModelSettings, Settings, parse_cpus
+from mgmt.settings import ModelSettings, RunSettings, Settings, parse_cpus
 
 SUBFOLDERS = ("", "backend", "backends")
 
@@ -88,7 +88,7 @@ class Launch:
 
 
 def launch(
-    backend: BackendSettings,
+    backend: RunSettings,
     model: ModelSettings,
     *,
     unit: str,

@@ -67,6 +67,8 @@ VALUES: dict[str, Any] = {
     "data": b"a line\n\xff not UTF-8\n",
     "inode": 1_048_577,
     "offset": 21,
+    "targets": ["magika"],
+    "lines": 20,
 }
 # The same name with another shape.
 SPECIAL: dict[tuple[str, str], Any] = {
@@ -77,6 +79,17 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("Loaded", "state"): "RUNNING",
     ("Condition", "state"): "RUNNING",
     ("UnitEvent", "state"): "RUNNING",
+    ("Explanation", "state"): "RUNNING",
+    ("Explanation", "lines"): ["RUNNING: ready"],
+    ("Explanation", "holds"): {"cpus": [2, 3]},
+    ("Explanation", "place"): {"cpus": [2, 3]},
+    ("Targets", "states"): {"magika": "RUNNING"},
+    ("Targets", "already"): ["magika"],
+    ("PlanReply", "daemon"): ["limits.max_units"],
+    ("PlanReply", "warnings"): [],
+    ("Plan", "config"): {"supported_models": []},
+    ("Apply", "config"): {"supported_models": []},
+    ("DumpReply", "state"): {"undeclared": []},
 }
 # One for each outcome that is not ok.
 REFUSALS: dict[str, dict[str, Any]] = {

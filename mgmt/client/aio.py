@@ -16,7 +16,7 @@ import zmq
 
 from mgmt.client.conversation import Conversation, Target
 from mgmt.client.session import NEVER, Answer
-from mgmt.client.sync import single
+from mgmt.client.sync import packed, single
 from mgmt.client.wires import Wires
 from mgmt.protocol import defaults, frames, places
 
@@ -204,7 +204,7 @@ class AsyncModelClient:
 
     async def ask(self, value: Any, timeout_s: float | None = None) -> Any:
         """One msgpack value each way, the convention of the shipped backends."""
-        return frames.unpack(single(await self.call(frames.pack(value), timeout_s=timeout_s)))
+        return frames.unpack(single(await self.call(packed(value), timeout_s=timeout_s)))
 
     def release(self) -> None:
         """Give the lease back; a later call asks for another."""

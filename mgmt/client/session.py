@@ -19,7 +19,10 @@ from mgmt.protocol import defaults, frames
 from mgmt.protocol.errors import MgmtError
 
 REPEATABLE = frozenset(
-    {"status", "models", "load-model", "unload-model", "wait", "lease", "subscribe", "logs"}
+    {
+        *("status", "models", "load-model", "unload-model", "wait", "lease", "subscribe", "logs"),
+        *("start", "stop", "reset-failed", "plan", "apply", "explain", "dump"),
+    }
 )
 NEVER = float("inf")
 START_HINT = "mgmt start-service"
@@ -270,9 +273,14 @@ class Session:
     def _send(self, now_s: float, request: _Request) -> None:
         left_s = request.deadline_s - defaults.ANSWER_MARGIN_S - now_s
         deadline_ms = max(1, round(left_s * 1000)) if left_s < NEVER else 0
-        frame = frames.encode_request(
-            request.id, self._session, request.verb, request.body, deadline_ms, request.key
-        )
+        try:
+            frame = frames.encode_request(
+                request.id, self._session, request.verb, request.body, deadline_ms, request.key
+            )
+        except (OverflowError, TypeError, ValueError) as error:
+            raise MgmtError(
+                "bad-body", f"{request.verb}: msgpack cannot carry the request: {error}"
+            ) from None
         limit = int(self.welcome.get("max_frame_bytes", defaults.MAX_CONTROL_FRAME_BYTES))
         if len(frame) > limit:
             raise MgmtError("too-large", f"{request.verb}: {len(frame)} bytes, the daemon takes {limit}")

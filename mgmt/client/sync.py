@@ -218,7 +218,7 @@ class ModelClient:
 
     def ask(self, value: Any, timeout_s: float | None = None) -> Any:
         """One msgpack value each way, the convention of the shipped backends."""
-        return frames.unpack(single(self.call(frames.pack(value), timeout_s=timeout_s)))
+        return frames.unpack(single(self.call(packed(value), timeout_s=timeout_s)))
 
     def submit(self, *payload: bytes, timeout_s: float | None = None) -> int:
         """Send without waiting; at most MAX_RELAY_QUEUE calls are open. `collect` gives the answer."""
@@ -251,6 +251,14 @@ class ModelClient:
         """Give the lease back; a later call asks for another."""
         self._conversation.release(time.monotonic(), self._target)
         self._client._carry_out(time.monotonic())
+
+
+def packed(value: Any) -> bytes:
+    """The one frame of a request; MgmtError `bad-body` for what msgpack cannot carry."""
+    try:
+        return frames.pack(value)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise MgmtError("bad-body", f"the request cannot be sent as msgpack: {error}") from None
 
 
 def single(payload: Sequence[bytes]) -> bytes:

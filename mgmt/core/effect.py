@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mgmt.core.event import Route
-from mgmt.settings import BackendSettings, ModelSettings
+from mgmt.settings import HookSettings, ModelSettings, ProbeSettings, RunSettings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, like the events of a request
 class Answer:
     """The one terminal answer of a request. `body` is a map, or bytes that are msgpack already."""
 
@@ -60,9 +60,10 @@ class Spawn:
     """
 
     unit: str
-    backend: BackendSettings
+    backend: RunSettings
     model: ModelSettings
     cpus: tuple[int, ...]
+    gpus: tuple[str, ...]
     incarnation: int
     endpoint: str
     config_path: str | None
@@ -87,6 +88,74 @@ class KillUnit:
 
 
 @dataclass(frozen=True, slots=True)
+class Adopt:
+    """Find the process that a former daemon started: Adopted follows, or Exited, or Emptied, or several."""
+
+    unit: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Nothing of this process is needed any more: its traces may go. Before, they tell a next daemon its end."""
+
+    unit: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskProbe:
+    """Ask one question about a unit's health; ProbeAnswered follows."""
+
+    unit: str
+    incarnation: int
+    which: str
+    probe: ProbeSettings
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetProbes:
+    """No answer about this unit is wanted any more."""
+
+    unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunHook:
+    """Run a hook command with the unit's folder and environment; HookEnded follows."""
+
+    unit: str
+    incarnation: int
+    which: str
+    hook: HookSettings
+    backend: RunSettings
+    model: ModelSettings
+    endpoint: str
+    env: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelHook:
+    """End a running hook of the unit with its tree; HookEnded follows."""
+
+    unit: str
+    incarnation: int
+    which: str
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """Make this durable before anything else of the same step is carried out.
+
+    `units`: record by name, None to forget it. `events` are numbered; older ones than `keep_events_from` go.
+    """
+
+    units: Mapping[str, Mapping[str, Any] | None]
+    events: tuple[Mapping[str, Any], ...]
+    keep_events_from: int
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeHandshake:
     """Send legacy handshakes to the endpoint until it answers (HandshakeAnswered) or the unit ends."""
 
@@ -97,8 +166,8 @@ class ProbeHandshake:
 
 @dataclass(frozen=True, slots=True)
 class Inspect:
-    """Look at a unit that came up: the CPU mask of every thread (MaskChecked follows when `cpus` names any), the
-    mode of its socket, and a first sample of its use."""
+    """Look at a unit that came up: the CPU mask of every thread of its tree (MaskChecked follows), the mode of
+    its socket, and a first sample of its use."""
 
     unit: str
     incarnation: int
@@ -135,13 +204,24 @@ class RelayLease:
 
 @dataclass(frozen=True, slots=True)
 class ReadLog:
-    """Read a unit's log in a worker thread and answer the route with a LogChunk."""
+    """Read a unit's log in a worker thread and answer the route with a LogChunk; `since` in epoch seconds."""
 
     route: Route
     unit: str
     lines: int
     offset: int | None
     inode: int | None
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadConfig:
+    """Check a configuration (None: read the daemon's own file); ConfigRead follows."""
+
+    route: Route | None
+    apply: bool
+    config: Mapping[str, Any] | None
+    path: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,12 +247,20 @@ Effect = (
     | Spawn
     | SignalUnit
     | KillUnit
+    | Adopt
+    | Forget
+    | AskProbe
+    | ForgetProbes
+    | RunHook
+    | CancelHook
+    | Commit
     | ProbeHandshake
     | Inspect
     | RemoveEndpoint
     | RelayGroup
     | RelayLease
     | ReadLog
+    | ReadConfig
     | Note
     | Quit
 )

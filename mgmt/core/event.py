@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.messages import Message
+from mgmt.settings import Settings
 
 LEGACY_PLANE = "legacy"  # its requests have no sessions
 
@@ -18,7 +19,8 @@ class Now(NamedTuple):
     real_s: float
 
 
-@dataclass(frozen=True, slots=True)
+# Nobody changes these either, but a frozen one takes three times as long to make, and each request makes them.
+@dataclass(slots=True)
 class Route:
     """The way back to whoever asked; opaque to the core except for `serial`, which is unique per run.
 
@@ -37,7 +39,7 @@ class Route:
         return self.serial
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """A valid request; `deadline_ns` is monotonic, 0 for none."""
 
@@ -86,6 +88,54 @@ class Started:
     incarnation: int
     pid: int
     start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What the store knew at the start of this daemon; the first event of its life.
+
+    `same_boot` is false when the machine was restarted since: no process of then exists.
+    """
+
+    units: dict[str, dict[str, Any]]
+    events: list[dict[str, Any]]
+    same_boot: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """The process of a former daemon's unit lives, is proven, and its end will be heard."""
+
+    unit: str
+    incarnation: int
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """There is no trace of the process that a former daemon was to start."""
+
+    unit: str
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswered:
+    unit: str
+    incarnation: int
+    which: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class HookEnded:
+    unit: str
+    incarnation: int
+    which: str
+    ok: bool
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +201,22 @@ class LogRead:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfigRead:
+    """A configuration was read for a plan or an apply; `route` is None when nobody waits (SIGHUP)."""
+
+    route: Route | None
+    apply: bool
+    settings: Settings | MgmtError
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Leave without stopping the units."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     """SIGTERM or SIGINT; the second one is `fast`."""
 
@@ -165,6 +231,11 @@ Event = (
     | PeerLost
     | TimerFired
     | Started
+    | Restored
+    | Adopted
+    | Vanished
+    | ProbeAnswered
+    | HookEnded
     | SpawnFailed
     | Exited
     | Emptied
@@ -172,5 +243,7 @@ Event = (
     | MaskChecked
     | Sampled
     | LogRead
+    | ConfigRead
+    | HandOver
     | StopRequested
 )

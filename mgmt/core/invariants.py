@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from mgmt.core.event import Route
+from mgmt.core.placement import conflict_between
 from mgmt.core.sessions import Sessions
 from mgmt.core.state import State
 from mgmt.core.supervision import AT_REST, Unit
@@ -31,6 +32,7 @@ def check(state: State) -> None:
     _keys(state.sessions)
     _leases(state)
     _units(state)
+    _places(state)
     _waiters(state)
     _journal(state)
     _stop(state)
@@ -103,7 +105,10 @@ def _leases(state: State) -> None:
                 _broken("a direct lease names a running unit", f"{id} on {lease.unit}")
             if units[lease.unit].spec.model.name != lease.model:
                 _broken("a direct lease names a unit of its model", id)
-        elif all(unit.state is UnitState.STOPPED for unit in state.loading.units(lease.model)):
+        elif all(
+            unit.state is UnitState.STOPPED and not unit.waiting_for
+            for unit in state.loading.units(lease.model)
+        ):
             _broken("a relay lease ends with the unload", id)
     for session in sessions.values():
         for id in session.leases:
@@ -121,8 +126,11 @@ def _units(state: State) -> None:
                 _broken(rule, f"{name} in {unit.state}")
         if unit.endpoint and endpoints.setdefault(unit.endpoint, name) != name:
             _broken("no two units share an endpoint", f"{name} and {endpoints[unit.endpoint]}")
-        if not any(unit is one for one in state.loading.units(unit.spec.model.name)):
-            _broken("a unit belongs to its model", name)
+        belongs = any(unit is one for one in state.loading.units(unit.spec.model.name))
+        if belongs == (name in state.undeclared):
+            _broken("a unit belongs to its model, unless it is to be forgotten", name)
+        if unit.wanted and unit.state is UnitState.STOPPED and not unit.waiting_for and not state.stopping:
+            _broken("a wanted unit that is stopped waits for something", name)
     if state.supervisor.changes:
         _broken("changes of units were handed up", state.supervisor.changes[0].unit.spec.name)
 
@@ -131,7 +139,39 @@ def _unit_rules(unit: Unit) -> Iterable[tuple[str, bool]]:
     """(what must hold, whether it does) for one unit."""
     state = unit.state
     restarts = unit.retry_ns is not None or unit.start_when_empty
-    yield "a unit that is up or on its way has a process", state not in PRESENT or unit.has_process
+    before = unit.hook == "pre_start"  # its hook runs, its process comes later
+    yield (
+        "a unit that is up or on its way has a process, or a hook before it",
+        state not in PRESENT or unit.has_process or (before and state is not UnitState.RUNNING),
+    )
+    yield (
+        "a hook gates what comes after it",
+        (not before or (state in (UnitState.STARTING, UnitState.STOPPING) and not unit.has_process))
+        and (unit.hook != "pre_stop" or (state is UnitState.STOPPING and unit.has_process)),
+    )
+    yield (
+        "only a unit at rest that is wanted waits for others",
+        not unit.waiting_for or (state in AT_REST and unit.wanted),
+    )
+    yield (
+        "only a unit that is up outlives its stop",
+        not unit.stop_reason
+        or state
+        in (
+            UnitState.STARTING,
+            UnitState.RUNNING,
+        ),
+    )
+    yield (
+        "a unit that is up or will be is wanted",
+        unit.wanted
+        or bool(unit.stop_reason)
+        or state
+        in (
+            *AT_REST,
+            UnitState.STOPPING,
+        ),
+    )
     yield "a stopped unit has no process", state is not UnitState.STOPPED or not unit.has_process
     yield "a running unit was ready", state is not UnitState.RUNNING or unit.proven
     yield (
@@ -142,8 +182,11 @@ def _unit_rules(unit: Unit) -> Iterable[tuple[str, bool]]:
     yield "a unit in BACKOFF will start again", state is not UnitState.BACKOFF or restarts
     yield "only BACKOFF has a retry", unit.retry_ns is None or state is UnitState.BACKOFF
     yield (
-        "only a unit that still has a process waits for it to be empty",
-        not unit.start_when_empty or (unit.has_process and state in (UnitState.STOPPING, UnitState.BACKOFF)),
+        "only a unit that is not empty yet waits for it",
+        not unit.start_when_empty
+        or bool(unit.stop_reason)
+        or state is UnitState.STOPPING
+        or (state is UnitState.BACKOFF and unit.has_process),
     )
     yield (
         "a unit between two processes has lost its leader",
@@ -163,12 +206,29 @@ def _unit_rules(unit: Unit) -> Iterable[tuple[str, bool]]:
     )
 
 
+def _places(state: State) -> None:
+    held, units = state.ledger.held, state.supervisor.units
+    for name, place in held.items():
+        if name not in units or units[name].place != place:
+            _broken("the ledger and the unit agree on its place", name)
+        for other, theirs in held.items():
+            if name < other and conflict_between(place, theirs):
+                _broken("nothing is held twice", f"{name} and {other}: {conflict_between(place, theirs)}")
+    for name, unit in units.items():
+        if (name in held) != (unit.has_process or unit.state not in AT_REST):
+            _broken("who is not at rest holds a place, and nobody else does", f"{name} in {unit.state}")
+    promised = sum(place.memory_bytes for place in held.values())
+    if promised > state.ledger.topology.memory_bytes:
+        _broken("no more memory is promised than there is", promised)
+
+
 def _waiters(state: State) -> None:
     calls = state.sessions.calls
     kept: dict[str, Iterable[Route]] = {
         "a load": state.loading.waiting(),
         "a wait": state.conditions.waiting(),
         "a legacy handshake": state.handshakes.waiting(),
+        "an operation": state.operations.waiting(),
         "a lease": state.lease_waiters,
     }
     seen: set[Route] = set()
@@ -180,8 +240,8 @@ def _waiters(state: State) -> None:
                 _broken("a call waits for one thing", route)
             seen.add(route)
     for route, call in calls.items():
-        # What reads a log waits in the shell.
-        if route not in seen and call.asked.verb != "logs":
+        # What reads a file waits in the shell.
+        if route not in seen and call.asked.verb not in ("logs", "plan", "apply"):
             _broken("somebody will answer every parked call", route)
     for route, (session, model, _) in state.lease_waiters.items():
         if state.sessions.by_id.get(session.id) is not session:
@@ -199,10 +259,10 @@ def _journal(state: State) -> None:
 
 
 def _stop(state: State) -> None:
-    if not state.stopping:
+    if not state.stopping or state.handed_over:
         return
     for name, unit in state.supervisor.units.items():
-        if unit.state not in (UnitState.STOPPED, UnitState.STOPPING):
+        if unit.state not in (UnitState.STOPPED, UnitState.STOPPING) and not unit.stop_reason:
             _broken("a daemon that stops starts nothing", name)
         if unit.has_process and state.quit_said:
             _broken("Quit is said when no process is left", name)

@@ -17,14 +17,26 @@ class Journal:
         self.seq = 0
         self._sessions = sessions
         self._history: deque[dict[str, Any]] = deque(maxlen=keep)
+        self.fresh: list[dict[str, Any]] = []  # not committed yet
 
     def record(self, now: Now, kind: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
         """Number an event, keep it and send it to the subscribers."""
         self.seq += 1
         numbered = {"seq": self.seq, "at": now.real_s, **body}
-        self._history.append({"kind": kind, **numbered})
+        event = {"kind": kind, **numbered}
+        self._history.append(event)
+        self.fresh.append(event)
         to = tuple((s.peer, s.id) for s in self._sessions.by_id.values() if s.subscribed)
         out.append(fx.Publish(self.seq, kind, numbered, to))
+
+    def restore(self, events: list[dict[str, Any]]) -> None:
+        """Go on where a former daemon ended: the numbers have no gap."""
+        self._history.extend(events)
+        self.seq = events[-1]["seq"] if events else 0
+
+    def first(self) -> int:
+        """The number of the oldest event that can still be read."""
+        return self._history[0]["seq"] if self._history else self.seq + 1
 
     def kept(self) -> list[int]:
         """The numbers of the events that can still be read."""

@@ -7,9 +7,10 @@ from typing import Any
 
 from mgmt.core.event import Now, Route
 from mgmt.core.journal import Journal
-from mgmt.core.models import Conditions, Handshakes, Leases, Loading, Registry
+from mgmt.core.models import Conditions, Handshakes, Leases, Loading, Operations, Registry
+from mgmt.core.placement import Ledger, Topology, plan
 from mgmt.core.sessions import Session, SessionLimits, Sessions
-from mgmt.core.supervision import Supervisor
+from mgmt.core.supervision import Ordering, Supervisor
 from mgmt.protocol import defaults
 from mgmt.settings import Settings
 
@@ -28,6 +29,7 @@ class Identity:
     config: str
     log_dir: str
     started: Now
+    topology: Topology = field(default_factory=lambda: Topology(()))
 
 
 @dataclass(slots=True)
@@ -36,8 +38,8 @@ class StatusCache:
 
     key: tuple[int, int, bool] | None = None
     until_ns: int = 0
-    body: dict[str, Any] = field(default_factory=dict)
-    packed: bytes = b""
+    body: dict[str, Any] | None = None  # for readers of the legacy plane
+    packed: bytes | None = None  # for all others
 
 
 class State:
@@ -60,15 +62,27 @@ class State:
         self.journal = Journal(self.sessions, limits.max_event_history)
         self.registry = Registry(settings)
         prefix = f"{settings.endpoints.model_socket_dir}/{defaults.MODEL_SOCKET_PREFIX}"
-        self.supervisor = Supervisor(identity.secret, settings.endpoints.control, prefix)
-        self.loading = Loading(self.registry, self.supervisor, self.sessions, limits.max_units)
+        specs = self.registry.all_specs()
+        self.ledger = Ledger(identity.topology, plan(identity.topology, (spec.demand for spec in specs)))
+        self.supervisor = Supervisor(
+            identity.secret, identity.epoch, settings.endpoints.control, prefix, self.ledger
+        )
+        self.ordering = Ordering(self.supervisor)
+        self.loading = Loading(self.registry, self.supervisor, self.ordering, self.sessions, limits.max_units)
+        self.loading.declare(specs, [])
+        self.operations = Operations(
+            self.registry, self.supervisor, self.ordering, self.loading, self.sessions
+        )
         self.leases = Leases(identity.secret, self.sessions, settings.endpoints.relay)
         self.handshakes = Handshakes(self.registry, self.supervisor, self.loading, self.sessions)
         self.conditions = Conditions(self.registry, self.supervisor, self.loading, self.sessions)
         # Lease requests that wait for a load: session, model, mode.
         self.lease_waiters: dict[Route, tuple[Session, str, str]] = {}
+        # Units that the configuration no longer has; they go when nothing of them is left.
+        self.undeclared: set[str] = set()
         self.stopping = False
         self.quit_said = False
+        self.handed_over = False  # left with units that run on
         self.counters: dict[str, int] = {}
         self.status_cache = StatusCache()
 

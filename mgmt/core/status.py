@@ -37,7 +37,7 @@ def unit_body(state: State, now: Now, unit: Unit) -> dict[str, Any]:
         "restarts": unit.restarts,
         "started_at": unit.started_real_s if alive else None,
         "uptime_s": (now.mono_ns - unit.started_ns) / 1e9 if alive else None,
-        "cpus": list(spec.cpus),
+        "cpus": list(unit.place.cpus),
         "cpu_percent": unit.cpu_percent,
         "memory_bytes": unit.memory_bytes,
         "endpoint": unit.endpoint,
@@ -69,8 +69,11 @@ def service_body(state: State, now: Now) -> dict[str, Any]:
     }
 
 
-def units_body(state: State, now: Now, names: list[str]) -> list[dict[str, Any]]:
-    """UnitStatus of the named units or models in name order; all when `names` is empty."""
+def units_body(state: State, now: Now, names: list[str], every: bool = False) -> list[dict[str, Any]]:
+    """UnitStatus of the named units or models in name order; all when `names` is empty.
+
+    A model that was never started is left out unless `every` is true: `mgmt models` lists it.
+    """
     units = state.supervisor.units
     if names:
         wanted: set[str] = set()
@@ -80,7 +83,11 @@ def units_body(state: State, now: Now, names: list[str]) -> list[dict[str, Any]]
             wanted.update([target] if target in units else loaded)
         chosen = [units[name] for name in sorted(wanted)]
     else:
-        chosen = [units[name] for name in sorted(units)]
+        chosen = [
+            unit
+            for _, unit in sorted(units.items())
+            if every or unit.incarnation or unit.wanted or unit.spec.backend.kind == "plain"
+        ]
     return [unit_body(state, now, unit) for unit in chosen]
 
 
@@ -104,12 +111,30 @@ def models_body(state: State) -> dict[str, Any]:
     }
 
 
-def whole(state: State, now: Now) -> StatusCache:
-    """The status of everything, packed once per change and at most FRESH_NS old."""
+def whole(state: State, now: Now) -> dict[str, Any]:
+    """The status of everything, made once per change and at most FRESH_NS old."""
+    cache = _fresh(state, now)
+    if cache.body is None:
+        cache.body = _whole(state, now)
+    return cache.body
+
+
+def whole_packed(state: State, now: Now) -> bytes:
+    """The same, as msgpack."""
+    cache = _fresh(state, now)
+    if cache.packed is None:
+        cache.packed = frames.pack_body(_whole(state, now))
+    return cache.packed
+
+
+def _fresh(state: State, now: Now) -> StatusCache:
     cache = state.status_cache
     key = (state.supervisor.version, state.journal.seq, state.stopping)
     if key != cache.key or now.mono_ns >= cache.until_ns:
-        cache.body = {"service": service_body(state, now), "units": units_body(state, now, [])}
-        cache.packed = frames.pack(cache.body)
+        cache.body = cache.packed = None
         cache.key, cache.until_ns = key, now.mono_ns + FRESH_NS
     return cache
+
+
+def _whole(state: State, now: Now) -> dict[str, Any]:
+    return {"service": service_body(state, now), "units": units_body(state, now, [])}

@@ -7,25 +7,23 @@ parked and is answered by a later event.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from mgmt.core import status
+from mgmt.core import operate, status
 from mgmt.core.event import LEGACY_PLANE, Asked, Now
 from mgmt.core.sessions import Session
 from mgmt.core.state import State
-from mgmt.core.supervision import AT_REST, Change
+from mgmt.core.supervision import AT_REST, Change, from_record, ghost, to_record
 from mgmt.core.supervision import State as UnitState
+from mgmt.core.verbs import HANDLERS, Body, handles, refuse_while_stopping
 from mgmt.protocol import defaults, frames
 from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
+from mgmt.settings import ModelSettings
 
 __all__ = ["HANDLERS", "LEGACY_PLANE", "step"]
-
-Body = dict[str, Any] | bytes | None
-Handler = Callable[[State, Now, Asked, list[fx.Effect]], Body]
-HANDLERS: dict[str, Handler] = {}
 
 # Each opens a session of its own: there is nothing to repeat, so they take no idempotency key.
 HELLOS = frozenset({"hello", "backend-hello"})
@@ -42,22 +40,48 @@ def step(state: State, now: Now, event: ev.Event) -> list[fx.Effect]:
 def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
     """Hand what the lower slices noted up to the higher ones, until nothing is left to say."""
     supervisor, sessions = state.supervisor, state.sessions
-    while supervisor.changes or sessions.ended or sessions.abandoned:
+    touched = bool(supervisor.dirty)
+    while touched or supervisor.changes or sessions.ended or sessions.abandoned:
+        # First, so that the slices above see what goes on at once as going on, never as at rest.
+        state.ordering.on_change(now, out)
+        touched = False
         _forget_abandoned(state, out)
         while sessions.ended:
             state.leases.on_session_ended(sessions.ended.pop(), out)
         changes, supervisor.changes = supervisor.changes, []
         for change in changes:
             _on_change(state, now, change, out)
-    if (
-        state.stopping
-        and not any(unit.has_process for unit in supervisor.units.values())
-        and not state.quit_said
-    ):
+        state.operations.on_change(out)
+    _forget_undeclared(state)
+    _commit(state, out)
+    if state.stopping and not supervisor.is_busy() and not state.quit_said:
         state.quit_said = True
         sessions.close(MgmtError("stopping", "the daemon stopped before the answer"), out)
         _forget_abandoned(state, out)
         out.append(fx.Quit())
+
+
+def _commit(state: State, out: list[fx.Effect]) -> None:
+    """What must survive comes first among the effects: nothing of this step is done before it is durable."""
+    supervisor, journal = state.supervisor, state.journal
+    if supervisor.dirty or journal.fresh:
+        units = supervisor.units
+        records = {
+            name: to_record(units[name]) if name in units else None for name in sorted(supervisor.dirty)
+        }
+        out.insert(0, fx.Commit(records, tuple(journal.fresh), journal.first()))
+        supervisor.dirty.clear()
+        journal.fresh.clear()
+
+
+def _forget_undeclared(state: State) -> None:
+    """Units that a new configuration no longer has go as soon as nothing of them is left."""
+    for name in list(state.undeclared):
+        unit = state.supervisor.units[name]
+        if unit.state in AT_REST and not unit.has_process:
+            state.undeclared.discard(name)
+            del state.supervisor.units[name]
+            state.supervisor.dirty.add(name)
 
 
 def _forget_abandoned(state: State, out: list[fx.Effect]) -> None:
@@ -67,6 +91,7 @@ def _forget_abandoned(state: State, out: list[fx.Effect]) -> None:
         state.loading.forget(route, out)
         state.conditions.forget(route)
         state.handshakes.forget(route)
+        state.operations.forget(route)
         state.lease_waiters.pop(route, None)
 
 
@@ -74,17 +99,17 @@ def _on_change(state: State, now: Now, change: Change, out: list[fx.Effect]) -> 
     unit, was = change.unit, change.was
     model = unit.spec.model.name
     _journal_unit(state, now, change, out)
-    if was is UnitState.RUNNING or unit.ready:
+    if unit.serves and (was is UnitState.RUNNING or unit.ready):
         replicas = tuple((u.spec.name, u.endpoint) for u in state.loading.ready_units(model))
         out.append(fx.RelayGroup(model, replicas))
-    if was is UnitState.RUNNING:
+    if was is UnitState.RUNNING and change.state is not UnitState.RUNNING:
         state.leases.on_unit_lost(unit.spec.name, change.reason, out)
     if change.state is UnitState.STOPPING:
         for session in state.sessions.by_id.values():
             if session.unit == unit.spec.name:
                 out.append(fx.Tell(session.peer, session.id, "drain", {}))
     state.loading.on_unit_change(now, unit, was, out)
-    if all(u.state is UnitState.STOPPED for u in state.loading.units(model)):
+    if all(u.state is UnitState.STOPPED and not u.waiting_for for u in state.loading.units(model)):
         state.leases.on_model_unloaded(model, out)
     _answer_lease_waiters(state, model, out)
     state.handshakes.on_unit_change(out)
@@ -111,13 +136,11 @@ def _journal_unit(state: State, now: Now, change: Change, out: list[fx.Effect]) 
 
 # ---- requests --------------------------------------------------------------------------------------------
 
-M = TypeVar("M", bound=msg.Message)
-
 
 def _on_asked(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> None:
     try:
         if state.quit_said:
-            _refuse_while_stopping(state)
+            refuse_while_stopping(state)
         if asked.verb not in HELLOS and asked.route.plane != LEGACY_PLANE:
             state.sessions.find(now, asked.route.peer, asked.route.session)
         if asked.key and asked.verb not in HELLOS:
@@ -133,17 +156,6 @@ def _on_asked(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> Non
         state.sessions.answer(asked.route, frames.Outcome.OK, body, out)
 
 
-def _handles(verb: str) -> Callable[[Callable[[State, Now, Asked, M, list[fx.Effect]], Body]], Handler]:
-    def enter(function: Callable[[State, Now, Asked, M, list[fx.Effect]], Body]) -> Handler:
-        def handler(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> Body:
-            return function(state, now, asked, cast(M, asked.body), out)
-
-        HANDLERS[verb] = handler
-        return handler
-
-    return enter
-
-
 def _agree(versions: list[int]) -> None:
     if frames.VERSION not in versions:
         raise MgmtError(
@@ -153,18 +165,15 @@ def _agree(versions: list[int]) -> None:
         )
 
 
-def _refuse_while_stopping(state: State) -> None:
-    if state.stopping:
-        raise MgmtError("stopping", "the daemon is stopping; start it again with `mgmt start-service`")
-
-
-@_handles("hello")
+@handles("hello")
 def _hello(state: State, now: Now, asked: Asked, body: msg.Hello, out: list[fx.Effect]) -> Body:
     _agree(body.versions)
     replicas = []
     if body.model is not None:
         # Asked before the session opens: a refused hello changes nothing.
         replicas = _ready_replicas(state, body.model)
+        if body.mode == "relay":
+            _speaks_native(state, state.registry.resolve(body.model))
     session = state.sessions.open(now, asked.route.peer, body.name, out)
     lease = None
     if body.model is not None:
@@ -182,25 +191,24 @@ def _hello(state: State, now: Now, asked: Asked, body: msg.Hello, out: list[fx.E
     }
 
 
-@_handles("status")
+@handles("status")
 def _status(state: State, now: Now, asked: Asked, body: msg.Status, out: list[fx.Effect]) -> Body:
-    if body.units:
+    if body.units or body.all:
         return {
             "service": status.service_body(state, now),
-            "units": status.units_body(state, now, body.units),
+            "units": status.units_body(state, now, body.units, body.all),
         }
-    cache = status.whole(state, now)
-    return cache.body if asked.route.plane == LEGACY_PLANE else cache.packed
+    return status.whole(state, now) if asked.route.plane == LEGACY_PLANE else status.whole_packed(state, now)
 
 
-@_handles("models")
+@handles("models")
 def _models(state: State, now: Now, asked: Asked, body: msg.Models, out: list[fx.Effect]) -> Body:
     return status.models_body(state)
 
 
-@_handles("load-model")
+@handles("load-model")
 def _load_model(state: State, now: Now, asked: Asked, body: msg.LoadModel, out: list[fx.Effect]) -> Body:
-    _refuse_while_stopping(state)
+    refuse_while_stopping(state)
     model = state.registry.resolve(body.model)
     backend = state.settings.model_backends.get(model.type)
     if body.config_path is not None and backend is not None and not backend.takes_config_path:
@@ -218,31 +226,32 @@ def _load_model(state: State, now: Now, asked: Asked, body: msg.LoadModel, out: 
     )
 
 
-@_handles("unload-model")
+@handles("unload-model")
 def _unload_model(state: State, now: Now, asked: Asked, body: msg.UnloadModel, out: list[fx.Effect]) -> Body:
     model = state.registry.resolve(body.model)
     return state.loading.unload(now, model, out, asked if body.wait else None)
 
 
-@_handles("stop-service")
+@handles("stop-service")
 def _stop_service(state: State, now: Now, asked: Asked, body: msg.StopService, out: list[fx.Effect]) -> Body:
     units = sorted(unit.spec.name for unit in state.supervisor.units.values() if unit.has_process)
     _stop(state, now, "stop-service was asked for", out)
     return {"message": "Service shutdown requested", "units": units}
 
 
-@_handles("wait")
+@handles("wait")
 def _wait(state: State, now: Now, asked: Asked, body: msg.Wait, out: list[fx.Effect]) -> Body:
     return state.conditions.wait(now, asked, body.target, body.condition, out)
 
 
-@_handles("lease")
+@handles("lease")
 def _lease(state: State, now: Now, asked: Asked, body: msg.LeaseModel, out: list[fx.Effect]) -> Body:
     session = state.sessions.find(now, asked.route.peer, asked.route.session)
     model = state.registry.resolve(body.model)
+    _speaks_native(state, model)
     ready = state.loading.ready_units(model.name)
     if not ready and body.load:
-        _refuse_while_stopping(state)
+        refuse_while_stopping(state)
         state.sessions.park(now, asked, out)
         if (
             state.loading.state(model.name) in AT_REST
@@ -254,6 +263,20 @@ def _lease(state: State, now: Now, asked: Asked, body: msg.LeaseModel, out: list
     return state.leases.grant(
         session, model.name, ready or _ready_replicas(state, body.model), body.mode, out
     )
+
+
+def _speaks_native(state: State, model: ModelSettings) -> None:
+    """Refuse requests that nobody would answer: their tags mean nothing on the ancestor's data plane.
+
+    A direct hello is not refused: who asks for an endpoint may speak that plane to it.
+    """
+    backend = state.settings.model_backends.get(model.type)
+    if backend is not None and backend.kind == "symphony":
+        text = (
+            f"model {model.name!r} speaks Symphony's data plane, not this one: connect a Symphony client to its "
+            f"endpoint (`mgmt status {model.name}`)"
+        )
+        raise MgmtError("not-available", text, model=model.name)
 
 
 def _ready_replicas(state: State, name: str) -> list[Any]:
@@ -284,24 +307,25 @@ def _answer_lease_waiters(state: State, model: str, out: list[fx.Effect]) -> Non
             lease = state.leases.grant(session, model, ready, mode, out)
             state.sessions.answer(route, frames.Outcome.OK, lease, out)
         else:
-            reason = next(u.reason for u in state.loading.units(model) if u.state is worst)
+            reasons = (u.reason for u in state.loading.units(model) if u.state is worst)
+            reason = next(reasons, "the configuration no longer has it")
             error = MgmtError("start-failed", f"model {model!r} could not be loaded: {reason}", model=model)
             state.sessions.refuse(route, error, out)
 
 
-@_handles("release")
+@handles("release")
 def _release(state: State, now: Now, asked: Asked, body: msg.Release, out: list[fx.Effect]) -> Body:
     session = state.sessions.find(now, asked.route.peer, asked.route.session)
     state.leases.release(session, body.lease, out)
     return {}
 
 
-@_handles("subscribe")
+@handles("subscribe")
 def _subscribe(state: State, now: Now, asked: Asked, body: msg.Subscribe, out: list[fx.Effect]) -> Body:
     session = state.sessions.find(now, asked.route.peer, asked.route.session)
     session.subscribed = body.follow
-    same_epoch = body.epoch in (None, state.identity.epoch)
-    events, gap = state.journal.since(body.since) if same_epoch else ([], True)
+    # The journal is durable: its numbers go on from one epoch to the next, so the epoch is not compared.
+    events, gap = state.journal.since(body.since)
     return {
         "seq": state.journal.seq,
         "epoch": state.identity.epoch,
@@ -311,22 +335,21 @@ def _subscribe(state: State, now: Now, asked: Asked, body: msg.Subscribe, out: l
     }
 
 
-@_handles("logs")
+@handles("logs")
 def _logs(state: State, now: Now, asked: Asked, body: msg.Logs, out: list[fx.Effect]) -> Body:
     target, _ = state.conditions.state(body.unit)
-    if target not in state.supervisor.units:
-        units = state.loading.units(target)
-        if not units:
-            raise MgmtError(
-                "not-loaded", f"model {target!r} was never loaded, so it has no log", model=target
-            )
-        target = units[0].spec.name
+    units = state.loading.units(target)
+    unit = state.supervisor.units.get(target) or next(iter(units), None)
+    if unit is None or not unit.incarnation:
+        raise MgmtError("not-loaded", f"{target!r} was never started, so it has no log", model=target)
+    target = unit.spec.name
     state.sessions.park(now, asked, out)
-    out.append(fx.ReadLog(asked.route, target, body.lines, body.offset, body.inode))
+    since = None if body.since_s is None else now.real_s - body.since_s
+    out.append(fx.ReadLog(asked.route, target, body.lines, body.offset, body.inode, since))
     return None
 
 
-@_handles("backend-hello")
+@handles("backend-hello")
 def _backend_hello(
     state: State, now: Now, asked: Asked, body: msg.BackendHello, out: list[fx.Effect]
 ) -> Body:
@@ -341,12 +364,12 @@ def _backend_hello(
     }
 
 
-@_handles("backend-ready")
+@handles("backend-ready")
 def _backend_ready(
     state: State, now: Now, asked: Asked, body: msg.BackendReady, out: list[fx.Effect]
 ) -> Body:
     unit = _prove(state, body.unit, body.incarnation, body.token)
-    state.supervisor.on_ready(unit, tuple(body.protocols), out)
+    state.supervisor.on_ready(now, unit, tuple(body.protocols), out)
     return {}
 
 
@@ -377,6 +400,9 @@ def _on_noticed(state: State, now: Now, event: ev.Noticed, out: list[fx.Effect])
         return
     if event.name in ("heartbeat", "backend-heartbeat"):
         out.append(fx.Tell(session.peer, session.id, "heartbeat", {}))
+        unit = state.supervisor.units.get(session.unit) if session.unit is not None else None
+        if unit is not None:
+            state.supervisor.health.on_heard(now, unit)
     elif event.name == "bye":
         state.sessions.end(session, out)
 
@@ -401,6 +427,8 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.sessions.on_key_timer(now, about, out)
     elif what == "starting":
         state.loading.on_starting_timer(about, out)
+    elif what.startswith("probe."):
+        state.supervisor.health.on_timer(now, what.removeprefix("probe."), about, out)
     else:
         state.supervisor.on_timer(now, what, about, out)
 
@@ -408,7 +436,7 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
 def _on_handshake_answered(state: State, now: Now, event: ev.HandshakeAnswered, out: list[fx.Effect]) -> None:
     unit = state.supervisor.units.get(event.unit)
     if unit is not None and unit.incarnation == event.incarnation and unit.has_process:
-        state.supervisor.on_ready(unit, event.protocols, out)
+        state.supervisor.on_ready(now, unit, event.protocols, out)
 
 
 def _on_mask_checked(state: State, now: Now, event: ev.MaskChecked, out: list[fx.Effect]) -> None:
@@ -441,8 +469,47 @@ def _stop(state: State, now: Now, reason: str, out: list[fx.Effect]) -> None:
         state.journal.record(now, "daemon", {"what": "stopping", "reason": reason}, out)
         out.append(fx.Note("INFO", f"stopping: {reason}", {}))
         state.loading.fail_all(MgmtError("stopping", "the daemon is stopping"), out)
-        for unit in state.supervisor.units.values():
-            state.supervisor.stop(now, unit, out, reason)
+        # They stay wanted: the next daemon starts them again.
+        state.ordering.stop(now, list(state.supervisor.units.values()), out, reason, wanted=True)
+
+
+def _on_hand_over(state: State, now: Now, event: ev.HandOver, out: list[fx.Effect]) -> None:
+    """Leave, and leave the units running: the next daemon adopts them."""
+    if not state.quit_said:
+        state.stopping = state.quit_said = state.handed_over = True
+        state.journal.record(now, "daemon", {"what": "hand-over", "reason": event.reason}, out)
+        state.sessions.close(MgmtError("stopping", "the daemon left; its units run on for the next one"), out)
+        _forget_abandoned(state, out)
+        out.append(fx.Quit())
+
+
+def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect]) -> None:
+    """The first event of a daemon's life: what the former one left, then what is to be started anyway."""
+    state.journal.restore(event.events)
+    supervisor = state.supervisor
+    for name, record in event.units.items():
+        declared = supervisor.units.get(name)
+        unit = from_record(
+            declared.spec if declared is not None else ghost(name, record), record, event.same_boot
+        )
+        if declared is not None:
+            state.loading.adopt(unit)
+        else:
+            state.undeclared.add(name)
+        supervisor.restore(now, unit, out, declared is not None)
+        if to_record(unit) != record:
+            supervisor.touch(unit)
+    gone = [supervisor.units[name] for name in sorted(state.undeclared)]
+    if gone:
+        state.ordering.stop(now, gone, out, "the configuration no longer has it")
+    for unit in list(supervisor.units.values()):
+        autostart = unit.spec.autostart and unit.spec.name not in event.units
+        if unit.state is UnitState.STOPPED and (unit.wanted or autostart):
+            try:
+                state.ordering.start(now, [unit], out, unit.config_path)
+            except MgmtError as error:
+                supervisor.refuse(unit, error.text)
+    state.ordering.on_change(now, out)  # whoever waited when the former daemon ended
 
 
 _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
@@ -460,4 +527,11 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.Sampled: lambda state, now, event, out: state.supervisor.on_sampled(event),
     ev.LogRead: _on_log_read,
     ev.StopRequested: _on_stop_requested,
+    ev.HandOver: _on_hand_over,
+    ev.Restored: _on_restored,
+    ev.Adopted: lambda state, now, event, out: state.supervisor.on_adopted(now, event, out),
+    ev.Vanished: lambda state, now, event, out: state.supervisor.on_vanished(now, event, out),
+    ev.ProbeAnswered: lambda state, now, event, out: state.supervisor.health.on_answer(now, event, out),
+    ev.HookEnded: lambda state, now, event, out: state.supervisor.on_hook_ended(now, event, out),
+    ev.ConfigRead: operate.on_config_read,
 }

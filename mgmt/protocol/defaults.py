@@ -71,3 +71,9 @@ BACKEND_QUEUE_MESSAGES = 4096  # high-water marks of a backend's socket
 BACKEND_LINGER_MS = 500  # at the end, for the last answers to leave the process
 BACKEND_DRAIN_CAP = 128  # messages taken in one turn before finished answers are sent
 ZMQ_HANDSHAKE_TIMEOUT_MS = 5000  # a connection that does not speak ZMTP by then is closed
+
+# --- probes and hooks of a unit (config: `*.probes`, `*.hooks`) ---
+PROBE_PERIOD_S = 10.0  # from one question to the next; the first comes at once
+PROBE_TIMEOUT_S = 1.0  # an answer that takes longer is no answer
+PROBE_FAILURES = 3  # bad answers in a row before something is done about them
+HOOK_TIMEOUT_S = 30.0  # a hook that runs longer is killed

@@ -67,12 +67,14 @@ TABLE: dict[str, Row] = {
     "not-available": Row(Fault.SERVER, False, Exit.FAILED, "this build does not offer the request"),
     # the request was accepted, and failed
     "start-failed": Row(Fault.BACKEND, True, Exit.FAILED, "the backend ended or gave up before it was ready"),
+    "no-capacity": Row(Fault.SERVER, True, Exit.BUSY, "CPUs, GPUs or memory it needs are held by others"),
     "stop-failed": Row(Fault.BACKEND, True, Exit.FAILED, "processes of the unit are left after the stop"),
     "backend-lost": Row(Fault.BACKEND, True, Exit.FAILED, "the backend died before it answered"),
     "backend-error": Row(Fault.BACKEND, False, Exit.FAILED, "the backend answered with an error"),
     "busy": Row(Fault.SERVER, True, Exit.BUSY, "a queue is full; try again later"),
     "expired": Row(Fault.CLIENT, True, Exit.TIMED_OUT, "the deadline passed before the answer"),
     "cancelled": Row(Fault.SERVER, True, Exit.FAILED, "another command overtook this one"),
+    "not-durable": Row(Fault.SERVER, True, Exit.FAILED, "the change could not be written to the store"),
     "stopping": Row(Fault.SERVER, True, Exit.NOT_READY, "the daemon is stopping"),
     "internal": Row(
         Fault.SERVER, False, Exit.FAILED, "a fault of mgmt itself; please report it with the log"
@@ -81,6 +83,9 @@ TABLE: dict[str, Row] = {
     "unreachable": Row(Fault.SERVER, True, Exit.UNREACHABLE, "no daemon answers at the endpoint"),
     # local to the command line and the daemon's own start
     "bad-config": Row(Fault.CLIENT, False, Exit.USAGE, "the configuration is missing or wrong"),
+    "bad-store": Row(
+        Fault.SERVER, False, Exit.FAILED, "the state folder's store is damaged and was not touched"
+    ),
     "already-running": Row(
         Fault.CLIENT, False, Exit.BUSY, "another daemon holds the endpoints or the state folder"
     ),

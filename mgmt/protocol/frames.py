@@ -97,11 +97,19 @@ class FrameError(MgmtError):
         self.session = session
 
 
-_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+_pack_value = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+# A control body may quote the name of a file, which need not be UTF-8. It is told with its odd bytes escaped:
+# a status that cannot be sent would make the daemon dumb.
+_pack = msgpack.Packer(use_bin_type=True, autoreset=True, unicode_errors="backslashreplace").pack
 
 
 def pack(value: Any) -> bytes:
     """One msgpack value; OverflowError, TypeError or ValueError for what msgpack cannot carry."""
+    return bytes(_pack_value(value))
+
+
+def pack_body(value: dict[str, Any]) -> bytes:
+    """A control body, for `encode_reply_packed`; text that is not UTF-8 is escaped."""
     return bytes(_pack(value))
 
 
@@ -125,31 +133,35 @@ def _reason(error: BaseException) -> str:
 
 def depth_of(value: Any, limit: int) -> int:
     """Nesting depth of maps and lists, scanning no deeper than `limit` + 1."""
-    depth, layer = 0, [value]
-    while True:
-        layer = [item for item in layer if type(item) in (dict, list)]
-        if not layer or depth > limit:
-            return depth
+    depth, layer = 0, [value] if type(value) in (dict, list) else []
+    while layer and depth <= limit:
         depth += 1
-        layer = [child for item in layer for child in (item.values() if type(item) is dict else item)]
+        # The types one by one: this looks at every value there is.
+        layer = [
+            child
+            for item in layer
+            for child in (item.values() if type(item) is dict else item)
+            if type(child) is dict or type(child) is list
+        ]
+    return depth
 
 
 def encode_request(
     id: int, session: int, verb: str, body: dict[str, Any], deadline_ms: int = 0, key: str = ""
 ) -> bytes:
-    return pack((VERSION, 1, id, session, verb, body, deadline_ms, key))
+    return bytes(_pack((VERSION, 1, id, session, verb, body, deadline_ms, key)))
 
 
 def encode_reply(id: int, session: int, outcome: str, body: Any) -> bytes:
-    return pack((VERSION, 2, id, session, outcome, body))
+    return bytes(_pack((VERSION, 2, id, session, outcome, body)))
 
 
 def encode_event(seq: int, session: int, kind: str, body: dict[str, Any]) -> bytes:
-    return pack((VERSION, 3, seq, session, kind, body))
+    return bytes(_pack((VERSION, 3, seq, session, kind, body)))
 
 
 def encode_notice(session: int, name: str, body: dict[str, Any]) -> bytes:
-    return pack((VERSION, 4, 0, session, name, body))
+    return bytes(_pack((VERSION, 4, 0, session, name, body)))
 
 
 # Heads of replies whose body is packed already; a status answer is encoded once per state, not once per reader.
@@ -162,6 +174,7 @@ def encode_reply_packed(id: int, session: int, outcome: str, packed_body: bytes)
 
 
 _SIZES = {1: 8, 2: 6, 3: 6, 4: 6}  # elements of a frame, by kind
+_FROM_PEERS = (1, 4)
 _U64 = 1 << 64
 
 
@@ -212,7 +225,8 @@ def decode(frames: Sequence[bytes]) -> Request | Notice | Reply | Event:
         raise FrameError("bad-frame", f"element 4 must be a string, not {_shown(name)}", id, session)
     if type(body) is not dict:
         raise FrameError("bad-body", f"`body` must be a map, not {_shown(body)}", id, session, field="body")
-    if body and depth_of(body, defaults.MAX_DEPTH) > defaults.MAX_DEPTH:
+    # The daemon's own words are as deep as it makes them: a status of many units is looked through once less.
+    if body and kind in _FROM_PEERS and depth_of(body, defaults.MAX_DEPTH) > defaults.MAX_DEPTH:
         raise FrameError("too-deep", f"`body` is nested deeper than {defaults.MAX_DEPTH}", id, session)
     if kind == 1:
         deadline_ms = _uint(head[6], "deadline_ms", id, session)

@@ -238,6 +238,7 @@ class Status(Message):
     units: list[Name] = Field(
         default=[], max_length=1024, description="only these units or models; empty: all"
     )
+    all: bool = Field(default=False, description="also those that were never started")
 
 
 class Model(Message):
@@ -329,6 +330,114 @@ class Wait(Message):
     condition: Literal["ready", "active", "stopped", "failed"] = "ready"
 
 
+class Targets(Message):
+    """What was asked for is done, or is under way when it was not waited for."""
+
+    units: list[str]
+    states: dict[str, UnitState]
+    already: list[str] = Field(description="units of which nothing had to be changed")
+
+
+@_request("start", Targets)
+class Start(Message):
+    """Start units or models, after what they require; answered when they are ready."""
+
+    targets: list[Name] = Field(min_length=1, max_length=1024, description="units or models")
+    wait: bool = Field(default=True, description="answer when ready; else at once")
+
+
+@_request("stop", Targets)
+class Stop(Message):
+    """Stop units or models, and before them whoever requires them, with their whole process trees."""
+
+    targets: list[Name] = Field(min_length=1, max_length=1024, description="units or models")
+    wait: bool = Field(default=True, description="answer when the last process is gone; else at once")
+
+
+@_request("restart", Targets)
+class Restart(Message):
+    """Stop units or models, then start them again; answered when they are ready."""
+
+    targets: list[Name] = Field(min_length=1, max_length=1024, description="units or models")
+    wait: bool = Field(default=True, description="answer when ready; else at once")
+
+
+@_request("reset-failed", Targets)
+class ResetFailed(Message):
+    """Forget failures: FATAL and EXITED units are STOPPED again, those in BACKOFF count from zero."""
+
+    targets: list[Name] = Field(default=[], max_length=1024, description="units or models; empty: all")
+
+
+class Action(Message):
+    """One row of a plan."""
+
+    unit: str
+    action: Literal["start", "restart", "stop", "keep"]
+    reason: str
+
+
+class PlanReply(Message):
+    """What the configuration changes. `daemon` names settings that only a restart of the daemon can change."""
+
+    actions: list[Action]
+    daemon: list[str]
+    warnings: list[str]
+
+
+@_request("plan", PlanReply)
+class Plan(Message):
+    """Show what applying a configuration would do, and do nothing."""
+
+    config: dict[str, Any] | None = Field(
+        default=None, description="its content; none: the daemon reads its own file"
+    )
+    path: str | None = Field(
+        default=None, max_length=4096, description="file it came from; base of relative folders"
+    )
+
+
+@_request("apply", PlanReply)
+class Apply(Message):
+    """Make a configuration the one in force: start, restart and stop what differs, and only that."""
+
+    config: dict[str, Any] | None = Field(
+        default=None, description="its content; none: the daemon reads its own file"
+    )
+    path: str | None = Field(
+        default=None, max_length=4096, description="file it came from; base of relative folders"
+    )
+
+
+class Explanation(Message):
+    """Why a unit is where it is, or why it is not running."""
+
+    unit: str
+    state: UnitState
+    reason: str
+    lines: list[str] = Field(description="one fact each, most important first")
+    holds: dict[str, Any] = Field(description="CPUs, GPUs and memory it has in the ledger now")
+    place: dict[str, Any] = Field(description="the place it has in the plan")
+
+
+@_request("explain", Explanation, Audience.CLIENT)
+class Explain(Message):
+    """Explain a unit: its state, its place, whom it waits for, its probes."""
+
+    target: Name = Field(description="unit or model")
+
+
+class DumpReply(Message):
+    """The whole state, for people who look for a fault; its shape is not part of the contract."""
+
+    state: dict[str, Any]
+
+
+@_request("dump", DumpReply)
+class Dump(Message):
+    """Show the whole state of the daemon."""
+
+
 # ---- leases ----------------------------------------------------------------------------------------------
 
 
@@ -384,7 +493,7 @@ class Snapshot(Message):
     epoch: int
     units: list[UnitStatus]
     events: list[dict[str, Any]] = Field(description="events after `since`, when it is still remembered")
-    gap: bool = Field(description="`since` is older than what is remembered, or from another epoch")
+    gap: bool = Field(description="`since` is older than what is remembered, or was never given here")
 
 
 @_request("subscribe", Snapshot, Audience.CLIENT)
@@ -392,7 +501,9 @@ class Subscribe(Message):
     """Get a snapshot, then every event after it."""
 
     since: int | None = Field(default=None, ge=0, description="replay the events after this number first")
-    epoch: int | None = Field(default=None, description="the epoch `since` belongs to")
+    epoch: int | None = Field(
+        default=None, description="the epoch `since` was heard in; the numbers go on through all epochs"
+    )
     follow: bool = Field(default=True, description="false: only the answer, no subscription")
 
 
@@ -406,10 +517,15 @@ class LogChunk(Message):
 
 @_request("logs", LogChunk, Audience.CLIENT)
 class Logs(Message):
-    """Read a unit's log: its last lines, or what follows an earlier chunk."""
+    """Read a unit's log: its last lines, what was written lately, or what follows an earlier chunk."""
 
     unit: Name = Field(description="unit or model")
     lines: int = Field(default=20, ge=0, le=100_000, description="last lines, when no offset is given")
+    since_s: float | None = Field(
+        default=None,
+        ge=0,
+        description="not the last lines but what was written this many seconds ago and later, or a bit more",
+    )
     offset: int | None = Field(default=None, ge=0)
     inode: int | None = None
 

@@ -144,7 +144,9 @@ class Server:
             # The one answer must find its request, if that can be read at all.
             whole = bool(message) and len(message[0]) == frames.TAG_BYTES
             lease, id = frames.TAG.unpack(message[0])[3:] if whole else (0, 0)
-            self._send(route, [frames.encode_tag(DataKind.ERROR, lease, id), frames.pack(error.as_body())])
+            self._send(
+                route, [frames.encode_tag(DataKind.ERROR, lease, id), frames.pack_body(error.as_body())]
+            )
             return
         if self._stopping or self._link.draining:
             self._send(route, _refusal(message[0], MgmtError("lease-gone", "the backend is being stopped")))
@@ -217,4 +219,4 @@ def _inode(path: str) -> int:
 
 def _refusal(tag: bytes, error: MgmtError) -> list[bytes]:
     kind = OUTCOMES.get(error.code, DataKind.ERROR)
-    return [frames.answer_tag(tag, kind), frames.pack(error.as_body())]
+    return [frames.answer_tag(tag, kind), frames.pack_body(error.as_body())]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import os
@@ -19,7 +18,7 @@ from typing import Any
 import uvloop
 import zmq
 
-from mgmt import __version__
+from mgmt import __version__, config
 from mgmt.config import Loaded
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
@@ -27,17 +26,27 @@ from mgmt.core.event import Now
 from mgmt.core.state import Identity, State
 from mgmt.core.step import LEGACY_PLANE, step
 from mgmt.protocol.errors import MgmtError
+from mgmt.settings import Settings
 from mgmt.shell import sight
+from mgmt.shell.commands import Commands
+from mgmt.shell.commits import Commits
+from mgmt.shell.identity import boot_id
 from mgmt.shell.legacy import LegacyPlane
 from mgmt.shell.logs import read_log
 from mgmt.shell.native import NativePlane
 from mgmt.shell.notify import Notifier, watchdog_interval_s
-from mgmt.shell.ownership import Lock, claim
+from mgmt.shell.ownership import claim, own
 from mgmt.shell.prober import Prober
+from mgmt.shell.probes import Probes
 from mgmt.shell.relay import Relay
+from mgmt.shell.rotation import Rotation, Watched
 from mgmt.shell.router import ipc_path, remove_socket
+from mgmt.shell.spawning import Spawner, groups_of_units
+from mgmt.shell.strays import HOOK_VARIABLE, end_hooks
 from mgmt.shell.timers import Timers
+from mgmt.shell.topology import NvmlGpus, read_topology
 from mgmt.shell.units import Units
+from mgmt.store import FILE_NAME, Batch, Lock, SqliteStore
 
 log = logging.getLogger("symphony-mgmt")  # the ancestor's name: its users filter on it
 
@@ -54,9 +63,12 @@ class Daemon:
         settings = loaded.settings
         log_dir = state_dir / "logs"
         log_dir.mkdir(parents=True, exist_ok=True, mode=0o750)
-        runtime.mkdir(parents=True, exist_ok=True, mode=0o750)
+        own(runtime)
         self._lock = Lock(state_dir)
+        self._store = SqliteStore(state_dir / FILE_NAME)
+        restored = self._store.load()
         self._notifier = Notifier.from_environ()
+        self._cgroups = groups_of_units(state_dir)
         self._environ = dict(os.environ)
         for endpoint in settings.endpoints.served().values():
             claim(endpoint)
@@ -88,22 +100,38 @@ class Daemon:
         )
         self._prober = Prober(self._loop, self._context, self.emit)
         self._timers = Timers(self._loop, lambda key: self.emit(ev.TimerFired(key)))
-        self._units = Units(self._loop, settings, backend_path, runtime, log_dir, self._environ, self.emit)
+        self._spawner = Spawner(backend_path, runtime / "units", log_dir, self._environ, self._cgroups)
+        self._spawner.settings = settings
+        self._units = Units(self._loop, self._spawner, self.emit)
+        self._commands = Commands(self._loop)
+        self._probes = Probes(self._loop, self._commands, self._spawner.log_path, self._submit, self.emit)
+        self._commits = Commits(
+            self._loop, self._store, self._prepare, lambda effect: self._perform[type(effect)](effect)
+        )
+        self._rotation = Rotation(self._spawner.log_path)
+        self._looks_at_logs = False
+        self._runtime, self._state_dir = runtime, state_dir
+        self._config_path = loaded.path
         self._sampler = sight.Sampler()
         self._workers = ThreadPoolExecutor(WORKERS, "worker")
         self._stop_signals = 0
+        secret = restored.meta.get("secret") or secrets.token_bytes(32)
         self._state = State(
             settings,
             Identity(
                 version=__version__,
                 pid=os.getpid(),
                 epoch=time.time_ns() // 1_000_000,
-                secret=secrets.token_bytes(32),
+                secret=secret,
                 config=str(loaded.path) if loaded.path is not None else loaded.source,
                 log_dir=str(log_dir),
                 started=_now(),
+                topology=read_topology(gpus=NvmlGpus()),
             ),
         )
+        boot = boot_id()
+        self._restored = ev.Restored(restored.units, restored.events, restored.meta.get("boot") == boot)
+        self._store.commit(Batch(meta={"secret": secret, "boot": boot}), lambda failure: None)
         self._perform: dict[type[Any], Callable[[Any], None]] = {
             fx.Answer: self._answer,
             fx.Tell: self.native.tell,
@@ -111,6 +139,13 @@ class Daemon:
             fx.SetTimer: lambda effect: self._timers.set(effect.key, effect.at_ns),
             fx.CancelTimer: lambda effect: self._timers.cancel(effect.key),
             fx.Spawn: self._units.spawn,
+            fx.Adopt: self._units.adopt,
+            fx.Forget: self._units.forget,
+            fx.AskProbe: lambda effect: self._probes.ask(effect, self._environ, None),
+            fx.ForgetProbes: lambda effect: self._probes.forget(effect.unit),
+            fx.RunHook: self._run_hook,
+            fx.CancelHook: self._cancel_hook,
+            fx.ReadConfig: self._read_config,
             fx.SignalUnit: self._units.signal,
             fx.KillUnit: self._units.kill,
             fx.ProbeHandshake: lambda effect: self._prober.start(
@@ -133,9 +168,15 @@ class Daemon:
         for number in (signals.SIGTERM, signals.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
         loop.add_signal_handler(signals.SIGHUP, self._on_hangup)
+        loop.add_signal_handler(signals.SIGUSR1, self.emit, ev.HandOver("SIGUSR1"))
         interval_s = watchdog_interval_s()
         if interval_s is not None:
             self._beat(interval_s)
+        self._end_former_hooks()
+        # First: a unit that is started may be given the folder of a start that nobody knows any more.
+        restored = self._restored.units.items() if self._restored.same_boot else ()
+        self._units.clean({(name, unit["incarnation"]) for name, unit in restored if unit["has_process"]})
+        self.emit(self._restored)
         self._sample()
         endpoint = self._state.settings.endpoints.control
         log.info("ready: pid %d, control endpoint %s", os.getpid(), endpoint)
@@ -145,6 +186,19 @@ class Daemon:
         finally:
             self._close()
 
+    def _end_former_hooks(self) -> None:
+        """Of units whose life a hook may have held up when the former daemon was killed."""
+        records = self._restored.units
+        held_up = {
+            (name, record["incarnation"])
+            for name, record in records.items()
+            if record["state"] in ("STARTING", "STOPPING")
+        }
+        token_of = self._state.supervisor.token_of
+        if held_up and self._restored.same_boot:
+            for hook in end_hooks(lambda *key: token_of(*key) if key in held_up else None):
+                log.warning("%s: a hook of the former daemon was still running and is ended", hook)
+
     def emit(self, event: ev.Event) -> None:
         """Feed an event to the core and carry out what it wants; nested events wait for their turn."""
         self._queue.append(event)
@@ -153,10 +207,12 @@ class Daemon:
         self._stepping = True
         try:
             while self._queue:
-                for effect in step(self._state, _now(), self._queue.popleft()):
-                    self._perform[type(effect)](effect)
+                self._commits.carry_out(step(self._state, _now(), self._queue.popleft()))
         finally:
             self._stepping = False
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        self._workers.submit(work)
 
     def _close(self) -> None:
         self._notifier.stopping()
@@ -169,7 +225,11 @@ class Daemon:
         self.relay.close()
         for router in routers:
             router.close(linger_ms=int(FLUSH_S * 1000))
+        self._probes.close()
+        self._commands.close()
         self._units.close()
+        self._cgroups.close()
+        self._store.close()
         self._context.term()
         self._workers.shutdown()
         self._loop.close()
@@ -192,11 +252,60 @@ class Daemon:
         if path is not None:
             remove_socket(path)
 
+    def _prepare(self, effect: fx.Spawn) -> None:
+        self._probes.mark(effect.unit)
+        self._units.prepare(effect)
+
+    def _run_hook(self, effect: fx.RunHook) -> None:
+        def done(ok: bool, detail: str) -> None:
+            self.emit(ev.HookEnded(effect.unit, effect.incarnation, effect.which, ok, detail))
+
+        backend = effect.backend.model_copy(update={"command": effect.hook.command})
+        try:
+            filled = self._spawner.fill(backend, effect.model, effect.unit, effect.endpoint, None)
+        except MgmtError as error:
+            self._loop.call_soon(done, False, error.text)
+            return
+        env = {**self._environ, **filled.env, **effect.env, HOOK_VARIABLE: effect.which}
+        key = (effect.unit, effect.which, effect.incarnation)
+        self._commands.run(key, filled.argv, env, filled.cwd, effect.hook.timeout_s, done)
+
+    def _cancel_hook(self, effect: fx.CancelHook) -> None:
+        self._commands.cancel((effect.unit, effect.which, effect.incarnation))
+
+    def _read_config(self, effect: fx.ReadConfig) -> None:
+        def read() -> None:
+            result: Settings | MgmtError
+            runtime, state = self._runtime, self._state_dir
+            try:
+                if effect.config is None:
+                    result = config.load(self._config_path, runtime=runtime, state=state).settings
+                else:
+                    path = Path(effect.path) if effect.path is not None else None
+                    result = config.parse(dict(effect.config), path, runtime=runtime, state=state)
+            except MgmtError as error:
+                result = error
+            self._loop.call_soon_threadsafe(
+                self._on_config, ev.ConfigRead(effect.route, effect.apply, result)
+            )
+
+        self._submit(read)
+
+    def _on_config(self, event: ev.ConfigRead) -> None:
+        self.emit(event)
+        self._spawner.settings = self._state.settings
+        if event.route is None:
+            self._notifier.ready("configuration applied")
+
     def _inspect(self, effect: fx.Inspect) -> None:
         path = ipc_path(effect.endpoint)
         if path is not None:
-            with contextlib.suppress(FileNotFoundError):
+            try:
                 os.chmod(path, 0o600)  # the backend made it, with whatever mask it has
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                log.warning("%s: its socket %s keeps its mode: %s", effect.unit, path, error.strerror)
         # Again after a second: the first sample has memory, a share of CPU needs two.
         self._take_sample(effect.unit)
         self._loop.call_later(1.0, self._take_sample, effect.unit)
@@ -211,12 +320,20 @@ class Daemon:
         self._workers.submit(look)
 
     def _read_log(self, effect: fx.ReadLog) -> None:
-        path = self._units.log_path(effect.unit)
+        path = self._spawner.log_path(effect.unit)
 
         def read() -> None:
             result: dict[str, Any] | MgmtError
             try:
-                result = read_log(effect.unit, path, effect.lines, effect.offset, effect.inode)
+                result = read_log(
+                    effect.unit,
+                    path,
+                    effect.lines,
+                    effect.offset,
+                    effect.inode,
+                    effect.since,
+                    self._rotation.marks(effect.unit),
+                )
             except MgmtError as error:
                 result = error
             self._loop.call_soon_threadsafe(self.emit, ev.LogRead(effect.route, result))
@@ -230,9 +347,9 @@ class Daemon:
         self.emit(ev.StopRequested(signals.Signals(number).name, fast=self._stop_signals > 1))
 
     def _on_hangup(self) -> None:
-        log.warning(
-            "SIGHUP: reload is not available in this version; restart to apply a changed configuration"
-        )
+        log.info("SIGHUP: applying the configuration file")
+        self._notifier.reloading()
+        self._read_config(fx.ReadConfig(None, apply=True, config=None, path=None))
 
     def _beat(self, interval_s: float) -> None:
         # Runs in the loop, so a loop that is stuck stops beating: that is the point.
@@ -241,12 +358,37 @@ class Daemon:
 
     def _sample(self) -> None:
         self._take_sample()
+        self._look_at_logs()
         self._loop.call_later(SAMPLE_S, self._sample)
+
+    def _look_at_logs(self) -> None:
+        if self._looks_at_logs:
+            return  # compressing takes as long as it takes
+        self._looks_at_logs = True
+        watched = []
+        for name, unit in self._state.supervisor.units.items():
+            backend = unit.spec.backend
+            watched.append(Watched(name, backend.log_max_age_s, backend.log_compress, backend.log_keep))
+
+        def look() -> None:
+            old: list[str] = []
+            try:
+                old = self._rotation.look(watched, time.time())
+            finally:
+                self._loop.call_soon_threadsafe(self._on_old_logs, old)
+
+        self._submit(look)
+
+    def _on_old_logs(self, names: list[str]) -> None:
+        self._looks_at_logs = False
+        for name in names:
+            unit = self._state.supervisor.units.get(name)
+            if unit is not None and unit.has_process:
+                self._units.turn_over((name, unit.incarnation))
 
     def _take_sample(self, only: str = "") -> None:
         units = self._state.supervisor.units
-        chosen = {only: units[only]} if only else units
-        pids = {name: unit.pid for name, unit in chosen.items() if unit.pid is not None}
+        pids = {name: unit.pid for name, unit in units.items() if unit.pid is not None and only in ("", name)}
         if pids:
             self.emit(ev.Sampled(self._sampler.sample(pids)))
 

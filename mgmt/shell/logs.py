@@ -1,64 +1,190 @@
-"""Reading units' logs in pieces, across rotation. Blocking: run it in a worker thread."""
+"""Units' logs as files, and reading them in pieces across rotation. Blocking: run it in a worker thread.
+
+A log is FILE, which is written, FILE.1 and so on, which the shim has turned over, FILE.taken, which is being
+compressed, and FILE.STAMP-INODE.gz: STAMP is the time of its last line, INODE the number it had before. Files
+only move in this direction, so whoever looks in this order misses none.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mgmt.protocol.errors import MgmtError
 
 MAX_CHUNK_BYTES = 256 << 10  # fits into a control frame with room to spare
+TRIES = 3  # a file that moves while it is looked for is looked for again
+TAKEN = "taken"
+_STAMP = "%Y%m%dT%H%M%S"
+_ARCHIVE = re.compile(r"(\d{8}T\d{6})\.(\d{3})Z-(\d+)\.gz")
 
 
-def read_log(unit: str, path: Path, lines: int, offset: int | None, inode: int | None) -> dict[str, Any]:
-    """A LogChunk: the last `lines`, or what follows `offset` of the file `inode`.
+class Mark(NamedTuple):
+    """At `at` (epoch seconds) the file `inode` was the one written, and had `size` bytes."""
 
-    When the file was rotated since, the rest of the old one is given first, then the new one from its start.
-    """
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return {"unit": unit, "path": str(path), "data": b"", "offset": 0, "inode": 0}
-    except OSError as error:
-        raise MgmtError("not-available", f"the log of {unit} cannot be read: {error.strerror}") from None
-    with file:
-        here = os.fstat(file.fileno()).st_ino
-        if offset is None:
-            data, offset = _last_lines(file.fileno(), lines)
-        elif inode not in (None, 0, here):
-            rest = _rest_of_rotated(path, inode or 0, offset)
-            if rest:
-                return {
-                    "unit": unit,
-                    "path": str(path),
-                    "data": rest,
-                    "offset": offset + len(rest),
-                    "inode": inode,
-                }
-            data = os.pread(file.fileno(), MAX_CHUNK_BYTES, 0)
-            offset = len(data)
-        else:
-            data = os.pread(file.fileno(), MAX_CHUNK_BYTES, offset)
-            offset += len(data)
-    return {"unit": unit, "path": str(path), "data": data, "offset": offset, "inode": here}
+    at: float
+    inode: int
+    size: int
 
 
-def _last_lines(fd: int, lines: int) -> tuple[bytes, int]:
-    """The last lines, as far as they fit into one chunk, and the offset of the end."""
-    end = os.fstat(fd).st_size
-    start = max(0, end - MAX_CHUNK_BYTES)
-    data = os.pread(fd, end - start, start)
-    pieces = data.splitlines(keepends=True)
-    return b"".join(pieces[-lines:]) if lines else b"", end
+class Moved(Exception):
+    """The file is no longer where it was found."""
 
 
-def _rest_of_rotated(path: Path, inode: int, offset: int) -> bytes:
-    for old in path.parent.glob(f"{path.name}.*"):
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One file of a log; `inode` and `written_s`, the time of its last line, survive its compression."""
+
+    path: Path
+    inode: int
+    size: int
+    written_s: float
+    compressed: bool = False
+
+    def read(self, offset: int, limit: int = MAX_CHUNK_BYTES) -> bytes:
+        """What stands at `offset`; empty behind the end. Raises Moved, or OSError."""
         try:
-            if old.stat().st_ino == inode:
-                with old.open("rb") as file:
-                    return os.pread(file.fileno(), MAX_CHUNK_BYTES, offset)
-        except OSError:
+            with self.path.open("rb") as file:
+                if self.compressed:
+                    with gzip.open(file) as unpacked:
+                        unpacked.seek(offset)
+                        return unpacked.read(limit)
+                if os.fstat(file.fileno()).st_ino != self.inode:
+                    raise Moved
+                return os.pread(file.fileno(), limit, offset)
+        except FileNotFoundError:
+            raise Moved from None
+
+
+def pieces(path: Path) -> list[Piece]:
+    """The files of a log, the newest first; the first one is `path` itself when that exists."""
+    prefix = f"{path.name}."
+    try:
+        suffixes = [name[len(prefix) :] for name in os.listdir(path.parent) if name.startswith(prefix)]
+    except FileNotFoundError:
+        return []
+    numbers = [int(suffix) for suffix in suffixes if suffix.isdecimal()]
+    # Two more than were seen: they may have moved on while we look.
+    turned = [str(number) for number in range(1, max(numbers, default=0) + 3)]
+    archives = sorted((suffix for suffix in suffixes if _ARCHIVE.fullmatch(suffix)), reverse=True)
+    found: dict[int, Piece] = {}
+    for name in (path.name, *(prefix + suffix for suffix in (*turned, TAKEN))):
+        file = path.with_name(name)
+        with contextlib.suppress(OSError):
+            stat = file.stat()
+            found.setdefault(stat.st_ino, Piece(file, stat.st_ino, stat.st_size, stat.st_mtime))
+    for suffix in archives:
+        written_s, inode = _of_archive(suffix)
+        file = path.with_name(prefix + suffix)
+        with contextlib.suppress(OSError):
+            piece = Piece(file, inode, file.stat().st_size, written_s, compressed=True)
+            # A number may be given again long after: then the older file of that number is not followed.
+            found.setdefault(inode if inode not in found else -len(found), piece)
+    return list(found.values())
+
+
+def archive_name(path: Path, written_s: float, inode: int) -> str:
+    """The name a compressed file of the log gets; names sort by time."""
+    moment = datetime.fromtimestamp(written_s, UTC)
+    return f"{path.name}.{moment.strftime(_STAMP)}.{moment.microsecond // 1000:03}Z-{inode}.gz"
+
+
+def _of_archive(suffix: str) -> tuple[float, int]:
+    match = _ARCHIVE.fullmatch(suffix)
+    assert match is not None
+    moment = datetime.strptime(match[1], _STAMP).replace(tzinfo=UTC)
+    return moment.timestamp() + int(match[2]) / 1000, int(match[3])
+
+
+def read_log(
+    unit: str,
+    path: Path,
+    lines: int,
+    offset: int | None,
+    inode: int | None,
+    since: float | None = None,
+    marks: Sequence[Mark] = (),
+) -> dict[str, Any]:
+    """A LogChunk: the last `lines`, what was written from `since` on (epoch seconds; `marks` say where that
+    is), or what follows `offset` of the file `inode`.
+
+    When the file was turned over meanwhile, the rest of the old one is given first, then the next one.
+    """
+    for _ in range(TRIES):
+        try:
+            if offset is not None:
+                data, at, file = _after(path, inode or 0, offset)
+            elif since is not None:
+                start = _position(path, since, marks)
+                data, at, file = _after(path, *start) if start else (b"", 0, 0)
+            else:
+                data, at, file = _last_lines(path, lines)
+            break
+        except Moved:
             continue
-    return b""
+        except (OSError, EOFError, OverflowError) as error:  # the last one: an offset that no file can have
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise MgmtError("not-available", f"the log of {unit} cannot be read: {path}: {why}") from None
+    else:
+        data, at, file = b"", offset or 0, inode or 0  # asked again soon
+    return {"unit": unit, "path": str(path), "data": data, "offset": at, "inode": file}
+
+
+def _after(path: Path, inode: int, offset: int) -> tuple[bytes, int, int]:
+    """(data, where it ends, in which file) behind a place; from the start of FILE when its file is gone."""
+    with contextlib.suppress(OSError):
+        stat = path.stat()
+        if stat.st_ino == inode:  # by far the most frequent case: nothing moved
+            if stat.st_size < offset:
+                offset = 0  # somebody emptied it
+            data = Piece(path, inode, stat.st_size, stat.st_mtime).read(offset)
+            return data, offset + len(data), inode
+    found = pieces(path)
+    if not found:
+        return b"", offset, inode
+    index = next((i for i, piece in enumerate(found) if piece.inode == inode), None)
+    if index is None:
+        index, offset = 0, 0
+    while True:
+        piece = found[index]
+        data = piece.read(offset)
+        if data or index == 0:
+            return data, offset + len(data), piece.inode
+        index, offset = index - 1, 0
+
+
+def _last_lines(path: Path, lines: int) -> tuple[bytes, int, int]:
+    """The last lines, as far as they fit into one chunk and are not compressed yet, and the place behind."""
+    found = pieces(path)
+    if not found:
+        return b"", 0, 0
+    data, end = b"", 0
+    for index, piece in enumerate(found):
+        room = MAX_CHUNK_BYTES - len(data)
+        if piece.compressed or (index and (not room or data.count(b"\n") >= lines)):
+            break
+        start = max(0, piece.size - room)
+        part = piece.read(start, piece.size - start)
+        data, end = part + data, end or start + len(part)
+    return b"".join(data.splitlines(keepends=True)[-lines:]) if lines else b"", end, found[0].inode
+
+
+def _position(path: Path, since: float, marks: Sequence[Mark]) -> tuple[int, int] | None:
+    """(inode, offset) of what was written from `since` on; rather too early than too late. None: no log."""
+    found = pieces(path)
+    if not found:
+        return None
+    before = next((mark for mark in reversed(marks) if mark.at <= since), None)
+    if before is not None and any(piece.inode == before.inode for piece in found):
+        return before.inode, before.size
+    for piece in reversed(found):
+        if piece.written_s >= since:
+            return piece.inode, 0
+    return found[0].inode, found[0].size

@@ -208,7 +208,7 @@ class Relay:
         self._answer(peer, bytes((VERSION,)) + tag[1:], DataKind.ERROR, error)
 
     def _answer(self, peer: bytes, tag: bytes, kind: DataKind, error: MgmtError) -> None:
-        self.router.send(peer, (frames.answer_tag(tag, kind), frames.pack(error.as_body())))
+        self.router.send(peer, (frames.answer_tag(tag, kind), frames.pack_body(error.as_body())))
 
     def _on_lost(self, peer: bytes, reason: str) -> None:
         """The client left: what its requests bring back will be strays."""

@@ -18,6 +18,8 @@ from typing import Any
 import zmq
 from zmq.backend import Socket as RawSocket
 
+from mgmt.protocol.errors import MgmtError
+
 log = logging.getLogger("mgmt.shell.router")
 
 # The undecorated methods: pyzmq's Python layer over them costs more than the system does.
@@ -187,6 +189,15 @@ class Router:
         former = os.umask(0o117)
         try:
             self.socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self.socket.close(0)
+            text = f"endpoint {endpoint} cannot be served: {zmq.strerror(error.errno or 0)}; "
+            if error.errno == zmq.EADDRINUSE:
+                raise MgmtError(
+                    "already-running",
+                    text + "stop the process that serves it (`mgmt stop-service`), or configure another",
+                ) from None
+            raise MgmtError("bad-config", text + "configure another one") from None
         finally:
             os.umask(former)
         self._inode = os.stat(path).st_ino if path else 0

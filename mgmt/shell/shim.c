@@ -1,10 +1,10 @@
 /*
  * mgmt-shim: the parent of one supervised unit. It outlives the daemon.
  *
- *   mgmt-shim --dir DIR [--fd N] [--log FILE] [--log-max-bytes N] [--log-keep K] [--cwd D]
+ *   mgmt-shim --dir DIR [--fd N] [--log FILE] [--log-max-bytes N] [--log-keep K] [--cwd D] [--shim-cgroup PATH]...
  *     [--cgroup PATH]... [--cpus 0-3,8] [--policy other|batch|idle|fifo:P|rr:P|deadline:RUNTIME:DEADLINE:PERIOD]
  *     [--nice N] [--rlimit NAME=SOFT:HARD]... [--oom-score-adj N] [--umask 022] [--user UID] [--group GID]
- *     [--groups A,B] [--timer-slack-ns N] [--mlock] -- PROGRAM ARG...
+ *     [--groups A,B] [--timer-slack-ns N] [--mlock] [--gated] -- PROGRAM ARG...
  *
  * It prepares and executes PROGRAM, owns the pipe of its output, reaps every descendant (it is a subreaper,
  * so double forks and new sessions come back to it), and answers on two kinds of SOCK_SEQPACKET connections:
@@ -15,10 +15,11 @@
  *                      [the fields of `exited` or `failed`]    first packet of a connection, answer to `state`
  *                    started pid= start=                       the exec has succeeded
  *                    failed stage= errno= [at=]                nothing was executed; the shim ends
- *                    exited code=|signal= core= utime_us= stime_us= maxrss_kb= mono_ns= real_ns= left=
+ *                    exited code=|signal= core= utime_us= stime_us= maxrss_kb= mono_ns= real_ns= left= [empty=1]
  *                    empty                                     no descendant is left; the shim ends
  *                    refused errno=                            the packet before was not a valid command
- *   from the daemon  signal N | signal-leader N | kill | reopen | state
+ *   from the daemon  go                                       with --gated, before anything else: execute PROGRAM
+ *                    signal N | signal-leader N | kill | reopen | rotate | state
  *
  * Files in DIR: `shim` (identity: shim= start= boot=, then pid= pid_start=), `ctl`, and `exit`, the record that
  * is on disk before `exited` or `failed` is sent. Its last field, empty=0, becomes 1 when the tree is empty.
@@ -58,6 +59,12 @@
 #endif
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
+#endif
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+#ifndef CLONE_INTO_CGROUP
+#define CLONE_INTO_CGROUP 0x200000000ULL
 #endif
 #ifndef SYS_close_range
 #define SYS_close_range 436
@@ -337,8 +344,13 @@ static void leader_gone(int status, const struct rusage *used)
         shim.childless ? 0 : signal_descendants(0));
     take_event(LEADER_GONE);
     pipe_read(CHUNKS_AT_END); /* whoever hears `exited` may read its last words in the log */
-    write_record(exited ? "exited" : "signalled", shim.childless && !(shim.killing && !cgroups_are_empty()));
+    bool empty = shim.childless && !(shim.killing && !cgroups_are_empty());
+    write_record(exited ? "exited" : "signalled", empty);
+    size_t n = t->n;
+    if (empty) /* said at once: a successor need not wait for another packet */
+        put(t, " empty=1");
     announce("exited", t->b);
+    t->b[t->n = n] = 0;
 }
 
 static void reap(void)
@@ -399,6 +411,13 @@ static void on_reopen(int i, int none)
     log_reopen();
 }
 
+static void on_rotate(int i, int none)
+{
+    (void)i, (void)none;
+    if (out.path && log_ready() && out.size)
+        log_rotate();
+}
+
 static void on_state(int i, int none)
 {
     (void)none;
@@ -411,7 +430,7 @@ static const struct command {
     void (*act)(int connection, int sig);
 } commands[] = {
     {"signal", true, on_signal}, {"signal-leader", true, on_signal_leader}, {"kill", false, on_kill},
-    {"reopen", false, on_reopen}, {"state", false, on_state},
+    {"reopen", false, on_reopen}, {"rotate", false, on_rotate}, {"state", false, on_state},
 };
 
 static bool run_command(int i, char *packet)
@@ -547,6 +566,22 @@ static void detach(void)
     sigprocmask(SIG_SETMASK, &all, NULL);
 }
 
+/* Out of the daemon's group, which its service manager empties when the daemon ends. */
+static bool join_own_cgroups(const char **at)
+{
+    char path[PATH_MAX];
+    for (int i = 0; i < opt.n_own_cgroups; i++) {
+        snprintf(path, sizeof path, "%s/cgroup.procs", opt.own_cgroups[i]);
+        int fd = open(path, O_WRONLY | O_CLOEXEC);
+        bool done = fd >= 0 && write(fd, "0", 1) == 1;
+        *at = opt.own_cgroups[i];
+        if (!done)
+            return false;
+        close(fd);
+    }
+    return true;
+}
+
 /* Everything before the fork. Returns the name of the step that failed, with errno and *at. */
 static const char *prepare(int pipe_write[1], const char **at)
 {
@@ -562,6 +597,8 @@ static const char *prepare(int pipe_write[1], const char **at)
         return "ctl";
     if (!reserve_record())
         return "record";
+    if (!join_own_cgroups(at))
+        return "shim-cgroup";
     *at = NULL;
     if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
         return "subreaper";
@@ -595,9 +632,28 @@ static const char *prepare(int pipe_write[1], const char **at)
     return NULL;
 }
 
+/*
+ * The daemon died before it could know that we are here. The next one may have looked for us already and found
+ * nothing: it starts the unit again, so we must not. Asked after the identity is on disk: a daemon that dies
+ * later leaves a successor that finds it. With --gated the daemon still writes down that it starts us, and says
+ * go when that is done: until then we are nobody.
+ */
+static bool is_orphaned(void)
+{
+    struct pollfd daemon = {.fd = opt.fd, .events = opt.gated ? POLLIN : 0};
+    char b[4];
+    if (opt.fd < 0)
+        return false;
+    while (poll(&daemon, 1, opt.gated ? -1 : 0) < 0 && errno == EINTR)
+        ;
+    if (daemon.revents & POLLIN)
+        return recv(opt.fd, b, sizeof b, MSG_DONTWAIT) != 2 || memcmp(b, "go", 2) != 0;
+    return daemon.revents & (POLLHUP | POLLERR);
+}
+
 static const char *spawn(int pipe_write)
 {
-    int ends[2], null;
+    int ends[2], null, born_in;
     struct proc p;
     if ((null = open("/dev/null", O_RDWR | O_CLOEXEC)) < 0)
         return "stdio";
@@ -606,14 +662,14 @@ static const char *spawn(int pipe_write)
     close(null);
     if (pipe2(ends, O_CLOEXEC) < 0)
         return "pipe";
-    shim.pid = fork();
+    shim.pid = fork_into_cgroup(&born_in);
     if (shim.pid < 0) {
         shim.pid = 0;
         return "fork";
     }
     if (shim.pid == 0) {
         refusal_fd = ends[1];
-        run_child(pipe_write);
+        run_child(pipe_write, born_in);
     }
     close(ends[1]);
     fcntl(ends[0], F_SETFL, O_NONBLOCK);
@@ -639,6 +695,10 @@ int main(int argc, char **argv)
     if (!stage) {
         stage = prepare(&pipe_write, &at);
         err = errno;
+    }
+    if (!stage && is_orphaned()) {
+        stage = "orphaned";
+        err = EPIPE;
     }
     if (!stage) {
         send_state(0);

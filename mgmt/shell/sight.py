@@ -35,22 +35,42 @@ class Sampler:
         return usage
 
 
+def tree(pid: int) -> list[int]:
+    """The process and its living descendants."""
+    found, todo = [], [pid]
+    while todo:
+        parent = todo.pop()
+        found.append(parent)
+        try:
+            threads = os.listdir(f"/proc/{parent}/task")
+        except OSError:
+            continue
+        for thread in threads:
+            try:
+                with open(f"/proc/{parent}/task/{thread}/children", encoding="ascii") as file:
+                    todo += [int(child) for child in file.read().split()]
+            except OSError:
+                continue  # it ended meanwhile
+    return found
+
+
 def wrong_masks(pid: int, cpus: tuple[int, ...]) -> str:
-    """The threads of a process whose CPU mask is not exactly `cpus`, as text; empty when all obey.
+    """The threads of a process tree whose CPU mask is not exactly `cpus`, as text; empty when all obey.
 
     CPUs the machine does not have cannot be in a mask: they are left out of the comparison.
     """
     promised = set(cpus) & set(range(os.cpu_count() or 1))
     wrong = []
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError:
-        return ""
-    for thread in threads:
+    for process in tree(pid):
         try:
-            mask = os.sched_getaffinity(int(thread))
+            threads = os.listdir(f"/proc/{process}/task")
         except OSError:
-            continue  # it ended meanwhile
-        if mask != promised:
-            wrong.append(f"thread {thread} on {sorted(mask)}")
+            continue
+        for thread in threads:
+            try:
+                mask = os.sched_getaffinity(int(thread))
+            except OSError:
+                continue  # it ended meanwhile
+            if mask != promised:
+                wrong.append(f"thread {thread} on {sorted(mask)}")
     return ", ".join(wrong)

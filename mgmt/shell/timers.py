@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 import time
-from asyncio import AbstractEventLoop, TimerHandle
+from asyncio import AbstractEventLoop, Handle
 from collections.abc import Callable
 from typing import Any
 
 Key = tuple[Any, ...]
 
+STEP_NS = 1_000_000
+
 
 class Timers:
-    """`fire(key)` is called in the loop at or after the monotonic instant, in ms steps of the loop."""
+    """`fire(key)` is called in the loop at the monotonic instant, or up to STEP_NS before it or somewhat after.
+
+    The loop's clock has steps of a millisecond; what is due within one is not worth a rest.
+    """
 
     def __init__(self, loop: AbstractEventLoop, fire: Callable[[Key], None]) -> None:
         self._loop = loop
         self._fire = fire
-        self._handles: dict[Key, TimerHandle] = {}
+        self._handles: dict[Key, Handle] = {}
 
     def set(self, key: Key, at_ns: int) -> None:
         self.cancel(key)
-        delay_s = max(0.0, (at_ns - time.monotonic_ns()) / 1e9)
-        self._handles[key] = self._loop.call_later(delay_s, self._due, key)
+        delay_ns = at_ns - time.monotonic_ns()
+        if delay_ns <= STEP_NS:
+            self._handles[key] = self._loop.call_soon(self._due, key)
+        else:
+            self._handles[key] = self._loop.call_later(delay_ns / 1e9, self._due, key)
 
     def cancel(self, key: Key) -> None:
         handle = self._handles.pop(key, None)

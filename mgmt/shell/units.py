@@ -1,4 +1,4 @@
-"""Units as processes: starting them through the shim, hearing how they end, and looking at them from outside.
+"""Units as processes: hearing what their shims say, adopting those of a former daemon, letting go of the ended.
 
 The shim (shim.c) is the parent of each unit's process. It sets the process up before exec, owns its output
 and its descendants, and talks to us over a SOCK_SEQPACKET socket in packets of `word key=value ...`.
@@ -9,40 +9,46 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import shutil
 import signal as signals
 import socket
-from asyncio import AbstractEventLoop
-from collections.abc import Callable, Mapping
+import time
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from mgmt.launch import find_backend_script, launch
 from mgmt.protocol.errors import MgmtError
-from mgmt.settings import Settings
+from mgmt.shell.hierarchies import kill_group
+from mgmt.shell.identity import Folder, read_folder
+from mgmt.shell.spawning import Spawner, read_groups
 
 log = logging.getLogger("mgmt.shell.units")
 
-SHIM = Path(__file__).with_name("mgmt-shim")
-SHIM_FD = 3
 MAX_PACKET_BYTES = 4096
 TAIL_BYTES = 4096
 TAIL_LINES = 10
+GROUP_RETRY_S = 0.05  # an emptied control group may be busy for a moment
+GROUP_RETRIES = 20
+UNKNOWN_END_S = 2.0  # SIGKILL takes some milliseconds
+REMOVE_AFTER_S = 0.05
 
 Key = tuple[str, int]  # unit, incarnation
 
 
 @dataclass(slots=True)
 class _Process:
-    """A shim of ours: its pid and pidfd, and our end of its control socket."""
+    """A shim: a pidfd and our end of its control socket. `adopted`: a former daemon started it."""
 
     shim_pid: int
     pidfd: int
     control: socket.socket
-    folder: Path
-    log: Path
+    adopted: bool = False
+    forgotten: bool = False  # what its folder tells is in the store
     told_end: bool = False
     told_empty: bool = False
 
@@ -50,46 +56,57 @@ class _Process:
 class Units:
     """The processes behind the units; `emit` takes the events they cause."""
 
-    def __init__(
-        self,
-        loop: AbstractEventLoop,
-        settings: Settings,
-        backend_path: Path | None,
-        runtime: Path,
-        log_dir: Path,
-        environ: Mapping[str, str],
-        emit: Callable[[ev.Event], None],
-    ) -> None:
+    def __init__(self, loop: AbstractEventLoop, spawner: Spawner, emit: Callable[[ev.Event], None]) -> None:
         self._loop = loop
-        self._settings = settings
-        self._backend_path = backend_path
-        self._folder = runtime / "units"
-        self._log_dir = log_dir
-        self._environ = dict(environ)  # the same at the first and the hundredth start
+        self._spawner = spawner
         self._emit = emit
         self._processes: dict[Key, _Process] = {}
-        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-
-    def log_path(self, unit: str) -> Path:
-        return self._log_dir / f"{unit}.log"
+        self._leaving: dict[Path, TimerHandle] = {}  # folders of ended processes
 
     # ---- effects ----
 
-    def spawn(self, effect: fx.Spawn) -> None:
-        """Start the unit's program under a shim."""
+    def prepare(self, effect: fx.Spawn) -> None:
+        """Start a shim, which waits: its own start takes longer than writing down that there is one."""
         key = (effect.unit, effect.incarnation)
+        folder = self._spawner.folder_of(*key)
+        if folder in self._leaving:
+            self._remove_now(folder)
         try:
-            process = self._spawn(effect)
+            spawned = self._spawner.spawn(effect)
         except MgmtError as error:
-            self._failed(key, error.text)
+            self._later(ev.SpawnFailed(*key, error.text))
             return
         except OSError as error:
             what = f" {error.filename}" if error.filename else ""
-            self._failed(key, f"cannot start{what}: {error.strerror}")
+            self._later(ev.SpawnFailed(*key, f"cannot start{what}: {error.strerror}"))
             return
-        self._processes[key] = process
-        self._loop.add_reader(process.control.fileno(), self._on_packets, key, process)
-        self._loop.add_reader(process.pidfd, self._on_shim_end, key, process)
+        self._watch(key, _Process(spawned.pid, spawned.pidfd, spawned.control))
+
+    def spawn(self, effect: fx.Spawn) -> None:
+        """The start is in the store: the prepared shim may execute the unit's program."""
+        self._send((effect.unit, effect.incarnation), "go")
+
+    def adopt(self, effect: fx.Adopt) -> None:
+        """Find what a former daemon started: its living shim, its record, or nothing."""
+        key = (effect.unit, effect.incarnation)
+        path = self._spawner.folder_of(*key)
+        folder = read_folder(path) if path.is_dir() else None
+        if folder is None or folder.shim is None:
+            # A shim that comes up after its daemon died starts nothing: what is not there will not come.
+            self._later(ev.Vanished(*key))
+            return
+        pidfd = folder.shim.pidfd()
+        if pidfd is not None:
+            try:
+                control = _connect(path)
+            except OSError as error:
+                # It is about to end, or is one that cannot talk: its record tells, once it has ended.
+                log.info("%s.%d: its shim does not listen (%s)", *key, error.strerror)
+                self._loop.add_reader(pidfd, self._on_silent_end, key, pidfd, path)
+                return
+            self._watch(key, _Process(folder.shim.pid, pidfd, control, adopted=True))
+            return
+        self._from_record(key, folder)
 
     def signal(self, effect: fx.SignalUnit) -> None:
         number = signals.Signals[f"SIG{effect.signal}"]
@@ -98,63 +115,69 @@ class Units:
     def kill(self, effect: fx.KillUnit) -> None:
         self._send((effect.unit, effect.incarnation), "kill")
 
-    # ---- the start ----
+    def turn_over(self, key: Key) -> None:
+        """Have the unit's log go on in a new file."""
+        self._send(key, "rotate")
 
-    def _spawn(self, effect: fx.Spawn) -> _Process:
-        backend = effect.backend
-        script = None
-        if backend.script is not None and "script" in backend.holes():
-            script = find_backend_script(self._settings, backend.script, self._backend_path).require()
-        backend_path = self._backend_path or self._settings.backend_path
-        filled = launch(
-            backend,
-            effect.model,
-            unit=effect.unit,
-            endpoint=effect.endpoint,
-            script=script,
-            config_path=effect.config_path,
-            backend_path=None if backend_path is None else str(backend_path),
-        )
-        folder = self._folder / f"{effect.unit}.{effect.incarnation}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True, mode=0o700)
-        path = self.log_path(effect.unit)
-        argv = [str(SHIM), "--dir", str(folder), "--fd", str(SHIM_FD), "--log", str(path)]
-        argv += ["--log-max-bytes", str(backend.log_max_bytes), "--log-keep", str(backend.log_keep)]
-        if filled.cwd is not None:
-            argv += ["--cwd", filled.cwd]
-        if effect.cpus:
-            argv += ["--cpus", ",".join(map(str, effect.cpus))]
-        if backend.nice:
-            argv += ["--nice", str(backend.nice)]
-        argv += ["--", *filled.argv]
-        # What the configuration adds may not replace what makes the backend find us.
-        env = {**self._environ, **filled.env, **effect.env}
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, contextlib.ExitStack() as on_error:
-            on_error.callback(ours.close)
-            ours.setblocking(False)
-            # Not fork: its cost grows with our memory. The daemon's signal dispositions must not leak either.
-            pid = os.posix_spawn(
-                SHIM,
-                argv,
-                env,
-                file_actions=[
-                    *((os.POSIX_SPAWN_DUP2, self._null, fd) for fd in range(3)),
-                    (os.POSIX_SPAWN_DUP2, theirs.fileno(), SHIM_FD),
-                ],
-                setsigmask=[],
-                setsigdef=[signals.SIGPIPE, signals.SIGINT, signals.SIGTERM, signals.SIGHUP],
-            )
-            pidfd = os.pidfd_open(pid)
-            on_error.pop_all()
-        return _Process(pid, pidfd, ours, folder, path)
+    def forget(self, effect: fx.Forget) -> None:
+        """Remove what is left of an ended process: its end is in the store, its folder tells nothing more."""
+        process = self._processes.get((effect.unit, effect.incarnation))
+        if process is not None:
+            process.forgotten = True  # its shim is about to end
+        else:
+            self._remove(self._spawner.folder_of(effect.unit, effect.incarnation))
 
-    def _failed(self, key: Key, reason: str) -> None:
-        # Not at once: the step that asked for the spawn has not returned its other effects yet.
-        self._loop.call_soon(self._emit, ev.SpawnFailed(*key, reason))
+    def clean(self, known: set[Key]) -> None:
+        """End the processes that nobody knows any more, and remove what is left of them.
+
+        Waits for their end, up to UNKNOWN_END_S: what is started next may be the same unit, and is given the
+        same folder.
+        """
+        ending: dict[int, Path] = {}  # by pidfd
+        with contextlib.ExitStack() as controls, contextlib.suppress(FileNotFoundError):
+            for path in self._spawner.folder.iterdir():
+                folder = read_folder(path)
+                if folder is None or (folder.unit, folder.incarnation) in known:
+                    continue
+                pidfd = folder.shim.pidfd() if folder.shim is not None else None
+                if pidfd is None:
+                    self._remove(path)
+                    continue
+                log.warning("%s: a process nobody knows is ended", path.name)
+                ending[pidfd] = path
+                with contextlib.suppress(OSError):
+                    # Open until the end: a shim that finds the caller gone does not read what he said.
+                    controls.enter_context(_connect(path)).send(b"kill")
+            self._await_end(ending)
+
+    def _await_end(self, ending: dict[int, Path]) -> None:
+        deadline = time.monotonic() + UNKNOWN_END_S
+        for pidfd, path in ending.items():
+            ended = select.poll()  # not select(2), which knows the first 1024 descriptors only
+            ended.register(pidfd, select.POLLIN)
+            if ended.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                self._remove(path)
+            else:
+                log.error("%s: its shim does not end; start this unit again when it has", path.name)
+            os.close(pidfd)
+
+    def close(self) -> None:
+        """Let go of the shims; they, and what they watch, live on."""
+        for folder in list(self._leaving):
+            self._remove_now(folder, GROUP_RETRIES)
+        for process in self._processes.values():
+            self._loop.remove_reader(process.pidfd)
+            self._loop.remove_reader(process.control.fileno())
+            process.control.close()
+            os.close(process.pidfd)
+        self._spawner.close()
 
     # ---- what the shim says ----
+
+    def _watch(self, key: Key, process: _Process) -> None:
+        self._processes[key] = process
+        self._loop.add_reader(process.control.fileno(), self._on_packets, key, process)
+        self._loop.add_reader(process.pidfd, self._on_shim_end, key, process)
 
     def _on_packets(self, key: Key, process: _Process) -> None:
         while True:
@@ -170,22 +193,37 @@ class Units:
                 self._loop.remove_reader(process.control.fileno())
                 return
             word, fields = parse_packet(packet)
-            self._on_word(key, process, word, fields)
+            if word == "state":
+                self._on_state(key, process, fields)
+            else:
+                self._on_word(key, process, word, fields)
+
+    def _on_state(self, key: Key, process: _Process, fields: dict[str, str]) -> None:
+        """The first packet of a connection: of an adopted unit it says what happened meanwhile."""
+        if not process.adopted:
+            return
+        phase = fields["phase"]
+        if phase in ("running", "exited", "empty"):
+            self._emit(ev.Adopted(*key, int(fields["pid"]), int(fields["start"])))
+        if phase in ("exited", "empty"):
+            self._on_word(key, process, "exited", {"left": "1", **fields})
+        if phase == "empty":
+            self._on_word(key, process, "empty", {})
+        if phase == "failed":
+            self._on_word(key, process, "failed", fields)
 
     def _on_word(self, key: Key, process: _Process, word: str, fields: dict[str, str]) -> None:
         if word == "started":
             self._emit(ev.Started(*key, int(fields["pid"]), int(fields["start"])))
         elif word == "failed":
             process.told_end = process.told_empty = True
-            number = int(fields["errno"])
-            self._emit(ev.SpawnFailed(*key, f"cannot start: {fields['stage']}: {os.strerror(number)}"))
-        elif word == "exited":
+            self._emit(ev.SpawnFailed(*key, _failure(fields)))
+        elif word == "exited" and not process.told_end:
             process.told_end = True
-            code = int(fields["code"]) if "code" in fields else None
-            number_ = int(fields["signal"]) if "signal" in fields else None
-            left = int(fields.get("left", "0"))
-            self._emit(ev.Exited(*key, code, number_, left, read_tail(process.log)))
-        elif word == "empty":
+            self._emit(_exited(key, fields, int(fields.get("left", "0")), self._spawner.log_path(key[0])))
+            if fields.get("empty") == "1":
+                self._on_word(key, process, "empty", {})
+        elif word == "empty" and not process.told_empty:
             process.told_empty = True
             self._emit(ev.Emptied(*key))
 
@@ -199,13 +237,78 @@ class Units:
         os.close(process.pidfd)
         process.control.close()
         del self._processes[key]
-        if not process.told_end:
-            # Somebody killed the shim: what it watched is unknown, and must not be reported as ended well.
-            log.error("%s.%d: its shim (pid %d) died", *key, process.shim_pid)
-            self._emit(ev.Exited(*key, None, int(signals.SIGKILL), 0, read_tail(process.log)))
-        if not process.told_empty:
-            self._emit(ev.Emptied(*key))
-        shutil.rmtree(process.folder, ignore_errors=True)
+        if process.told_end and process.told_empty:
+            if process.forgotten:
+                self._remove(self._spawner.folder_of(*key))
+            return
+        folder = read_folder(self._spawner.folder_of(*key))
+        if folder is None:
+            self._emit(ev.Vanished(*key))
+            return
+        log.error("%s.%d: its shim (pid %d) died", *key, process.shim_pid)
+        self._from_record(key, folder, process.told_end)
+
+    def _on_silent_end(self, key: Key, pidfd: int, path: Path) -> None:
+        self._loop.remove_reader(pidfd)
+        os.close(pidfd)
+        folder = read_folder(path)
+        if folder is None:
+            self._emit(ev.Vanished(*key))
+        else:
+            self._from_record(key, folder)
+
+    def _from_record(self, key: Key, folder: Folder, told_end: bool = False) -> None:
+        """The shim is gone: its record says how the unit ended, or the unit is ended now, without a witness."""
+        log_path = self._spawner.log_path(key[0])
+        record = folder.exit or {}
+        if record.get("why") == "exec-failed" and not told_end:
+            self._later(
+                ev.Vanished(*key)
+                if record.get("stage") == "orphaned"
+                else ev.SpawnFailed(*key, _failure(record))
+            )
+            return
+        if not told_end and record:
+            self._later(_exited(key, record, 0, log_path))
+            told_end = True
+        if record.get("empty") != "1":
+            self._end_witnessless(key, folder, told_end)
+            return
+        self._later(ev.Emptied(*key))
+
+    def _end_witnessless(self, key: Key, folder: Folder, told_end: bool) -> None:
+        """Processes without their shim: only those proven to be the unit's are killed."""
+        for group in read_groups(folder.path):
+            kill_group(group)
+        pidfd = folder.leader.pidfd() if folder.leader is not None else None
+        if pidfd is not None and folder.leader is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                # The pidfd proves the leader, and a living leader proves its process group.
+                os.killpg(folder.leader.pid, signals.SIGKILL)
+            self._loop.add_reader(pidfd, self._on_witnessless_end, key, pidfd, folder, told_end)
+            return
+        self._witnessless_gone(key, folder, told_end)
+
+    def _on_witnessless_end(self, key: Key, pidfd: int, folder: Folder, told_end: bool) -> None:
+        self._loop.remove_reader(pidfd)
+        os.close(pidfd)
+        self._witnessless_gone(key, folder, told_end)
+
+    def _witnessless_gone(self, key: Key, folder: Folder, told_end: bool) -> None:
+        """The leader is gone; the unit is when its groups are empty, too."""
+        alive = [group for group in read_groups(folder.path) if not kill_group(group)]
+        if alive:
+            self._loop.call_later(GROUP_RETRY_S, self._witnessless_gone, key, folder, told_end)
+            return
+        if not told_end:
+            self._later(ev.Exited(*key, None, None, 0, read_tail(self._spawner.log_path(key[0]))))
+        self._later(ev.Emptied(*key))
+
+    # ---- small things ----
+
+    def _later(self, event: ev.Event) -> None:
+        # Not at once: the step that asked has not returned its other effects yet.
+        self._loop.call_soon(self._emit, event)
 
     def _send(self, key: Key, command: str) -> None:
         process = self._processes.get(key)
@@ -216,13 +319,54 @@ class Units:
         except (BlockingIOError, BrokenPipeError, ConnectionResetError) as error:
             log.warning("%s.%d: shim does not take `%s`: %s", *key, command, error.strerror)
 
-    def close(self) -> None:
-        for process in self._processes.values():
-            self._loop.remove_reader(process.pidfd)
-            self._loop.remove_reader(process.control.fileno())
-            process.control.close()
-            os.close(process.pidfd)
-        os.close(self._null)
+    def _remove(self, folder: Path) -> None:
+        """Forget an ended process, but not at once: its successor goes first."""
+        self._remove_later(folder, REMOVE_AFTER_S, 0)
+
+    def _remove_later(self, folder: Path, delay_s: float, tries: int) -> None:
+        former = self._leaving.pop(folder, None)
+        if former is not None:
+            former.cancel()
+        self._leaving[folder] = self._loop.call_later(delay_s, self._remove_now, folder, tries)
+
+    def _remove_now(self, folder: Path, tries: int = 0) -> None:
+        """Its control groups, as soon as the kernel lets go of them, and its folder."""
+        self._leaving.pop(folder).cancel()
+        left = self._spawner.cgroups.remove(read_groups(folder))
+        if not left:
+            shutil.rmtree(folder, ignore_errors=True)
+            left = [folder] if folder.exists() else []  # a shim that starts nothing is writing into it
+        if left and tries < GROUP_RETRIES:
+            self._remove_later(folder, GROUP_RETRY_S, tries + 1)
+
+
+def _exited(key: Key, fields: dict[str, str], left: int, log_path: Path) -> ev.Exited:
+    code = int(fields["code"]) if "code" in fields else None
+    number = int(fields["signal"]) if "signal" in fields else None
+    return ev.Exited(*key, code, number, left, read_tail(log_path))
+
+
+def _failure(fields: dict[str, str]) -> str:
+    number = int(fields.get("errno", "0"))
+    what = " ".join(filter(None, (fields.get("stage"), unquote(fields.get("at", "")))))
+    return f"cannot start: {what}: {os.strerror(number)}"
+
+
+def _connect(folder: Path) -> socket.socket:
+    """A connection to the shim of a folder; OSError when it does not listen."""
+    control = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
+    fd = -1
+    try:
+        # Through the folder's descriptor: its path may be longer than a socket's name can be.
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        control.connect(f"/proc/self/fd/{fd}/ctl")
+    except OSError:
+        control.close()
+        raise
+    finally:
+        if fd >= 0:
+            os.close(fd)
+    return control
 
 
 def parse_packet(packet: bytes) -> tuple[str, dict[str, str]]:

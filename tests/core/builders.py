@@ -6,6 +6,7 @@ import itertools
 from typing import Any, NamedTuple
 
 from mgmt.core.event import LEGACY_PLANE, Asked, Now, Route
+from mgmt.core.placement import Cpu, Gpu, Topology
 from mgmt.core.state import Identity, State
 from mgmt.protocol import frames, messages
 from mgmt.protocol.frames import Request
@@ -53,32 +54,70 @@ def a_model(
     return ModelRow(model, {"command": ["run"], **backend})
 
 
-def a_state(
+def a_unit(*, startup: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
+    """A plain unit; `startup`, `ready`, `live` are probes, `pre_start` ... are hook timeouts in seconds."""
+    probes: dict[str, Any] = {
+        "startup": startup,
+        "ready": settings.pop("ready", None),
+        "live": settings.pop("live", None),
+    }
+    hooks = {
+        which: {"command": [which], "timeout_s": settings.pop(which)}
+        for which in ("pre_start", "post_start", "pre_stop", "post_stop")
+        if which in settings
+    }
+    settings.setdefault("restart", a_restart())
+    return {"command": ["run"], "probes": probes, "hooks": hooks, **settings}
+
+
+def a_probe(kind: str = "tcp", **settings: Any) -> dict[str, Any]:
+    """A probe asked every second; one bad answer counts."""
+    needed: dict[str, dict[str, Any]] = {"tcp": {"address": "h:1"}, "exec": {"command": ["x"]}, "told": {}}
+    return {"kind": kind, "period_s": 1.0, "failure_threshold": 1, **needed[kind], **settings}
+
+
+def a_topology(cpus: int = 2, nodes: int = 1, gpus: int = 0, memory_mb: int = 1024) -> Topology:
+    """A machine of so many CPUs, two to a core, and GPUs, in equal shares on the nodes."""
+    return Topology(
+        tuple(Cpu(n, n // 2, n * nodes // cpus) for n in range(cpus)),
+        tuple(Gpu(f"GPU-{n}", n, n * nodes // gpus, 1 << 30) for n in range(gpus)),
+        memory_mb << 20,
+    )
+
+
+def a_config(
     models: list[ModelRow] | None = None,
+    units: dict[str, dict[str, Any]] | None = None,
     *,
     default: str | None = None,
     limits: dict[str, Any] | None = None,
     timing: dict[str, Any] | None = None,
-) -> State:
-    """A daemon of these models, just started; without any: one model `echo`."""
-    rows = [a_model()] if models is None else models
+) -> Settings:
+    """A configuration of these; without any: one model `echo`."""
+    rows = [a_model()] if models is None and units is None else models or []
     document = {
         "model_backends": {row.model["type"]: row.backend for row in rows if row.backend is not None},
         "supported_models": [row.model for row in rows],
+        "units": units or {},
         "default_model": default,
         "endpoints": {},
         "limits": limits or {},
         "timing": timing or {},
     }
-    settings = Settings.model_validate(document, context={"runtime": "/r", "state": "/s"})
+    return Settings.model_validate(document, context={"runtime": "/r", "state": "/s"})
+
+
+def a_state(settings: Settings, topology: Topology, epoch: int = EPOCH, now_ns: int = START_NS) -> State:
+    """A daemon that was just started, before its first event."""
     identity = Identity(
         version="1.2.3",
         pid=4242,
-        epoch=EPOCH,
+        epoch=epoch,
         secret=SECRET,
         config="/etc/mgmt/config.json",
         log_dir="/s/logs",
-        started=Now(START_NS, START_S),
+        started=Now(now_ns, START_S + (now_ns - START_NS) / S),
+        topology=topology,
     )
     return State(settings, identity)
 

@@ -2,8 +2,11 @@
 
 Whatever the core asks of the world is either carried out by it (timers, answers, events, groups of the relay)
 or is a deed that the test must `expect`; a deed nobody asked for fails the test. After every event the
-invariants are checked, every message is validated against its row of the table, and no request may have more
-or less than one answer.
+invariants are checked, every message is validated against its row of the table, no request may have more or
+less than one answer, and the store of the world must hold exactly what the units are.
+
+A world outlives its daemon: `die` kills it between two events or in the middle of one, and the next daemon gets
+the store and finds the processes as they are by then.
 """
 
 from __future__ import annotations
@@ -15,16 +18,40 @@ from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import Asked, Now, Route
 from mgmt.core.invariants import check
-from mgmt.core.state import State
+from mgmt.core.placement import Topology
 from mgmt.core.step import step
-from mgmt.core.supervision import Unit
+from mgmt.core.supervision import Unit, from_record, to_record
 from mgmt.protocol import frames, messages
-from mgmt.protocol.errors import TABLE
-from tests.core.builders import START_NS, START_S, S, a_legacy_route, a_request, a_state
+from mgmt.protocol.errors import TABLE, MgmtError
+from mgmt.settings import Settings
+from tests.core.builders import (
+    EPOCH,
+    START_NS,
+    START_S,
+    S,
+    a_config,
+    a_legacy_route,
+    a_request,
+    a_state,
+    a_topology,
+)
 
 # The test must expect these; the world carries out the others.
-Deed = fx.Spawn | fx.SignalUnit | fx.KillUnit | fx.ProbeHandshake | fx.ReadLog | fx.Tell
+Deed = (
+    fx.Spawn
+    | fx.SignalUnit
+    | fx.KillUnit
+    | fx.AskProbe
+    | fx.RunHook
+    | fx.ProbeHandshake
+    | fx.ReadLog
+    | fx.ReadConfig
+    | fx.Tell
+)
 D = TypeVar("D", bound=Deed)
+
+Key = tuple[str, int]  # unit, incarnation
+Asking = tuple[str, int, str]  # ... and which probe or hook
 
 worlds: list[World] = []  # of the present test; conftest.py closes them
 
@@ -70,19 +97,35 @@ class Ticket:
 
 @dataclass
 class Process:
-    """A process tree the daemon spawned; `left` counts the descendants of a leader that has ended."""
+    """A process tree the daemon spawned; `left` counts the descendants of a leader that has ended.
+
+    It stays here, `gone`, until the daemon forgets it: so long its end can be told to a next daemon.
+    """
 
     spawn: fx.Spawn
     pid: int
     started: bool = False
     leader: bool = True
     left: int = 0
+    gone: bool = False
+    failed: str = ""  # why it was never executed
+    end: tuple[int | None, int | None] = (None, None)  # code and signal of the leader
+    tail: str = ""
+    said_ready: bool = False
     signals: list[str] = field(default_factory=list)
     killed: bool = False
 
     @property
-    def key(self) -> tuple[str, int]:
+    def key(self) -> Key:
         return self.spawn.unit, self.spawn.incarnation
+
+
+@dataclass
+class Hook:
+    """A running hook of the present daemon."""
+
+    run: fx.RunHook
+    cancelled: bool = False
 
 
 @dataclass
@@ -101,7 +144,7 @@ class Client:
 
     def hello(self, **body: Any) -> Ticket:
         ticket = self.ask("hello", **{"versions": [1], **body})
-        if ticket.answers[0][0] == "ok":
+        if ticket.answers and ticket.answers[0][0] == "ok":
             self.session = ticket.ok["session"]
         return ticket
 
@@ -116,25 +159,38 @@ class Client:
 class World:
     """One daemon's core and everything outside it."""
 
-    def __init__(self, state: State) -> None:
-        self.state = state
+    def __init__(self, settings: Settings, topology: Topology) -> None:
+        self.settings = settings  # what a daemon finds in its file
+        self.topology = topology
         self.now_ns = START_NS
-        self.timers: dict[tuple[Any, ...], int] = {}
-        self.tickets: dict[Route, Ticket] = {}
-        self.processes: dict[tuple[str, int], Process] = {}
-        self.deeds: list[Deed] = []
+        self.deaths = 0
+        self.dies_after: int | None = None  # effects of the next event
+        self.store: dict[str, dict[str, Any]] = {}
+        self.history: list[dict[str, Any]] = []
+        self.processes: dict[Key, Process] = {}
+        self.published: dict[tuple[bytes, int], list[dict[str, Any]]] = {}
         self.inspected: list[fx.Inspect] = []
         self.drained: list[fx.Tell] = []
-        self.published: dict[tuple[bytes, int], list[dict[str, Any]]] = {}
-        self.events: list[dict[str, Any]] = []
-        self.relay_groups: dict[str, tuple[tuple[str, str], ...]] = {}
-        self.relay_leases: dict[int, str] = {}
         self.removed: list[str] = []
         self.notes: list[fx.Note] = []
-        self._quits: int = 0
+        self.tickets: dict[Route, Ticket] = {}
+        self.state = a_state(settings, topology)
+        self._begin()
         self._pids = 100
         self._clients = 0
         worlds.append(self)
+
+    def _begin(self) -> None:
+        """Nothing of what a daemon has beside its state."""
+        self.timers: dict[tuple[Any, ...], int] = {}
+        self.deeds: list[Deed] = []
+        self.adoptions: dict[Key, None] = {}  # asked for, not told
+        self.hooks: dict[Asking, Hook] = {}
+        self.questions: dict[Asking, fx.AskProbe] = {}
+        self.events: list[dict[str, Any]] = list(self.history)
+        self.relay_groups: dict[str, tuple[tuple[str, str], ...]] = {}
+        self.relay_leases: dict[int, str] = {}
+        self._quits: int = 0
 
     # ---- events in -------------------------------------------------------------------------------------
 
@@ -145,11 +201,64 @@ class World:
     def feed(self, event: ev.Event) -> list[fx.Effect]:
         """One event; its effects, which were carried out and put where `expect` finds them."""
         effects = step(self.state, self.now, event)
+        if self.dies_after is not None:
+            for effect in effects[: self.dies_after]:
+                self._carry_out(effect)
+            self.die()
+            return effects
         for effect in effects:
             self._carry_out(effect)
         check(self.state)
         self._check_promises()
+        self._check_store()
         return effects
+
+    def die(self, same_boot: bool = True) -> None:
+        """The daemon is killed, and a next one takes over; `adopt` tells it what it finds."""
+        self.deaths, self.dies_after = self.deaths + 1, None
+        if not same_boot:
+            self.processes.clear()
+        for key, process in list(self.processes.items()):
+            process.said_ready = False  # it will say it again
+            record = self.store.get(key[0])
+            if record is None or not record["has_process"] or record["incarnation"] != key[1]:
+                assert process.gone, f"{key} lives, and no daemon will know of it"
+                del self.processes[key]
+        self.tickets = {route: ticket for route, ticket in self.tickets.items() if not ticket.waits}
+        self._begin()
+        # Another number of sockets, as after another epoch.
+        self.state = a_state(self.settings, self.topology, EPOCH + 1000 * self.deaths, self.now_ns)
+        units, events = frames.unpack(frames.pack(self.store)), frames.unpack(frames.pack(self.history))
+        self.feed(ev.Restored(units, events, same_boot))
+
+    def adopt(self, key: Key, shim_lives: bool = True) -> None:
+        """What the new daemon finds of a process; without its shim, a living one is ended at once."""
+        if not self.processes.get(key, None) and key in self.adoptions:
+            del self.adoptions[key]
+            self.feed(ev.Vanished(*key))
+            return
+        process, deaths = self.processes[key], self.deaths
+        if not shim_lives and (process.started or process.failed):
+            process.killed = True
+        del self.adoptions[key]
+        if not process.started and not process.failed:
+            return  # its shim is not done; it will say Started
+        if process.failed:
+            self.feed(ev.SpawnFailed(*key, process.failed))
+            return
+        if shim_lives:
+            self.feed(ev.Adopted(*key, process.pid, 7))
+        elif not process.gone:
+            process.end = process.end if not process.leader else (None, None)
+            process.leader, process.left, process.gone = False, 0, True
+        if not process.leader and self.deaths == deaths:
+            self.feed(ev.Exited(*key, *process.end, process.left, process.tail))
+        if process.gone and self.deaths == deaths:
+            self.feed(ev.Emptied(*key))
+
+    def adopt_all(self) -> None:
+        while self.adoptions:
+            self.adopt(next(iter(self.adoptions)))
 
     def ask(self, asked: Asked) -> Ticket:
         ticket = self.tickets[asked.route] = Ticket(asked.route, asked.verb)
@@ -201,14 +310,22 @@ class World:
         """The expected spawn happens; the program runs and is not ready."""
         spawn = self.expect(fx.Spawn, unit=unit)
         process = self.processes[unit, spawn.incarnation]
-        process.started = True
-        self.feed(ev.Started(unit, spawn.incarnation, process.pid, 7))
+        self.execute(process)
         return process
+
+    def execute(self, process: Process) -> None:
+        """Its program runs."""
+        process.started = True
+        if process.key not in self.adoptions:
+            self.feed(ev.Started(*process.key, process.pid, 7))
 
     def ready(self, unit: str, *protocols: str) -> None:
         """The running program says it is ready, in the way of its kind."""
         process = self.process(unit)
         assert process.started and process.leader
+        process.said_ready = True
+        if process.spawn.backend.kind == "plain":
+            return
         if process.spawn.backend.kind == "symphony":
             self.expect(fx.ProbeHandshake, unit=unit)
             self.feed(ev.HandshakeAnswered(unit, process.spawn.incarnation, protocols))
@@ -253,43 +370,94 @@ class World:
         self, process: Process, code: int | None, signal: int | None = None, left: int = 0, tail: str = ""
     ) -> None:
         assert process.started and process.leader, f"{process.key} has no leader that could end"
-        process.leader, process.left = False, left
-        if signal is not None:
-            code = None
-        self.feed(ev.Exited(*process.key, code, signal, left, tail))
+        process.leader, process.left, process.tail = False, left, tail
+        process.end = (code if signal is None else None, signal)
+        if process.key not in self.adoptions:
+            self.feed(ev.Exited(*process.key, *process.end, left, tail))
 
     def tree_ends(self, process: Process) -> None:
         assert not process.leader, f"the leader of {process.key} still lives"
-        del self.processes[process.key]
-        self.feed(ev.Emptied(*process.key))
+        process.left, process.gone = 0, True
+        if process.key not in self.adoptions and process.key in self.processes:
+            self.feed(ev.Emptied(*process.key))
 
     def spawn_fails(self, unit: str, reason: str) -> None:
-        spawn = self.expect(fx.Spawn, unit=unit)
-        process = self.processes.pop((unit, spawn.incarnation))
-        process.leader = False
-        self.feed(ev.SpawnFailed(unit, spawn.incarnation, reason))
+        self.expect(fx.Spawn, unit=unit)
+        self.is_not_executed(self.process(unit), reason)
+
+    def is_not_executed(self, process: Process, reason: str) -> None:
+        process.leader, process.gone, process.failed = False, True, reason
+        if process.key not in self.adoptions:
+            self.feed(ev.SpawnFailed(*process.key, reason))
 
     def settle(self) -> None:
-        """Every process does what is asked of it until nothing more is asked; the deeds are taken."""
-        while self.deeds:
-            deed = self.deeds[0]
-            if isinstance(deed, fx.Spawn):
-                self.up(deed.unit)
+        """Everything outside does what is asked of it until nothing more is asked; the deeds are taken."""
+        while self._one_thing():
+            pass
+        self.deeds.clear()
+
+    def _one_thing(self) -> bool:
+        if self.adoptions:
+            self.adopt(next(iter(self.adoptions)))
+            return True
+        for process in self.processes.values():
+            if process.gone:
                 continue
-            self.deeds.pop(0)
-            if isinstance(deed, fx.SignalUnit | fx.KillUnit):
-                self.obey(deed)
+            if process.killed or (process.started and process.leader and process.signals):
+                self.obey(
+                    fx.KillUnit(*process.key) if process.killed else fx.SignalUnit(*process.key, "TERM")
+                )
+                return True
+            if not process.started:
+                self.execute(process)
+                return True
+            if not process.leader and not process.left:
+                self.tree_ends(process)
+                return True
+            if (
+                process.leader
+                and not process.said_ready
+                and self.unit(process.spawn.unit).state == "STARTING"
+            ):
+                self.ready(process.spawn.unit)
+                return True
+        for key, hook in self.hooks.items():
+            self.hook_ends(*key, ok=not hook.cancelled)
+            return True
+        for asking in self.questions:
+            self.probe_says(*asking, ok=True)
+            return True
+        return False
 
     def obey(self, deed: fx.SignalUnit | fx.KillUnit) -> None:
         """The process ends as it is told to, if it still lives."""
         process = self.processes.get((deed.unit, deed.incarnation))
-        if process is None:
+        if process is None or process.gone:
             return
+        deaths = self.deaths
         if process.leader:
             kill = isinstance(deed, fx.KillUnit)
             process.started = True
             self.leader_ends(process, None if kill else 0, 9 if kill else None)
-        self.tree_ends(process)
+        if self.deaths == deaths:
+            self.tree_ends(process)
+
+    def hook_ends(self, unit: str, incarnation: int, which: str, ok: bool = True) -> None:
+        hook = self.hooks.pop((unit, incarnation, which))
+        detail = "cancelled" if hook.cancelled else "exit status 1"
+        good = ok and not hook.cancelled
+        self.feed(ev.HookEnded(unit, incarnation, which, good, "" if good else detail))
+
+    def probe_says(self, unit: str, incarnation: int, which: str, ok: bool = True) -> None:
+        del self.questions[unit, incarnation, which]
+        self.feed(ev.ProbeAnswered(unit, incarnation, which, ok, "fine" if ok else "refused"))
+
+    def reads(self, settings: Settings | MgmtError) -> None:
+        """The expected configuration was read; when it is to be applied, the next daemon finds it too."""
+        read = self.expect(fx.ReadConfig)
+        if read.apply and isinstance(settings, Settings):
+            self.settings = settings
+        self.feed(ev.ConfigRead(read.route, read.apply, settings))
 
     # ---- effects out -------------------------------------------------------------------------------------
 
@@ -332,6 +500,19 @@ class World:
                     del self.relay_leases[lease]
                 else:
                     self.relay_leases[lease] = leased
+            case fx.Commit():
+                self._commit(effect)
+            case fx.Adopt(unit, incarnation):
+                self.adoptions[unit, incarnation] = None
+            case fx.Forget(unit, incarnation):
+                process = self.processes.pop((unit, incarnation), None)
+                assert process is None or process.gone, f"{unit}.{incarnation} is forgotten while it lives"
+            case fx.CancelHook(unit, incarnation, which):
+                if (unit, incarnation, which) in self.hooks:
+                    self.hooks[unit, incarnation, which].cancelled = True
+            case fx.ForgetProbes(unit):
+                self.questions = {key: ask for key, ask in self.questions.items() if key[0] != unit}
+                self.deeds = [d for d in self.deeds if not isinstance(d, fx.AskProbe) or d.unit != unit]
             case fx.RemoveEndpoint(endpoint):
                 self.removed.append(endpoint)
             case fx.Note():
@@ -342,7 +523,8 @@ class World:
                 self.inspected.append(effect)
             case fx.Quit():
                 self._quits += 1
-                assert not self.processes, f"Quit while {set(self.processes)} live"
+                if not self.state.handed_over:
+                    assert not self.processes and not self.hooks, f"Quit while {self.processes} {self.hooks}"
             case _:
                 self._do(effect)
 
@@ -350,17 +532,42 @@ class World:
         self.deeds.append(deed)
         match deed:
             case fx.Spawn(unit=unit, incarnation=incarnation):
-                alive = [key for key in self.processes if key[0] == unit]
+                alive = [
+                    key for key, process in self.processes.items() if key[0] == unit and not process.gone
+                ]
                 assert not alive, f"{unit}.{incarnation} is spawned while {alive} is not empty"
                 self._pids += 1
                 self.processes[unit, incarnation] = Process(deed, self._pids)
             case fx.SignalUnit(unit, incarnation, signal):
-                self.processes[unit, incarnation].signals.append(signal)
+                if self._hears(unit, incarnation):
+                    self.processes[unit, incarnation].signals.append(signal)
             case fx.KillUnit(unit, incarnation):
-                self.processes[unit, incarnation].killed = True
+                if self._hears(unit, incarnation):
+                    self.processes[unit, incarnation].killed = True
+            case fx.RunHook(unit=unit, incarnation=incarnation, which=which):
+                assert (unit, incarnation, which) not in self.hooks
+                self.hooks[unit, incarnation, which] = Hook(deed)
+            case fx.AskProbe(unit, incarnation, which):
+                assert (unit, incarnation, which) not in self.questions, "asked twice at once"
+                self.questions[unit, incarnation, which] = deed
             case fx.Tell():
                 frames.pack(deed.body)
                 messages.NOTICES[deed.name].body.model_validate(deed.body)
+
+    def _hears(self, unit: str, incarnation: int) -> bool:
+        """Whether there is a shim to hear it: of what is not adopted yet, there need not be."""
+        return (unit, incarnation) in self.processes or (unit, incarnation) not in self.adoptions
+
+    def _commit(self, commit: fx.Commit) -> None:
+        for name, record in commit.units.items():
+            if record is None:
+                self.store.pop(name, None)
+            else:
+                packed = frames.unpack(frames.pack(record))
+                assert packed == record, f"{name}: the store changes its record"
+                self.store[name] = packed
+        self.history += [frames.unpack(frames.pack(event)) for event in commit.events]
+        self.history = [event for event in self.history if event["seq"] >= commit.keep_events_from]
 
     def _answer(self, effect: fx.Answer) -> None:
         ticket = self.tickets[effect.route]
@@ -400,22 +607,64 @@ class World:
         for session in self.state.sessions.by_id:
             assert ("session", session) in self.timers
         for unit in self.state.supervisor.units.values():
-            name = unit.spec.name
-            assert (("ready", name) in self.timers) <= (unit.state == "STARTING")
-            assert (("grace", name) in self.timers) <= (unit.state == "STOPPING")
-            assert (("retry", name) in self.timers) == (unit.retry_ns is not None)
-            lives = (name, unit.incarnation) in self.processes
-            assert unit.has_process == lives, f"{name}: has_process {unit.has_process}, a process: {lives}"
+            self._check_unit(unit)
         for model in self.state.registry.models:
             ready = tuple((u.spec.name, u.endpoint) for u in self.state.loading.ready_units(model))
             assert self.relay_groups.get(model, ()) == ready
         leases = {lease.id: lease.model for lease in self.state.leases.by_id.values() if lease.unit is None}
         assert self.relay_leases == leases
         assert self._quits <= 1
-        if self.state.stopping:
-            assert bool(self._quits) == (not self.processes)
+        if self.state.stopping and not self.state.handed_over:
+            assert bool(self._quits) == (not self.processes and not self.adoptions and not self.hooks)
+
+    def _check_unit(self, unit: Unit) -> None:
+        """Whatever a unit waits for is on its way."""
+        name, state, timers = unit.spec.name, unit.state, self.timers
+        key = (name, unit.incarnation)
+        process, sought = self.processes.get(key), key in self.adoptions
+        assert unit.has_process == (process is not None or sought), f"{name}: {unit.has_process}, {process}"
+        assert (("ready", name) in timers) <= (state == "STARTING")
+        assert (("grace", name) in timers) <= (state == "STOPPING")
+        assert (("retry", name) in timers) == (unit.retry_ns is not None)
+        assert not unit.hook or (*key, unit.hook) in self.hooks, f"{name}: {unit.hook} does not run"
+        if process is None or sought:
+            return
+        ends = process.killed or unit.hook or not process.leader
+        if state == "STARTING":
+            assert ends or ("ready", name) in timers, f"{name} may be STARTING for ever"
+        elif state == "STOPPING":
+            assert ends or ("grace", name) in timers, f"{name} may be STOPPING for ever"
+        if not process.leader and not process.gone:
+            assert process.killed or not process.left, f"what is left of {name} stays"
+        if state == "RUNNING" and process.started and not unit.sought:
+            for which in unit.probes:
+                asked = (*key, which) in self.questions or ("probe." + which, name) in timers
+                assert asked or process.killed or which == "startup", f"{name}: nobody asks {which}"
+
+    def _check_store(self) -> None:
+        """The store says exactly what the units are, and a unit made of its record is the same again."""
+        units = self.state.supervisor.units
+        assert set(self.store) <= set(units), f"{set(self.store) - set(units)} are kept for ever"
+        for name, unit in units.items():
+            record = to_record(unit)
+            if name in self.store:
+                differ = [key for key in record if record[key] != self.store[name][key]]
+                assert not differ, f"{name}: {differ} would be lost"
+                assert to_record(from_record(unit.spec, record, True)) == record
+            else:
+                assert record == to_record(Unit(unit.spec)), f"{name} was never written"
 
 
-def a_daemon(*arguments: Any, **keys: Any) -> World:
-    """A world around `a_state` with the same arguments."""
-    return World(a_state(*arguments, **keys))
+def a_daemon(
+    models: list[Any] | None = None,
+    units: dict[str, dict[str, Any]] | None = None,
+    *,
+    topology: Topology | None = None,
+    restored: bool = True,
+    **keys: Any,
+) -> World:
+    """A world around the daemon of these models and plain units; without any: one model `echo`."""
+    world = World(a_config(models, units, **keys), topology or a_topology())
+    if restored:
+        world.feed(ev.Restored({}, [], same_boot=True))
+    return world

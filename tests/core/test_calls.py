@@ -64,7 +64,7 @@ def test_the_limit_of_a_session_is_busy_and_changes_nothing() -> None:
     client.ask("wait", target="a")
     refused = client.ask("load-model", model="b")
     assert refused.answers[0][0] == "busy" and refused.code == "busy"
-    assert "b" not in world.state.supervisor.units
+    assert world.unit("b").state == "STOPPED" and not world.unit("b").incarnation
     assert client.ask("status").ok
     assert other.ask("wait", target="a").waits
 
@@ -88,7 +88,7 @@ def test_the_limit_of_the_daemon_is_busy_and_changes_nothing(verb: str) -> None:
     before = world.unit("up").state
     body: dict[str, Any] = {"load": True} if verb == "lease" else {}
     assert other.ask(verb, model=model, **body).code == "busy"
-    assert world.unit("up").state is before and "echo" not in world.state.supervisor.units
+    assert world.unit("up").state is before and not world.unit("echo").incarnation
 
 
 def test_an_answer_makes_room_for_the_next_request() -> None:
@@ -130,7 +130,7 @@ def test_a_key_of_another_request_is_a_conflict() -> None:
     assert client.ask("unload-model", key="k", model="a").code == "conflict"
     world.settle()
     assert client.ask("unload-model", key="k", model="a").code == "conflict"
-    assert "b" not in world.state.supervisor.units
+    assert world.unit("b").state == "STOPPED" and not world.unit("b").incarnation
 
 
 def test_a_refusal_is_not_remembered() -> None:

@@ -86,7 +86,7 @@ CASES: list[tuple[str, Callable[[State], object]]] = [
     ("at rest will not start by itself", _unit("bad", start_when_empty=True)),
     ("in BACKOFF will start again", _unit("again", retry_ns=None)),
     ("only BACKOFF has a retry", _unit("up", retry_ns=1)),
-    ("waits for it to be empty", _unit("up", start_when_empty=True)),
+    ("not empty yet waits for it", _unit("up", start_when_empty=True)),
     ("has lost its leader", _unit("bad", has_process=True, leader_gone=False)),
     ("a pid is that of a live leader", _unit("bad", pid=1)),
     ("usage is that of a process", _unit("bad", memory_bytes=1)),

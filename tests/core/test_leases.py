@@ -181,3 +181,15 @@ def test_a_lease_that_waits_ends_with_its_session() -> None:
     assert lease.code == "session-gone"
     world.settle()
     assert not world.state.leases.by_id
+
+
+def test_a_backend_of_the_ancestors_plane_is_leased_to_nobody_who_would_wait_for_ever() -> None:
+    world = a_daemon([a_model("old", kind="symphony")])
+    client = world.client()
+    client.ask("load-model", model="old")
+    world.up("old", "ping")
+    for mode in ("direct", "relay"):
+        refused = client.ask("lease", model="old", mode=mode)
+        assert refused.code == "not-available" and "mgmt status old" in refused.refusal[1]
+    assert client.hello(model="old", mode="relay").code == "not-available"
+    assert client.hello(model="old").ok["lease"]["endpoint"] == world.unit("old").endpoint

@@ -8,7 +8,7 @@ import pytest
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from tests.core.builders import a_model, a_restart
+from tests.core.builders import a_model, a_restart, a_topology
 from tests.core.recorder import Client, World, a_daemon
 
 
@@ -41,7 +41,7 @@ def test_a_load_answers_when_the_backend_is_ready_and_not_before() -> None:
 
 
 def test_what_a_spawn_is_told() -> None:
-    world = a_daemon([a_model(fullname="org/Echo", cpus="3")])
+    world = a_daemon([a_model(fullname="org/Echo", cpus="3")], topology=a_topology(cpus=4))
     world.client().ask("load-model", model="echo", config_path="/c.json", wait=False)
     spawn = world.start("echo").spawn
     world.settle()
@@ -143,6 +143,32 @@ def test_a_program_that_cannot_be_executed_fails_the_load() -> None:
     assert load.code == "start-failed" and "No such file or directory" in load.refusal[1]
     unit = world.unit("echo")
     assert unit.state == "FATAL" and not unit.has_process
+    assert load.refusal[1].endswith("No such file or directory"), "there is no log to look into"
+
+
+def test_a_replica_that_ends_well_during_the_load_fails_it() -> None:
+    world = a_daemon([a_model("m", replicas=2)])
+    load = world.client().ask("load-model", model="m", within_s=100)
+    world.up("m.0")
+    world.start("m.1")
+    world.exit("m.0", code=0)
+    assert load.code == "start-failed" and "m.0" in load.refusal[1], "EXITED is not started again"
+    world.settle()
+    assert world.unit("m.1").state == "STOPPED"
+
+
+def test_a_ready_that_overtakes_the_news_of_the_start_waits_for_it() -> None:
+    world = a_daemon([a_model(cpus="0")])
+    load = world.client().ask("load-model", model="echo")
+    spawn = world.expect(fx.Spawn, unit="echo")
+    process = world.process("echo")
+    backend = world.backend(process)
+    assert backend.ask("backend-ready", protocols=["p"], **world.proof(process)).ok == {}
+    assert load.waits and not world.inspected
+    process.started = True
+    world.feed(ev.Started("echo", spawn.incarnation, process.pid, 7))
+    assert load.ok["pid"] == process.pid and world.unit("echo").protocols == ("p",)
+    assert [one.pid for one in world.inspected] == [process.pid], "its CPUs are looked at all the same"
 
 
 def test_a_backend_that_is_not_ready_in_time_is_killed_and_fatal() -> None:

@@ -142,13 +142,10 @@ class Anything(RuleBasedStateMachine):
         process = self.pick(i, started=False)
         if process is None:
             return
-        process.started = True
         if fails:
-            process.leader = False
-            del self.world.processes[process.key]
-            self.world.feed(ev.SpawnFailed(*process.key, "cannot start"))
+            self.world.is_not_executed(process, "cannot start")
         else:
-            self.world.feed(ev.Started(*process.key, process.pid, 7))
+            self.world.execute(process)
 
     @rule(i=indexes, protocols=st.sampled_from(((), ("ping",), ("l4m", "new"))))
     def become_ready(self, i: int, protocols: tuple[str, ...]) -> None:

@@ -13,7 +13,7 @@ from mgmt.core.supervision import TRANSITIONS
 from mgmt.core.supervision.unit import IllegalTransition, State, Unit, UnitSpec
 from mgmt.protocol import messages
 from mgmt.protocol.errors import MgmtError
-from tests.core.builders import a_model
+from tests.core.builders import a_model, a_restart
 from tests.core.recorder import Client, World, a_daemon
 
 LOG = {"unit": "up", "path": "/s/logs/up.log", "data": b"line\n", "offset": 5, "inode": 9}
@@ -47,6 +47,14 @@ GOOD: dict[str, dict[str, Any]] = {
     "logs": {"unit": "up"},
     "backend-hello": {"versions": [1], "pid": 1},
     "backend-ready": {"protocols": ["lm"]},
+    "start": {"targets": ["idle"]},
+    "stop": {"targets": ["up"]},
+    "restart": {"targets": ["up"]},
+    "reset-failed": {},
+    "plan": {},
+    "apply": {},
+    "explain": {"target": "up"},
+    "dump": {},
 }
 
 # (verb, body, code)
@@ -70,12 +78,19 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
         "denied",
     ),
     ("backend-ready", {"unit": "up", "incarnation": 1, "token": "no"}, "denied"),
+    ("start", {"targets": ["nobody"]}, "unknown-model"),
+    ("start", {"targets": ["bare"]}, "no-backend"),
+    ("stop", {"targets": ["up", "nobody"]}, "unknown-model"),
+    ("restart", {"targets": ["nobody"]}, "unknown-model"),
+    ("reset-failed", {"targets": ["nobody"]}, "unknown-model"),
+    ("explain", {"target": "nobody"}, "unknown-model"),
 ]
 
 
 def test_every_verb_is_tried() -> None:
     assert set(GOOD) == set(messages.REQUESTS)
-    never_refused = {"models", "subscribe", "stop-service"}  # they name nothing that could be wrong
+    # They name nothing that could be wrong; a configuration is refused after it was read.
+    never_refused = {"models", "subscribe", "stop-service", "dump", "plan", "apply"}
     assert {verb for verb, _, _ in BAD} == set(messages.REQUESTS) - never_refused
 
 
@@ -88,6 +103,8 @@ def test_a_good_request_gets_its_reply(verb: str) -> None:
     if verb.startswith("backend-"):
         body |= world.proof(world.process("up"))
     ticket = client.ask(verb, **body)
+    if verb in ("plan", "apply"):
+        world.reads(world.state.settings)
     world.settle()
     if verb == "logs":
         world.feed(ev.LogRead(ticket.route, LOG))
@@ -207,6 +224,19 @@ def test_who_waits_for_a_failed_unit_is_told_that_it_is_in_vain(condition: str) 
     world.exit("echo", code=1)
     assert early.code == "start-failed"
     assert client.ask("wait", target="echo", condition=condition).code == "start-failed"
+
+
+def test_a_model_with_a_failed_replica_is_not_stopped_while_another_serves() -> None:
+    world = a_daemon([a_model("m", replicas=2, restart=a_restart(limit=0))])
+    client = world.client()
+    client.ask("load-model", model="m")
+    world.settle()
+    world.exit("m.0", code=1)
+    assert world.unit("m.0").state == "FATAL" and world.unit("m.1").ready
+    waits = client.ask("wait", target="m", condition="stopped")
+    assert client.ask("wait", target="m.0", condition="stopped").ok["state"] == "FATAL"
+    world.exit("m.1", code=1)
+    assert waits.ok["state"] == "FATAL"
 
 
 def test_wait_knows_units_and_models() -> None:

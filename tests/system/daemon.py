@@ -121,6 +121,7 @@ class Daemon:
             "XDG_CONFIG_HOME": str(self.folder / "xdg"),
             **(environ or {}),
         }
+        self.wrapper: tuple[str, ...] = ()  # a program that executes the daemon in its own place
         self.clean = True  # False: a test ended it in a way that leaves things behind
         self.process: subprocess.Popen[bytes] | None = None
         self.context: zmq.Context[Any] = zmq.Context()
@@ -156,17 +157,21 @@ class Daemon:
         config = [] if without_config else ["--config", str(self.config_path)]
         return [sys.executable, "-m", "mgmt", *config, *self.arguments]
 
-    def start(self, *, without_config: bool = False) -> Daemon:
-        """Start it and wait until the control endpoint answers."""
+    def launch(self, *, without_config: bool = False) -> None:
+        """Start it and wait for nothing."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command(without_config),
+                [*self.wrapper, *self._command(without_config)],
                 env=self.environ,
                 cwd=self.cwd,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
+
+    def start(self, *, without_config: bool = False) -> Daemon:
+        """Start it and wait until the control endpoint answers."""
+        self.launch(without_config=without_config)
         self._control = control = self.native(hello=False)
         hello = control.ask("hello", versions=[frames.VERSION], name="fixture")
         eventually(lambda: control.socket.poll(20) or self.process_ended(), what="the daemon answers")
@@ -216,6 +221,15 @@ class Daemon:
         self.clean = False
         self.send_signal(signal.SIGKILL)
         self.wait()
+
+    def crash(self) -> None:
+        """SIGKILL, and the old connections closed; a next daemon is expected to take everything over."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait(PATIENCE_S)
+        for peer in self._peers:
+            peer.close()
+        self._peers.clear()
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""

@@ -10,9 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,74 +17,8 @@ import jsonschema
 import pytest
 
 from mgmt_cli.schemas import schema_of
+from tests.system.place import BOUND_S, Place, until
 from tests.unit.scripted_daemon import a_unit, scripted, status_of
-
-MGMT = [sys.executable, "-m", "mgmt_cli"]
-BOUND_S = 30.0
-
-
-class Place:
-    """A private world of folders; `mgmt` runs the command in it, and its daemon ends with it."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
-        self.environ = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("MGMT_")},
-            "MGMT_RUNTIME_DIR": f"{folder}/run",
-            "MGMT_STATE_DIR": f"{folder}/state",
-            "HOME": folder,
-            "XDG_CONFIG_HOME": folder,
-        }
-        self.config = self.folder / "config.json"
-        self.configure()
-
-    def configure(self, **tables: Any) -> None:
-        sockets = {name: f"ipc://{{runtime}}/{name}" for name in ("client_handshake", "cli_management")}
-        self.config.write_text(json.dumps({"endpoints": sockets, **tables}))
-
-    def popen(self, *args: str, **options: Any) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*MGMT, *args],
-            text=True,
-            env=self.environ,
-            cwd=self.folder,
-            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
-        )
-
-    def mgmt(self, *args: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [*MGMT, *args],
-            capture_output=True,
-            check=False,
-            text=True,
-            timeout=BOUND_S,
-            env=self.environ,
-            cwd=self.folder,
-        )
-        assert "Traceback" not in done.stderr
-        return done
-
-    def daemon_pid(self) -> int | None:
-        done = self.mgmt("status", "--json")
-        return int(json.loads(done.stdout)["service"]["pid"]) if done.returncode == 0 else None
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with tempfile.TemporaryDirectory(prefix="mgmt-cli-") as folder:
-        place = Place(folder)
-        yield place
-        pid = place.daemon_pid()
-        if pid is not None:
-            os.kill(pid, signal.SIGTERM)
-            until(lambda: not Path(f"/proc/{pid}/exe").exists())
-
-
-def until(holds: Callable[[], object]) -> None:
-    deadline = time.monotonic() + BOUND_S
-    while not holds():
-        assert time.monotonic() < deadline, "it never became true"
-        time.sleep(0.02)
 
 
 def test_daemonize_returns_when_the_daemon_answers(place: Place) -> None:
@@ -255,7 +186,22 @@ def test_doctor_reports_what_it_tried(place: Place) -> None:
     assert probes["daemon"]["status"] == "absent"
     assert probes["affinity"]["status"] == "ok"
     assert probes["SCHED_FIFO"]["status"] in ("ok", "refused")
+    tried = {
+        "SCHED_DEADLINE",
+        "RLIMIT_RTPRIO",
+        "clock source",
+        "pidfd",
+        "subreaper",
+        "topology",
+        "GPUs",
+        "store",
+    }
+    assert tried <= probes.keys()
+    assert probes["store"]["status"] == "absent"
+    controllers = {name for name in probes if name.startswith("cgroup ")}
+    assert controllers == {f"cgroup {name}" for name in ("cpu", "cpuset", "memory", "pids", "kill")}
     assert not list(place.folder.glob("run/*")), "it leaves nothing"
+    assert not list(place.folder.glob("state/*")), "not even a lock"
     place.configure(nonsense=1)
     wrong = place.mgmt("--config", "config.json", "doctor")
     assert wrong.returncode == 1

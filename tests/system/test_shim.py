@@ -238,6 +238,7 @@ ENOENT, EACCES, EPERM, EINVAL, EBUSY = 2, 13, 1, 22, 16
         ([], ["/etc/passwd"], ("exec", EACCES)),
         (["--cwd", "/nowhere"], ["true"], ("cwd", ENOENT)),
         (["--cgroup", "/nowhere"], ["true"], ("cgroup", ENOENT)),
+        (["--shim-cgroup", "/nowhere"], ["true"], ("shim-cgroup", ENOENT)),
         (["--cpus", "8000"], ["true"], ("affinity", EINVAL)),
         (["--cpus", "0,8000"], ["true"], ("affinity", EINVAL)),  # the kernel alone would cut it to 0
         (["--policy", "deadline:9:5:1"], ["true"], ("policy", EINVAL)),
@@ -477,9 +478,13 @@ def test_exit_while_the_daemon_is_away(start: Start, tools: Path, tmp_path: Path
     assert shim.record() == {**record, "empty": "1"}
 
 
-def test_end_while_the_daemon_is_away(start: Start) -> None:
-    shim = start(*sh("read x < /dev/null; exit 9"))
+def test_end_while_the_daemon_is_away(start: Start, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    shim = start(*sh(f"read x < {gate}; exit 9"))
+    shim.started()  # earlier, a shim without a daemon starts nothing
     shim.close()
+    gate.write_text("go\n")
     shim.end()
     assert shim.record()["code"] == "9"
     with pytest.raises(OSError, match="No such file"):
@@ -832,6 +837,25 @@ def test_removed_log_is_made_anew_and_reopen_follows_a_moved_one(start: Start, t
     say("three")
     until(lambda: log.read_text() == "three\n", "a new file after the moved one")
     assert moved.read_text() == "two\n"
+
+
+def test_a_log_is_turned_over_when_told_and_not_while_it_is_empty(start: Start, tmp_path: Path) -> None:
+    log, go = tmp_path / "log", tmp_path / "go"
+    os.mkfifo(go)
+    shim = start(
+        *sh(f"while :; do read x < {go} && echo $x; done"), options=["--log", str(log), "--log-keep", "2"]
+    )
+    shim.started()
+    for word in ("one", "two", "three"):
+        go.write_text(f"{word}\n")
+        until(lambda word=word: log.exists() and log.read_text() == f"{word}\n", word)  # type: ignore[misc]
+        for _ in range(2):
+            shim.send("rotate")
+        shim.send("state")
+        shim.expect("state")
+    assert log.read_text() == ""
+    assert [tmp_path.joinpath(f"log.{n}").read_text() for n in (1, 2)] == ["three\n", "two\n"]
+    assert not tmp_path.joinpath("log.3").exists()
 
 
 @pytest.mark.skipif(not ROOT, reason="not root: cannot mount a small file system to fill")

@@ -27,11 +27,11 @@ def said(*command: str | Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def settings() -> dict[str, list[str]]:
+def settings(name: str = "mgmt.service") -> dict[str, list[str]]:
     """`Section.Key` -> values, in order. Not configparser: systemd allows a key twice."""
     found: dict[str, list[str]] = {}
     section = ""
-    for line in (UNITS / "mgmt.service").read_text().splitlines():
+    for line in (UNITS / name).read_text().splitlines():
         if line.startswith("["):
             section = line.strip("[]")
         elif line and not line.startswith("#"):
@@ -53,8 +53,9 @@ def test_verify(spoiled: bool, complaint: str | None, tmp_path: Path) -> None:
     text = with_program((UNITS / "mgmt.service").read_text())
     unit = tmp_path / "mgmt.service"
     unit.write_text(text.replace("WatchdogSec=", "WatchdogSecs=") if spoiled else text)
-    code, output = said(analyze, "verify", "--man=no", unit)
-    about_us = [line for line in output.splitlines() if "mgmt.service" in line]
+    others = [shutil.copy(UNITS / name, tmp_path) for name in ("mgmt-units.service", "mgmt.slice")]
+    code, output = said(analyze, "verify", "--man=no", unit, *others)
+    about_us = [line for line in output.splitlines() if "mgmt" in line]
     if complaint is None:
         assert (code, about_us) == (0, []), output
     else:
@@ -68,17 +69,28 @@ def test_the_daemon_is_heard_and_restarted() -> None:
     assert unit["Service.WatchdogSec"] == ["10s"]
     assert unit["Service.Restart"] == ["on-failure"]
     assert unit["Service.RestartPreventExitStatus"] == ["2"]
-    assert unit["Service.KillMode"] == ["mixed"]
     assert unit["Service.OOMPolicy"] == ["continue"]
     assert unit["Service.ExecStart"][0].split()[1:3] == ["start-service", "--config"]
-    assert "Service.ExecReload" not in unit  # a reload is named as not available
+    assert unit["Service.ExecReload"][0].split()[1] == "-HUP"
+
+
+def test_units_are_in_a_service_of_their_own() -> None:
+    daemon, units = settings(), settings("mgmt-units.service")
+    assert daemon["Unit.Requires"] == ["mgmt-units.service"]
+    assert "mgmt-units.service" in daemon["Unit.After"][0].split()
+    assert daemon["Service.Environment"][0] == "MGMT_UNITS_SERVICE=mgmt-units.service"
+    assert daemon["Service.Slice"] == units["Service.Slice"] == ["mgmt.slice"]
+    assert daemon["Service.User"] == units["Service.User"] == ["mgmt"]
+    assert (daemon["Service.KillSignal"], daemon["Service.KillMode"]) == (["SIGUSR1"], ["mixed"])
+    assert (units["Service.KillMode"], units["Service.Delegate"]) == (["control-group"], ["yes"])
+    assert "Service.ProtectControlGroups" not in daemon
 
 
 def test_folders_survive_a_restart() -> None:
     unit = settings()
     for kind in ("Runtime", "State", "Logs", "Configuration"):
         assert unit[f"Service.{kind}Directory"] == ["mgmt"]
-    assert unit["Service.RuntimeDirectoryPreserve"] == ["restart"]
+    assert unit["Service.RuntimeDirectoryPreserve"] == ["yes"]  # and a stop, which units outlive
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,20 @@ def a_model(model: str = "echo", **changed: Any) -> Body:
     return {**names, "replicas": 1, "ready": 1, "state": "RUNNING", "default": False, **changed}
 
 
+def an_explanation(unit: str = "echo", lines: list[str] | None = None, cpus: list[int] | None = None) -> Body:
+    """What `explain` answers; `cpus` are held alone, and planned so."""
+    place = {"cpus": cpus or [], "exclusive": bool(cpus), "gpus": [], "memory_bytes": 0, "why": ""}
+    facts = lines or ["RUNNING: ready"]
+    return {
+        "unit": unit,
+        "state": "RUNNING",
+        "reason": "ready",
+        "lines": facts,
+        "holds": place,
+        "place": place,
+    }
+
+
 def an_event(seq: int, **changed: Any) -> Body:
     """A UnitEvent as the journal keeps it."""
     return {
@@ -136,6 +150,7 @@ class ScriptedDaemon:
         self.script: Script = {
             "hello": WELCOME,
             "status": status_of(),
+            "explain": lambda body: an_explanation(body["target"]),
             "lease": {"lease": LEASE, "endpoint": f"{endpoint}.data", **lease},
             "release": {},
             **script,

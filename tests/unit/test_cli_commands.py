@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jsonschema
 import pytest
-from click.testing import CliRunner, Result
 
 from mgmt.protocol.errors import TABLE, Exit, MgmtError
-from mgmt_cli.main import mgmt
 from mgmt_cli.schemas import schema_of
+from tests.system.clients import eventually
+from tests.unit.cli_runner import Situation, judge, judge_json, run
 from tests.unit.scripted_daemon import (
-    Script,
     a_model,
     a_unit,
     an_event,
@@ -25,8 +22,6 @@ from tests.unit.scripted_daemon import (
     scripted,
     status_of,
 )
-
-Run = Callable[..., Result]
 
 LOADED = {
     "model": "echo",
@@ -43,32 +38,6 @@ LOG = {"unit": "echo", "path": "/l", "data": b"", "offset": 9, "inode": 1}
 def log(body: dict[str, Any]) -> dict[str, Any]:
     """Two lines and the beginning of a third, then nothing more."""
     return {**LOG, "data": b"one\ntwo\nthr" if body.get("offset") is None else b""}
-
-
-@pytest.fixture
-def folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A private world for the command: short enough for a socket, and nobody listens in it."""
-    with tempfile.TemporaryDirectory(prefix="mgmt-cli-") as folder:
-        for name in ("MGMT_RUNTIME_DIR", "MGMT_STATE_DIR", "HOME", "XDG_CONFIG_HOME"):
-            monkeypatch.setenv(name, folder)
-        for name in ("MGMT_ENDPOINT", "MGMT_OUTPUT", "MGMT_CONFIG", "NO_COLOR"):
-            monkeypatch.delenv(name, raising=False)
-        yield folder
-
-
-def run(*args: str, **options: Any) -> Result:
-    result = CliRunner().invoke(mgmt, args, **options)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.output
-    return result
-
-
-class Situation(NamedTuple):
-    """A command line, what the daemon answers (None: there is none), the exit status, and a word of the text."""
-
-    args: str
-    script: Script | None
-    exit: int
-    says: str
 
 
 S = Situation
@@ -151,7 +120,7 @@ SITUATIONS = [
     S("wait echo --for failed --timeout 50ms", {"wait": None}, Exit.TIMED_OUT, "wait"),
     # logs
     S("logs echo", {"status": UNITS, "logs": log}, Exit.OK, "one\ntwo\nthr\n"),
-    S("logs echo bad", {"status": UNITS, "logs": log}, Exit.OK, "bad | two"),
+    S("logs echo bad", {"status": UNITS, "logs": log}, Exit.OK, "[bad] two"),
     S("logs echo nope", {"status": UNITS, "logs": log}, Exit.PARTIAL, "nope"),
     S("logs nope", {"status": UNITS, "logs": log}, Exit.UNKNOWN, "nope"),
     # a model that cannot be asked
@@ -171,42 +140,17 @@ SITUATIONS = [
 ]
 
 
-@pytest.mark.parametrize("situation", SITUATIONS, ids=lambda s: f"{s.args or 'nothing'}-{s.exit}")
+@pytest.mark.parametrize("situation", SITUATIONS, ids=str)
 def test_a_situation_has_its_exit_status_and_its_words(situation: Situation, folder: str) -> None:
-    args, script, exit, says = situation
-    if script is None:
-        result = run(*args.split())
-    else:
-        with scripted(folder, script):
-            result = run(*args.split())
-    assert result.exit_code == exit, result.output
-    assert says in result.output
-    assert "Traceback" not in result.output
-    if exit not in (0, Exit.PARTIAL) and args and not args.startswith("is-"):
-        assert result.stderr.startswith("error: "), "a refusal is said on stderr"
+    judge(situation, folder)
 
 
+# Help and other forms are no JSON.
 @pytest.mark.parametrize(
-    "situation",
-    [s for s in SITUATIONS if s.args and "-o" not in s.args.split()],  # help and other forms are no JSON
-    ids=lambda s: f"{s.args}-{s.exit}",
+    "situation", [s for s in SITUATIONS if s.args and "-o" not in s.args.split()], ids=str
 )
 def test_with_json_every_line_of_stdout_satisfies_its_schema(situation: Situation, folder: str) -> None:
-    args, script, exit, _ = situation
-    if script is None:
-        result = run(*args.split(), "--json")
-    else:
-        with scripted(folder, script):
-            result = run("--json", *args.split())
-    assert result.exit_code == exit, result.output
-    values = [json.loads(line) for line in result.stdout.splitlines()]
-    for value in values:
-        jsonschema.validate(value, schema_of(value["schema"]))
-    if not args.startswith("logs"):
-        assert len(values) == 1, "a command that is no stream prints exactly one value"
-    if values[-1]["schema"] == "mgmt.error/1":
-        assert values[-1]["error"]["code"] in TABLE
-        assert not result.stderr
+    judge_json(situation, folder)
 
 
 def test_errors_exit_as_their_row_says(folder: str) -> None:
@@ -353,11 +297,13 @@ def test_a_request_carries_one_value_each_way(folder: str) -> None:
     with scripted(folder, {}, model=lambda value: {"got": value, "raw": b"\x00", "at": 5}) as daemon:
         result = run("request", "echo", "--data", '{"a": [1, null]}')
         assert result.exit_code == 0, result.output
+        eventually(lambda: daemon.verbs()[-1] == "release", what="the lease is given back")
         assert daemon.asked[-2:] == [
             ("lease", {"model": "echo", "mode": "direct", "load": False}),
             ("release", {"lease": 5}),
         ]
         value = json.loads(run("request", "echo", "--text", "hi", "--relay", "--load", "--json").stdout)
+        eventually(lambda: daemon.verbs()[-3:] == ["release", "lease", "release"], what="and the second one")
         assert daemon.asked[-2][1] == {"model": "echo", "mode": "relay", "load": True}
     assert json.loads(result.stdout) == {"got": {"a": [1, None]}, "raw": {"base64": "AA=="}, "at": 5}
     jsonschema.validate(value, schema_of("mgmt.request/1"))

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mgmt_cli import render, status
-from tests.unit.scripted_daemon import SERVICE, a_unit, failed_unit
+from tests.unit.scripted_daemon import SERVICE, a_unit, an_explanation, failed_unit
 
 GOLDEN = """\
 mgmt 0.1.0 running, pid 4711, up 3m12s, epoch 42, ipc:///run/mgmt/control
@@ -26,9 +26,12 @@ bad
   Next start: -
   CPU:        - %, pinned to -
   Memory:     -
+  Place:      CPUs 2-3 (exclusive)
   Endpoint:   ipc:///tmp/symphony-model-0000002a
   Protocols:  echo
   Log:        /var/lib/mgmt/logs/bad.log
+
+  last exit: exit status 3
 
 first
 second\ufffd"""
@@ -70,7 +73,8 @@ def test_colours_do_not_move_columns() -> None:
 
 
 def test_one_unit_in_detail_is_golden() -> None:
-    lines = status.detail(failed_unit(), b"first\nsecond\xff\n", colored=False)
+    explained = an_explanation("bad", lines=["FATAL: gave up", "last exit: exit status 3"], cpus=[2, 3])
+    lines = status.detail(failed_unit(), explained, b"first\nsecond\xff\n", colored=False)
     assert "\n".join(lines) == DETAIL
 
 

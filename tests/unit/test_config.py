@@ -103,7 +103,32 @@ def test_an_empty_object_is_the_table_of_defaults() -> None:
 
 def test_a_backend_has_the_documented_defaults() -> None:
     backend = parse(with_backend()).model_backends["t"]
+    nothing = dict.fromkeys(("group", "user", "umask", "oom_score_adj", "timer_slack_us", "log_max_age_s"))
+    probes = dict.fromkeys(("startup", "ready", "live"))
+    hooks = dict.fromkeys(("pre_start", "post_start", "pre_stop", "post_stop"))
     assert backend.model_dump() == {
+        **nothing,
+        "after": {},
+        "requires": {},
+        "wants": {},
+        "autostart": False,
+        "log_compress": False,
+        "probes": probes,
+        "hooks": hooks,
+        "rlimits": {},
+        "resources": dict.fromkeys(("memory_max_mb", "cpu_max_percent", "pids_max")),
+        "scheduling": {
+            "policy": "other",
+            **dict.fromkeys(("priority", "runtime_us", "deadline_us", "period_us")),
+        },
+        "placement": {
+            "cpus": None,
+            "exclusive": False,
+            "layout": "compact",
+            "numa_node": None,
+            "gpus": 0,
+            "memory_mb": None,
+        },
         "kind": "native",
         "command": ("run",),
         "script": None,
@@ -193,6 +218,8 @@ def test_cpu_lists(text: str, cpus: tuple[int, ...]) -> None:
 # --- what is refused ---
 
 ALIAS = "supported_models[1].aliases[0]"
+NAME = "supported_models[0].name"
+REPLICA = 'its replica "m.0" has the name of supported_models[0].name'
 NOT_A_NAME = "must start with a letter or digit and hold only letters, digits and . _ + : -"
 
 REFUSED: list[tuple[Any, str, str]] = [
@@ -270,6 +297,8 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"timing": {"heartbeat_s": 10}}, "timing", "less than two heartbeats"),
     ({"supported_models": [a_model("m"), a_model("m")]}, "supported_models[1].name", "is taken by"),
     ({"supported_models": [a_model("m"), a_model("n", aliases=["m"])]}, ALIAS, "is taken by"),
+    ({"supported_models": [a_model("m.0"), a_model("m", replicas=2)]}, "supported_models[1].name", REPLICA),
+    ({"supported_models": [a_model("m", replicas=2), a_model("n", aliases=["m.0"])]}, NAME, "[1].aliases[0]"),
     (with_model(name="m", aliases=["m"]), "supported_models[0].aliases[0]", "a name means one model"),
     ({"default_model": "Magika", **with_model(name="magika")}, "default_model", 'did you mean "magika"?'),
     ({"default_model": "m"}, "default_model", '"m" is no name or alias of a model'),

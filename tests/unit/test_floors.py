@@ -24,7 +24,8 @@ IMPURE_MODULES = {
 CONTRACT = {"mgmt", "mgmt.protocol", "mgmt.client", "mgmt.serve"}
 # folder -> what it may import at its top, and what more inside a function
 MAY_NAME: dict[str, tuple[set[str], set[str]]] = {
-    "cli": (CONTRACT, {"mgmt.config"}),
+    # The store is looked at and recovered when there is no daemon to ask, because it would not start.
+    "cli": (CONTRACT, {"mgmt.config", "mgmt.store"}),
     "backends": (CONTRACT, set()),
 }
 

@@ -81,6 +81,14 @@ def test_a_reply_with_a_packed_body_is_the_same_frame(
     assert packed == frames.encode_reply(id, session, outcome, body)
 
 
+def test_a_file_name_that_is_not_utf_8_is_told_escaped_and_payloads_are_never_changed() -> None:
+    body = {"path": "/srv/\udcff"}
+    assert frames.decode([frames.encode_reply(1, 2, "ok", body)]).body == {"path": "/srv/\\udcff"}
+    assert frames.unpack(frames.pack_body(body)) == {"path": "/srv/\\udcff"}
+    with pytest.raises(UnicodeEncodeError):
+        frames.pack(body)
+
+
 @given(
     kind=st.sampled_from(DataKind), lease=u64, id=u64, deadline_ms=st.integers(0, (1 << 32) - 1),
     answer=st.sampled_from(DataKind),

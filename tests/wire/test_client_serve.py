@@ -132,6 +132,16 @@ def test_what_the_daemon_refuses_is_raised(on_stage: Stage, code: str) -> None:
         assert client.request("status") == {"epoch": 1}
 
 
+def test_what_msgpack_cannot_carry_is_refused_before_it_is_sent(on_stage: Stage) -> None:
+    daemon = on_stage.daemon()
+    with Client(on_stage.endpoint) as client:
+        assert refused(client.request, "load-model", {"model": 1 << 64}).code == "bad-body"
+        assert client.request("status") == {"epoch": 1}
+        for value in (1 << 64, "\ud800", object()):
+            assert refused(client.model("m").ask, value).code == "bad-body"
+    assert [request.verb for request in daemon.asked] == ["hello", "status"]
+
+
 def test_a_request_without_an_answer_expires(on_stage: Stage) -> None:
     daemon = on_stage.daemon()
     with Client(on_stage.endpoint) as client:
@@ -575,6 +585,8 @@ class Model:
                 while not os.path.exists(path):
                     time.sleep(0.002)
                 return "waited"
+            case {"raise odd": _}:
+                raise ValueError(chr(0xd800))
             case {"raise": text}:
                 raise ValueError(text)
             case {"refuse": code}:
@@ -664,6 +676,7 @@ def test_every_request_gets_its_kind_of_answer(on_stage: Stage, model_path: str,
     rows = [
         ([frames.pack(7)], DataKind.RESULT, [frames.pack({"got": 7, "loaded": True})]),
         ([frames.pack({"raise": "oh"})], DataKind.ERROR, "backend-error"),
+        ([frames.pack({"raise odd": True})], DataKind.ERROR, "backend-error"),
         ([frames.pack({"refuse": "busy"})], DataKind.BUSY, "busy"),
         ([frames.pack({"refuse": "not-ready"})], DataKind.ERROR, "not-ready"),
         ([frames.pack({"exit": 3})], DataKind.ERROR, "backend-error"),

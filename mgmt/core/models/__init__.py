@@ -8,6 +8,7 @@ from mgmt.core.models.conditions import Conditions
 from mgmt.core.models.handshake import Handshakes
 from mgmt.core.models.leases import LeaseRecord, Leases
 from mgmt.core.models.loading import Loading
+from mgmt.core.models.operations import Operations
 from mgmt.core.models.registry import Registry
 
-__all__ = ["Conditions", "Handshakes", "LeaseRecord", "Leases", "Loading", "Registry"]
+__all__ = ["Conditions", "Handshakes", "LeaseRecord", "Leases", "Loading", "Operations", "Registry"]

@@ -12,7 +12,6 @@ from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 
 MET: dict[str, frozenset[State]] = {
-    "ready": frozenset({State.RUNNING}),
     "active": frozenset(State) - AT_REST,
     "stopped": AT_REST,
     "failed": frozenset({State.FATAL}),
@@ -43,8 +42,8 @@ class Conditions:
         self, now: Now, asked: Asked, target: str, condition: str, out: list[fx.Effect]
     ) -> dict[str, str] | None:
         """The answer when the condition holds already; else None, and the request is parked."""
-        target, state = self.state(target)
-        body = _judge(target, state, condition)
+        target, state = self._judged(target, condition)
+        body = self._judge(target, state, condition)
         if body is not None:
             return body
         self._sessions.park(now, asked, out)
@@ -55,7 +54,7 @@ class Conditions:
         """Answer whoever's condition came true; who waits for ready of a FATAL target is told it will not."""
         for route, (name, condition) in list(self._waiting.items()):
             try:
-                body = _judge(*self.state(name), condition)
+                body = self._judge(*self._judged(name, condition), condition)
             except MgmtError as error:
                 self._sessions.refuse(route, error, out)
             else:
@@ -64,6 +63,13 @@ class Conditions:
                 self._sessions.answer(route, frames.Outcome.OK, body, out)
             del self._waiting[route]
 
+    def _judged(self, target: str, condition: str) -> tuple[str, State]:
+        """As `state`; but a model whose worst replica has failed is not stopped while another one is up."""
+        target, state = self.state(target)
+        if condition == "stopped":
+            state = next((u.state for u in self._loading.units(target) if u.state not in AT_REST), state)
+        return target, state
+
     def waiting(self) -> list[Route]:
         return list(self._waiting)
 
@@ -71,12 +77,18 @@ class Conditions:
         """Nobody waits for this request any more."""
         self._waiting.pop(route, None)
 
-
-def _judge(target: str, state: State, condition: str) -> dict[str, str] | None:
-    """A Condition body when it is met; MgmtError `start-failed` when it will not be; None: not yet."""
-    if state in MET[condition]:
-        return {"target": target, "condition": condition, "state": str(state)}
-    if state is State.FATAL and condition in ("ready", "active"):
-        text = f"{target} is {state} and will not become {condition}; see `mgmt status {target}`"
-        raise MgmtError("start-failed", text)
-    return None
+    def _judge(self, target: str, state: State, condition: str) -> dict[str, str] | None:
+        """A Condition body when it is met; MgmtError `start-failed` when it will not be; None: not yet."""
+        unit = self._supervisor.units.get(target)
+        units = [unit] if unit is not None else self._loading.units(target)
+        if condition == "ready":
+            met = bool(units) and all(unit.is_up for unit in units)
+        else:
+            met = state in MET[condition]
+        waiting = any(unit.waiting_for for unit in units)
+        if met:
+            return {"target": target, "condition": condition, "state": str(state)}
+        if state is State.FATAL and condition in ("ready", "active") and not waiting:
+            text = f"{target} is {state} and will not become {condition}; see `mgmt status {target}`"
+            raise MgmtError("start-failed", text)
+        return None

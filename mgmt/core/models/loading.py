@@ -12,7 +12,7 @@ from mgmt.core import effect as fx
 from mgmt.core.event import Asked, Now, Route
 from mgmt.core.models.registry import Registry
 from mgmt.core.sessions import Sessions
-from mgmt.core.supervision import AT_REST, State, Supervisor, Unit
+from mgmt.core.supervision import AT_REST, Ordering, State, Supervisor, Unit, UnitSpec
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
@@ -31,15 +31,39 @@ class Loading:
     """Which models are meant to be loaded, and who waits for it."""
 
     def __init__(
-        self, registry: Registry, supervisor: Supervisor, sessions: Sessions, max_units: int
+        self,
+        registry: Registry,
+        supervisor: Supervisor,
+        ordering: Ordering,
+        sessions: Sessions,
+        max_units: int,
     ) -> None:
         self._registry = registry
         self._supervisor = supervisor
+        self._ordering = ordering
         self._sessions = sessions
         self._max_units = max_units
         self._units: dict[str, list[Unit]] = {}
         self._complete: set[str] = set()  # models whose replicas were all ready since they were loaded
         self._waiters: dict[str, _Waiters] = {}
+
+    def declare(self, specs: list[UnitSpec], out: list[fx.Effect]) -> None:
+        """These are the units of the configuration; what exists of them keeps its present."""
+        self._units = {}
+        for spec in specs:
+            self._units.setdefault(spec.model.name, []).append(self._supervisor.add(spec))
+        for name in self._waiters:
+            if name not in self._units:
+                text = f"the configuration no longer has {name!r}"
+                self._fail_load(name, MgmtError("cancelled", text, model=name), out)
+
+    def adopt(self, unit: Unit) -> None:
+        """A unit of a former daemon takes the place of the one at rest that was declared by its name."""
+        units = self._units[unit.spec.model.name]
+        units[:] = [unit if other.spec.name == unit.spec.name else other for other in units]
+        if unit.proven:
+            # Whether all its replicas were ready is not known; those that serve must not go for one that fails.
+            self._complete.add(unit.spec.model.name)
 
     # ---- reading ----
 
@@ -51,8 +75,10 @@ class Loading:
         return [unit for unit in self.units(model) if unit.ready]
 
     def state(self, model: str) -> State:
-        """The state of the worst replica; STOPPED when it was never loaded."""
-        order = list(State)
+        """The state of the worst replica, one that waits to be started counts as STARTING.
+
+        STOPPED when it was never loaded.
+        """
         worst = [
             State.FATAL,
             State.BACKOFF,
@@ -62,8 +88,8 @@ class Loading:
             State.STOPPED,
             State.RUNNING,
         ]
-        states = [unit.state for unit in self.units(model)] or [order[0]]
-        return min(states, key=worst.index)
+        states = [State.STARTING if unit.waiting_for else unit.state for unit in self.units(model)]
+        return min(states, key=worst.index, default=State.STOPPED)
 
     def waiting(self) -> list[Route]:
         """The requests that wait for a load or an unload."""
@@ -95,9 +121,11 @@ class Loading:
             raise MgmtError(
                 "busy", f"{others} other units are up; {self._max_units} is the limit (limits.max_units)"
             )
-        states = {unit.state for unit in self.units(model.name)}
+        units = self.units(model.name)
+        self._ordering.check(units)
+        states = {unit.state for unit in units}
         already = bool(states) and states <= {State.RUNNING, State.STARTING}
-        waits = waiter is not None and states != {State.RUNNING}
+        waits = waiter is not None and not all(unit.is_up for unit in units)
         if waiter is not None and waits:
             # Before anything is started: `busy` changes nothing.
             self._sessions.park(now, waiter, out)
@@ -106,9 +134,7 @@ class Loading:
                 out.append(fx.SetTimer(("starting", waiter.route), now.mono_ns + starting_after_ns))
         if State.RUNNING not in states:
             self._complete.discard(model.name)
-        units = self._units[model.name] = [self._supervisor.add(spec) for spec in specs]
-        for unit in units:
-            self._supervisor.start(now, unit, out, config_path)
+        self._ordering.start(now, units, out, config_path)
         return None if waits else self.loaded(model.name, already)
 
     def unload(
@@ -120,16 +146,16 @@ class Loading:
         """
         name = model.name
         units = self.units(name)
-        if all(unit.state is State.STOPPED for unit in units):
+        if all(unit.state is State.STOPPED and not unit.waiting_for for unit in units):
             raise MgmtError("not-loaded", f"model {name!r} is not loaded", model=name)
-        waits = waiter is not None and any(unit.has_process for unit in units)
+        left = {unit.spec.name for unit in units if unit.has_process or unit.hook}
+        waits = waiter is not None and bool(left)
         if waiter is not None and waits:
             # Before anything is stopped: `busy` changes nothing.
             self._sessions.park(now, waiter, out)
-            self._of(name).unload[waiter.route] = {unit.spec.name for unit in units if unit.has_process}
+            self._of(name).unload[waiter.route] = left
         self._fail_load(name, MgmtError("cancelled", f"the load of {name!r} was overtaken by an unload"), out)
-        for unit in units:
-            self._supervisor.stop(now, unit, out, "unloaded")
+        self._ordering.stop(now, units, out, "unloaded")
         return None if waits else self.unloaded(name)
 
     def loaded(self, model: str, already: bool) -> dict[str, Any]:
@@ -157,7 +183,15 @@ class Loading:
         units = self.units(name)
         if units and all(other.ready for other in units):
             self._complete.add(name)
-        if unit.state is State.FATAL or (unit.state is State.EXITED and was is State.STARTING):
+        if not any(other is unit for other in units):
+            units = []  # no longer declared: its end is nobody else's failure
+        elif unit.state is State.STOPPED and not unit.wanted:
+            self._fail_load(
+                name, MgmtError("cancelled", f"the load of {name!r} was overtaken by a stop"), out
+            )
+        # EXITED from RUNNING, too: the load of its fellow replicas cannot become complete any more.
+        failed = unit.state is State.FATAL or (unit.state is State.EXITED and not unit.spec.oneshot)
+        if units and failed and not unit.waiting_for:
             self._fail_load(name, start_failed(unit), out)
             if name not in self._complete:
                 # The replicas of a model that failed to load are not left behind half loaded.
@@ -166,7 +200,7 @@ class Loading:
                         self._supervisor.stop(now, other, out, f"{unit.spec.name} failed to start")
         if waiters is None:
             return
-        if all(other.ready for other in units):
+        if units and all(other.is_up for other in units):
             for route, already in list(waiters.load.items()):
                 self._answer(route, self.loaded(name, already), out)
             waiters.load.clear()
@@ -214,13 +248,13 @@ class Loading:
 
 def start_failed(unit: Unit) -> MgmtError:
     """Why the unit did not come up, with the end of its log."""
-    tail = unit.last_exit.tail if unit.last_exit is not None else ""
+    exit = unit.last_exit
+    tail = exit.tail if exit is not None else ""
     text = f"unit {unit.spec.name!r} did not start: {unit.reason}"
     if tail:
         text += "\nlast lines of its log:\n" + "\n".join(f"  {line}" for line in tail.splitlines())
-    else:
+    elif exit is None or exit.executed:
         text += f"; it wrote nothing to its log (mgmt logs {unit.spec.name})"
-    exit = unit.last_exit
     return MgmtError(
         "start-failed",
         text,

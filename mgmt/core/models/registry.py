@@ -11,19 +11,32 @@ class Registry:
     """Models by every name they answer to: name, full name, alias; exact and case-sensitive."""
 
     def __init__(self, settings: Settings) -> None:
+        self.reset(settings)
+
+    def reset(self, settings: Settings) -> None:
+        """Another configuration is in force."""
         self.settings = settings
         self.models = {model.name: model for model in settings.supported_models}
+        # A plain unit is asked for by name like a model; it has one process and nothing to lease.
+        self.plain = {name: ModelSettings(name=name, type="unit") for name in settings.units}
         self._names: dict[str, ModelSettings] = {}
         for model in settings.supported_models:
             self._names.setdefault(model.fullname, model)
         for model in settings.supported_models:
             # Names and aliases are unique (the configuration checks); they outrank full names, which are not.
             self._names.update(dict.fromkeys((model.name, *model.aliases), model))
+        self._names.update(self.plain)
 
     @property
     def default(self) -> ModelSettings | None:
         name = self.settings.default_model
         return self._names.get(name) if name is not None else None
+
+    def all_specs(self) -> list[UnitSpec]:
+        """Every unit the configuration declares, in name order."""
+        models = [m for m in self.models.values() if m.type in self.settings.model_backends]
+        specs = [spec for model in (*models, *self.plain.values()) for spec in self.specs(model)]
+        return sorted(specs, key=lambda spec: spec.name)
 
     def resolve(self, name: str) -> ModelSettings:
         """The model of that name; MgmtError `unknown-model` with the names that differ only in case."""
@@ -41,6 +54,8 @@ class Registry:
 
     def specs(self, model: ModelSettings) -> list[UnitSpec]:
         """One unit for each replica; MgmtError `no-backend` when nothing runs the model's type."""
+        if model.name in self.plain:
+            return [UnitSpec(model.name, model, self.settings.units[model.name])]
         backend = self.settings.model_backends.get(model.type)
         if backend is None:
             raise MgmtError(

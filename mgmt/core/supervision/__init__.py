@@ -1,10 +1,27 @@
-"""Supervision: units, their state table, restart and stop.
+"""Supervision: units, their state table, restart, probes, hooks, order and stop.
 
 The ancestor's words: a `ModelInstance` is a unit here, a watcher (circus) or program (supervisord) likewise.
 Not here: which model a unit serves and who waits for it (`core.models`).
 """
 
+from mgmt.core.supervision.dependencies import dependants, find_cycle
+from mgmt.core.supervision.ordering import Ordering
+from mgmt.core.supervision.records import from_record, ghost, to_record
 from mgmt.core.supervision.supervisor import Change, Supervisor
 from mgmt.core.supervision.unit import AT_REST, TRANSITIONS, State, Unit, UnitSpec
 
-__all__ = ["AT_REST", "TRANSITIONS", "Change", "State", "Supervisor", "Unit", "UnitSpec"]
+__all__ = [
+    "AT_REST",
+    "TRANSITIONS",
+    "Change",
+    "Ordering",
+    "State",
+    "Supervisor",
+    "Unit",
+    "UnitSpec",
+    "dependants",
+    "find_cycle",
+    "from_record",
+    "ghost",
+    "to_record",
+]

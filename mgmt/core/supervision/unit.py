@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-from mgmt.settings import BackendSettings, ModelSettings, parse_cpus
+from mgmt.core.placement import Demand, Place
+from mgmt.core.supervision.dependencies import Needs
+from mgmt.core.supervision.probes import ProbeState
+from mgmt.settings import ModelSettings, RunSettings, UnitSettings, parse_cpus
 
 
 class State(StrEnum):
@@ -22,11 +25,15 @@ class State(StrEnum):
     FATAL = "FATAL"
 
 
+NOWHERE = Place()
 AT_REST = frozenset({State.STOPPED, State.EXITED, State.FATAL})
 
 # THE table: (state, trigger) -> the states it may lead to. docs/protocol.md draws it.
 TRANSITIONS: dict[tuple[State, str], frozenset[State]] = {
     (State.STOPPED, "start"): frozenset({State.STARTING}),
+    (State.STOPPED, "refuse"): frozenset({State.FATAL}),
+    (State.EXITED, "refuse"): frozenset({State.FATAL}),
+    (State.FATAL, "refuse"): frozenset({State.FATAL}),
     (State.EXITED, "start"): frozenset({State.STARTING}),
     (State.FATAL, "start"): frozenset({State.STARTING}),
     (State.BACKOFF, "start"): frozenset({State.STARTING}),
@@ -53,13 +60,38 @@ class UnitSpec:
 
     name: str
     model: ModelSettings
-    backend: BackendSettings
+    backend: RunSettings
+
+    @property
+    def oneshot(self) -> bool:
+        """Whether its end with success is what it is for."""
+        return isinstance(self.backend, UnitSettings) and self.backend.oneshot
+
+    @property
+    def autostart(self) -> bool:
+        return self.backend.autostart if self.model.autostart is None else self.model.autostart
 
     @cached_property
-    def cpus(self) -> tuple[int, ...]:
-        """CPUs it is pinned to, ascending; empty: not pinned. A model's own list outranks its backend's."""
-        cpus = self.model.cpus or self.backend.cpus
-        return parse_cpus(cpus) if cpus else ()
+    def needs(self) -> Needs:
+        return Needs(self.backend.requires, self.backend.wants, self.backend.after)
+
+    @cached_property
+    def demand(self) -> Demand:
+        """What it asks of the machine. A model's own words outrank its backend's."""
+        named = self.model.cpus or self.backend.cpus
+        asked = self.model.placement or self.backend.placement
+        gpus = asked.gpus
+        return Demand(
+            unit=self.name,
+            cpus=parse_cpus(named) if named else (),
+            count=asked.cpus or 0,
+            exclusive=asked.exclusive,
+            layout=asked.layout,
+            node=asked.numa_node,
+            gpus=gpus if isinstance(gpus, tuple) else (),
+            gpu_count=gpus if isinstance(gpus, int) else 0,
+            memory_bytes=(asked.memory_mb or 0) << 20,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +103,11 @@ class Exit:
     reason: str
     at: float
     tail: str = ""
+
+    @property
+    def executed(self) -> bool:
+        """Whether there was a process at all."""
+        return self.code is not None or self.signal is not None
 
 
 @dataclass(slots=True)
@@ -90,6 +127,7 @@ class Unit:
     endpoint: str = ""
     config_path: str | None = None
     protocols: tuple[str, ...] = ()
+    early: tuple[str, ...] | None = None  # protocols of a process that was ready before we heard that it runs
     proven: bool = False  # was ready since it was last told to start
     restarts: int = 0
     failures_ns: deque[int] = field(default_factory=deque)
@@ -97,12 +135,42 @@ class Unit:
     retry_ns: int | None = None
     verdict: str = ""  # why the supervisor itself is ending the process
     start_when_empty: bool = False
+    wanted: bool = False  # was told to be up, and not told to stop since
+    place: Place = NOWHERE  # what it holds of the machine, from its start until it is at rest
+    waiting_for: str = ""  # the dependency that keeps a wanted unit from being started
+    stop_reason: str = ""  # told to stop, but a dependant must be gone first
+    sought: bool = False  # a former daemon's process that was not found yet
+    hook: str = ""  # the hook that is running; the life of the unit waits for it
+    probes: dict[str, ProbeState] = field(default_factory=dict)
+    heard_ns: int = 0  # the last word of a backend that tells its liveness
     cpu_percent: float | None = None
     memory_bytes: int | None = None
 
     @property
+    def serves(self) -> bool:
+        """Whether it answers requests on its endpoint; a plain unit has nobody there."""
+        return self.spec.backend.kind != "plain"
+
+    @property
     def ready(self) -> bool:
-        return self.state is State.RUNNING
+        """Up, found, and not taken out of routing by its ready probe."""
+        probe = self.probes.get("ready")
+        passing = probe is None or probe.passing is True
+        return self.state is State.RUNNING and not self.sought and passing
+
+    @property
+    def is_completed(self) -> bool:
+        """It ended by itself, and well."""
+        code = self.last_exit.code if self.last_exit is not None else None
+        ended = self.state is State.EXITED and not self.waiting_for
+        return ended and code is not None and code in self.spec.backend.success_exit_codes
+
+    @property
+    def is_up(self) -> bool:
+        """Ready and not about to end; of a one-shot: done with what it is for."""
+        if self.spec.oneshot:
+            return self.is_completed
+        return self.ready and not self.stop_reason
 
     def move(self, trigger: str, to: State, reason: str) -> State:
         """Step along the table and return the former state; IllegalTransition changes nothing."""

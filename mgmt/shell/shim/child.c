@@ -31,13 +31,41 @@ static bool is_realtime(void)
     return opt.policy_arg && (opt.policy.policy == SCHED_FIFO || opt.policy.policy == SCHED_RR);
 }
 
-static void join_cgroups(void)
+/*
+ * A child that is in the group of version 2 from its first moment. Moving it in later is the same, but makes it
+ * wait until the kernel has seen every CPU pass a quiet point: 10 ms and more. *born_in: which group, or -1.
+ */
+static pid_t fork_into_cgroup(int *born_in)
+{
+    struct { /* clone_args, which headers older than the kernel do not have in full */
+        uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+    } how = {.flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD};
+    char path[PATH_MAX];
+    for (*born_in = 0; *born_in < opt.n_cgroups; ++*born_in) {
+        cgroup_file(path, sizeof path, &opt.cgroups[*born_in], "cgroup.events"); /* version 1 has no such file */
+        int fd = access(path, F_OK) < 0 ? -1 : open(opt.cgroups[*born_in].path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        if (fd < 0)
+            continue;
+        how.cgroup = (uint64_t)fd;
+        pid_t pid = (pid_t)syscall(SYS_clone3, &how, sizeof how);
+        close(fd);
+        if (pid >= 0)
+            return pid;
+        break; /* a kernel without it, or a group that takes no process: joining it says why */
+    }
+    *born_in = -1;
+    return fork();
+}
+
+static void join_cgroups(int born_in)
 {
     char path[PATH_MAX], b[32];
     for (int i = 0; i < opt.n_cgroups; i++) {
         cgroup_file(path, sizeof path, &opt.cgroups[i], "cpu.rt_runtime_us");
         if (is_realtime() && read_file(path, b, sizeof b) > 0 && atol(b) == 0)
             refuse("rt-runtime", EPERM, opt.cgroups[i].path); /* the group grants no real-time at all */
+        if (i == born_in)
+            continue;
         cgroup_file(path, sizeof path, &opt.cgroups[i], "cgroup.procs");
         write_or_refuse("cgroup", path, opt.cgroups[i].path, (long)getpid());
     }
@@ -68,7 +96,7 @@ static void set_identity(void)
         refuse("user", errno, NULL);
 }
 
-_Noreturn static void run_child(int pipe_write)
+_Noreturn static void run_child(int pipe_write, int born_in)
 {
     struct sigaction sa = {.sa_handler = SIG_DFL};
     for (int s = 1; s <= SIGRTMAX; s++)
@@ -80,7 +108,7 @@ _Noreturn static void run_child(int pipe_write)
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
 
-    join_cgroups();
+    join_cgroups(born_in);
     if (opt.cpus_arg)
         set_affinity();
     if (opt.policy_arg && syscall(SYS_sched_setattr, 0, &opt.policy, 0) < 0)

@@ -17,10 +17,12 @@ static struct {
     int fd;
     struct cgroup cgroups[MAX_CGROUPS];
     int n_cgroups;
+    const char *own_cgroups[MAX_CGROUPS];
+    int n_own_cgroups;
     unsigned long cpus[MAX_CPUS / (8 * sizeof(unsigned long))];
     struct policy policy;
     long nice, oom_score_adj, timer_slack_ns, umask, user, group;
-    bool has_nice, has_oom, has_slack, has_groups, mlock;
+    bool has_nice, has_oom, has_slack, has_groups, mlock, gated;
     struct rlimit_arg rlimits[MAX_RLIMITS];
     int n_rlimits;
     gid_t groups[MAX_GROUPS];
@@ -158,6 +160,14 @@ static bool parse_cgroup(const char *s)
     return true;
 }
 
+static bool parse_own_cgroup(const char *s)
+{
+    if (opt.n_own_cgroups == MAX_CGROUPS || strlen(s) > PATH_MAX - 64)
+        return false;
+    opt.own_cgroups[opt.n_own_cgroups++] = s;
+    return true;
+}
+
 static bool parse_log(const char *s)
 {
     out.path = s;
@@ -176,6 +186,8 @@ static bool parse_option(const char *name, const char *value)
         return parse_log(value);
     if (!strcmp(name, "--cgroup"))
         return parse_cgroup(value);
+    if (!strcmp(name, "--shim-cgroup"))
+        return parse_own_cgroup(value);
     if (!strcmp(name, "--cpus"))
         return parse_cpus(value);
     if (!strcmp(name, "--policy"))
@@ -223,6 +235,8 @@ static const char *parse_options(char **argv)
     for (; *a && strcmp(*a, "--") != 0; a++) {
         if (!strcmp(*a, "--mlock"))
             opt.mlock = true;
+        else if (!strcmp(*a, "--gated"))
+            opt.gated = true;
         else if (!a[1] || !parse_option(*a, a[1]))
             return *a;
         else

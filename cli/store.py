@@ -1,0 +1,97 @@
+"""`mgmt store`: the daemon's memory on disk, looked at and repaired without a daemon."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from mgmt.protocol import places
+from mgmt.protocol.errors import Exit, MgmtError
+
+from .invocation import Invocation, shared_options, verb
+
+
+@click.group(params=shared_options())
+def store() -> None:
+    """Check or recover what the daemon keeps on disk.
+
+    It is the store in the state folder ($MGMT_STATE_DIR); needs no daemon, and is refused while one uses it."""
+
+
+@store.add_command
+@verb("check", "Read the whole store and say whether it is sound.")
+def check(invocation: Invocation) -> int:
+    """Exits 1 when it is damaged, with the reason; nothing is changed."""
+    with held() as path:
+        rows = count(path)
+    told(invocation, "mgmt.store-check/1", path, rows, "is sound" if rows else "is not there yet")
+    return Exit.OK
+
+
+@store.add_command
+@verb("recover", "Save what can be read of a damaged store into a new one; the old one is kept beside it.")
+def recover(invocation: Invocation) -> int:
+    """A sound store is left as it is. Units that run and are not in the new store are ended by the next
+    daemon: nobody could tell any more what they are."""
+    from mgmt.store.sqlite import recover as save
+
+    with held() as path:
+        try:
+            told(invocation, "mgmt.store-recover/1", path, count(path), "is sound; nothing was changed")
+            return Exit.OK
+        except MgmtError as error:
+            if error.code != "bad-store":
+                raise
+            reason = error.detail.get("reason", error.text)
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        rows = save(path, stamp)
+    aside = path.with_name(f"{path.name}.damaged-{stamp}")
+    kept = f"; the old one is {aside}" if aside.exists() else ""
+    told(invocation, "mgmt.store-recover/1", path, rows, f"was damaged ({reason}) and is new{kept}")
+    return Exit.OK
+
+
+def file_name() -> str:
+    from mgmt.store import FILE_NAME
+
+    return FILE_NAME
+
+
+@contextmanager
+def held() -> Iterator[Path]:
+    """The store's path while the state folder is ours; MgmtError `already-running` when a daemon has it."""
+    from mgmt.store import FILE_NAME, Lock
+
+    folder = places.state_dir()
+    if not folder.is_dir():
+        raise MgmtError("bad-store", f"there is no state folder {folder}; MGMT_STATE_DIR names another")
+    lock = Lock(folder)
+    try:
+        yield folder / FILE_NAME
+    finally:
+        lock.release()
+
+
+def count(path: Path) -> dict[str, int]:
+    """Rows by table, none when there was never a store; MgmtError `bad-store` names the damage."""
+    from mgmt.store import SqliteStore
+
+    if not path.exists() and not path.with_name(f"{path.name}.id").exists():
+        return {}  # opening it would make one
+    opened = SqliteStore(path)
+    try:
+        restored = opened.load()
+    finally:
+        opened.close()
+    return {"meta": len(restored.meta), "units": len(restored.units), "events": len(restored.events)}
+
+
+def told(invocation: Invocation, schema: str, path: Path, rows: dict[str, int], text: str) -> None:
+    counts = ", ".join(f"{count} {table}" for table, count in rows.items())
+    invocation.say(f"{path} {text}{f': {counts}' if counts else ''}")
+    if invocation.json:
+        invocation.emit(schema, {"path": str(path), "rows": rows, "text": text})

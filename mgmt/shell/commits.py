@@ -1,0 +1,111 @@
+"""Write-ahead: what a step does waits until what it changed is written, one write per turn of the loop."""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from mgmt.core import effect as fx
+from mgmt.protocol import frames
+from mgmt.protocol.errors import MgmtError
+from mgmt.store import Batch, SqliteStore
+
+# Nobody outside sees these, and none of them has to be undone: they never wait.
+_AT_ONCE = (fx.SetTimer, fx.CancelTimer)
+_TO_CALLERS = (fx.Answer, fx.Tell)
+
+
+class Commits:
+    """Carries out the effects of steps in order, those of a step with a Commit once it is in the store.
+
+    What a caller or a subscriber is told must survive the machine and is synced to the disk first. What only
+    units see must survive the daemon, and no more: no process outlives the machine, so that is just written.
+
+    `prepare` is called at once for what a Spawn can do before it is in the store.
+    """
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        store: SqliteStore,
+        prepare: Callable[[fx.Spawn], None],
+        perform: Callable[[fx.Effect], None],
+    ) -> None:
+        self._loop = loop
+        self._store = store
+        self._prepare = prepare
+        self._perform = perform
+        self._gathered: list[fx.Commit] = []  # of this turn, not given to the store yet
+        self._held: deque[list[fx.Effect]] = deque()  # by write; the last one's grows while it is gathered
+
+    def carry_out(self, effects: list[fx.Effect]) -> None:
+        """The effects of one step; a Commit is the first of them.
+
+        Answers and messages of steps without a commit overtake: they tell nothing that is not durable.
+        """
+        if effects and isinstance(effects[0], fx.Commit):
+            if not self._gathered:
+                self._held.append([])
+                # After whatever this turn has put off: a restart without a delay is the same write as its cause.
+                self._loop.call_soon(self._loop.call_soon, self._write)
+            self._gathered.append(effects[0])
+            effects = effects[1:]
+        elif not self._held or all(isinstance(effect, _TO_CALLERS) for effect in effects):
+            for effect in effects:
+                if isinstance(effect, fx.Spawn):
+                    self._prepare(effect)
+                self._perform(effect)
+            return
+        held = self._held[-1]
+        for effect in effects:
+            if isinstance(effect, _AT_ONCE):
+                self._perform(effect)
+                continue
+            if isinstance(effect, fx.Spawn):
+                self._prepare(effect)
+            held.append(effect)
+
+    def _write(self) -> None:
+        units: dict[str, Any] = {}
+        events: list[Any] = []
+        for commit in self._gathered:
+            units |= commit.units
+            events += commit.events
+        keep_events_from = self._gathered[-1].keep_events_from
+        self._gathered.clear()
+        synced = any(_is_told(effect) for effect in self._held[-1])
+        batch = Batch(units=units, events=tuple(events), keep_events_from=keep_events_from, synced=synced)
+        self._store.commit(batch, self._on_written)
+
+    def _on_written(self, failure: str) -> None:
+        # In the store's thread.
+        self._loop.call_soon_threadsafe(self._on_commit, failure)
+
+    def _on_commit(self, failure: str) -> None:
+        effects = self._held.popleft()
+        notes = [effect for effect in effects if isinstance(effect, fx.Note)]
+        for effect in effects:
+            if isinstance(effect, fx.Answer) and failure:
+                self._perform(_not_durable(effect, failure))
+            elif not isinstance(effect, fx.Note):
+                self._perform(effect)
+        for note in notes:  # last: what people read can wait for what units wait for
+            self._perform(note)
+
+
+def _is_told(effect: fx.Effect) -> bool:
+    return isinstance(effect, _TO_CALLERS) or (isinstance(effect, fx.Publish) and bool(effect.to))
+
+
+def _not_durable(answer: fx.Answer, failure: str) -> fx.Answer:
+    """What a caller is told instead of ok when the store cannot be written; refusals stay what they are."""
+    if answer.outcome != frames.Outcome.OK:
+        return answer
+    error = MgmtError(
+        "not-durable",
+        f"it was done, but could not be written to the store ({failure}), so the next daemon would not know; "
+        "free some space in the state folder and repeat the command",
+    )
+    return fx.Answer(answer.route, frames.Outcome.ERROR, error.as_body())

@@ -1,0 +1,335 @@
+"""SQLite as the store: one writer thread, group commit, and a check that refuses instead of resetting.
+
+Three tables: `meta` (name, value), `units` (name, record), `events` (seq, record); values and records are msgpack
+behind a CRC-32, because SQLite notices damage of its structure, but not of what is in it. The writer takes every
+batch that waits, commits them in one transaction, with a full sync when one of them asks for it, and then tells
+each caller: what was acknowledged is on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import sqlite3
+import threading
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mgmt.protocol import frames
+from mgmt.protocol.errors import MgmtError
+
+SCHEMA_VERSION = 1
+ROWS_PER_INSERT = 100
+CACHE_KIB = 256  # pages are written, and read again only by the next daemon
+_HEADER = b"SQLite format 3\x00"
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE units (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE events (seq INTEGER PRIMARY KEY, record BLOB NOT NULL);
+"""
+
+# What reading a damaged file raises; the second when SQLite names garbage in its own words.
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
+
+Record = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Changes that become durable together. A unit's record None: forget it; `keep_events_from`: drop older.
+
+    `synced` survives the machine; without, it survives this process, and the machine with the next that is.
+    """
+
+    meta: Record = field(default_factory=dict)
+    units: Mapping[str, Record | None] = field(default_factory=dict)
+    events: tuple[Record, ...] = ()
+    keep_events_from: int = 0
+    synced: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Everything in the store; events in ascending order of `seq`."""
+
+    meta: dict[str, Any]
+    units: dict[str, dict[str, Any]]
+    events: list[dict[str, Any]]
+
+
+class SqliteStore:
+    """The embedded store in one file of the state folder."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create; MgmtError `bad-store` names the exact reason and the recovery command.
+
+        A file `PATH.id` says that there was a store: one that vanished or became empty is told from a first
+        start and refused, never replaced by an empty store.
+        """
+        self.path = path
+        self._queue: queue.SimpleQueue[tuple[Batch, Callable[[str], None]] | None] = queue.SimpleQueue()
+        self._unwritten: list[Batch] = []
+        self._syncs = True
+        marker = _beside(path, ".id")
+        if any(part.exists() for part in (marker, path, _beside(path, "-wal"))):
+            self._look_at_file()
+        else:
+            # In this order: whoever is killed in between leaves no half of a store, and no mark without one.
+            _write_new(path, {}).rename(path)
+        if not marker.exists():
+            _write_durably(marker, b"mgmt store\n")  # with the name of the new store, if there is one
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
+            self._check()
+        except _DAMAGE as error:
+            raise self._refusal(str(error)) from None
+        self._thread = threading.Thread(target=self._write, name="store", daemon=True)
+        self._thread.start()
+
+    def load(self) -> Restored:
+        """Read everything; only before the first commit."""
+        try:
+            meta = {
+                name: _unpack(name, row) for name, row in self._db.execute("SELECT name, value FROM meta")
+            }
+            units = {
+                name: _unpack(name, row) for name, row in self._db.execute("SELECT name, record FROM units")
+            }
+            rows = self._db.execute("SELECT seq, record FROM events ORDER BY seq")
+            return Restored(meta, units, [_unpack(seq, row) for seq, row in rows])
+        except (*_DAMAGE, MgmtError) as error:
+            raise self._refusal(str(error)) from None
+
+    def commit(self, batch: Batch, done: Callable[[str], None]) -> None:
+        """Queue a batch; `done` is called in the writer's thread, with "" once it is written (and synced).
+
+        With a reason when that failed: the batch is then written before the next one, when that succeeds.
+        """
+        self._queue.put((batch, done))
+
+    def close(self) -> None:
+        """Write what is queued, then close."""
+        self._queue.put(None)
+        self._thread.join()
+        self._db.close()
+
+    # ---- the writer ----
+
+    def _write(self) -> None:
+        while self._write_waiting():
+            pass
+
+    def _write_waiting(self) -> bool:
+        """Wait for a batch, and commit it with all others that wait; False when it was the last.
+
+        A call of its own: the writer keeps no batch while it waits for the next.
+        """
+        item = self._queue.get()
+        batches: list[tuple[Batch, Callable[[str], None]]] = []
+        while item is not None:
+            batches.append(item)
+            try:
+                item = self._queue.get_nowait()
+            except queue.Empty:
+                break
+        if batches:
+            self._commit(batches)
+        return item is not None
+
+    def _commit(self, batches: list[tuple[Batch, Callable[[str], None]]]) -> None:
+        db, failure = self._db, ""
+        wanted = [*self._unwritten, *(batch for batch, _ in batches)]
+        synced = any(batch.synced for batch in wanted)
+        try:
+            if synced is not self._syncs:
+                db.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
+                self._syncs = synced
+            db.execute("BEGIN IMMEDIATE")
+            for batch in wanted:
+                _apply(db, batch)
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            # A full disk, most likely. Supervision must go on; whoever asked is told that it may be forgotten.
+            failure = str(error)
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+        self._unwritten = _merged(wanted) if failure else []
+        for _, done in batches:
+            done(failure)
+
+    # ---- opening ----
+
+    def _look_at_file(self) -> None:
+        """What SQLite would take for a new database, or repair silently, is refused here."""
+        try:
+            size = self.path.stat().st_size
+        except FileNotFoundError:
+            raise self._refusal("the file is gone, although it was created once") from None
+        with self.path.open("rb") as file:
+            header = file.read(100)
+        if len(header) < 100 or not header.startswith(_HEADER):
+            raise self._refusal(f"the file has {size} bytes and no SQLite header")
+        wal = _beside(self.path, "-wal")
+        if wal.exists() and wal.stat().st_size:
+            return  # whoever was killed while it was copied into the file left any part of that; SQLite repeats it
+        page_bytes = int.from_bytes(header[16:18], "big")
+        page_bytes = 65536 if page_bytes == 1 else page_bytes
+        pages = int.from_bytes(header[28:32], "big")
+        if not page_bytes or size % page_bytes or size < pages * page_bytes:
+            raise self._refusal(f"the file has {size} bytes, its header says {pages} pages of {page_bytes}")
+
+    def _check(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version != SCHEMA_VERSION:
+            raise self._refusal(f"it has schema version {version}, this daemon reads {SCHEMA_VERSION}")
+        result = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if result != "ok":
+            raise self._refusal(result)
+
+    def _refusal(self, reason: str) -> MgmtError:
+        return MgmtError(
+            "bad-store",
+            f"the store {self.path} is damaged: {reason}\n"
+            f"Nothing was changed. `mgmt store recover` saves what can still be read into a new store and keeps "
+            "the damaged file beside it.",
+            path=str(self.path),
+            reason=reason,
+        )
+
+
+def recover(path: Path, stamp: str) -> dict[str, int]:
+    """Move the damaged store to `PATH.damaged-STAMP` and save what is readable into a new one; rows by table."""
+    saved: dict[str, list[tuple[Any, ...]]] = {"meta": [], "units": [], "events": []}
+    if path.exists():
+        try:
+            old = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            for table, rows in saved.items():
+                _salvage(old, table, rows)
+            old.close()
+        except _DAMAGE:
+            pass  # nothing readable: the new store starts empty, which the counts say
+    new = _write_new(path, saved)
+    aside = _beside(path, f".damaged-{stamp}")
+    if path.exists():
+        os.link(path, aside)
+    for suffix in ("-wal", "-shm"):  # away before the new one has the name: they are not its own
+        part = _beside(path, suffix)
+        if part.exists():
+            part.rename(_beside(aside, suffix))
+    new.rename(path)
+    SqliteStore(path).close()
+    return {table: len(rows) for table, rows in saved.items()}
+
+
+def _write_new(path: Path, rows: Mapping[str, list[tuple[Any, ...]]]) -> Path:
+    """A store with these rows by table, on the disk beside `path`: it gets its name when it is complete."""
+    new = _beside(path, ".new")
+    for suffix in ("", "-journal"):
+        _beside(new, suffix).unlink(missing_ok=True)
+    db = sqlite3.connect(new, isolation_level=None)
+    try:
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("BEGIN")
+        for statement in _SCHEMA.strip().split(";"):
+            db.execute(statement)
+        for table, values in rows.items():
+            db.executemany(f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", values)
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    finally:
+        db.close()
+    return new
+
+
+def _salvage(db: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:
+    """Row by row until the first damaged page."""
+    try:
+        for row in db.execute(f"SELECT * FROM {table}"):
+            _unpack(*row)
+            rows.append(row)
+    except (*_DAMAGE, MgmtError):
+        return
+
+
+def _apply(db: sqlite3.Connection, batch: Batch) -> None:
+    if batch.meta:
+        rows = [(name, _pack(name, value)) for name, value in batch.meta.items()]
+        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
+    rows = []
+    for name, record in batch.units.items():
+        if record is None:
+            db.execute("DELETE FROM units WHERE name = ?", (name,))
+        else:
+            rows.append((name, _pack(name, record)))
+    _insert(db, "units", rows)
+    _insert(db, "events", [(event["seq"], _pack(event["seq"], event)) for event in batch.events])
+    if batch.keep_events_from:
+        db.execute("DELETE FROM events WHERE seq < ?", (batch.keep_events_from,))
+
+
+def _insert(db: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, bytes]]) -> None:
+    """In few statements: each row of its own takes the interpreter's lock from the loop, and gives it back."""
+    for start in range(0, len(rows), ROWS_PER_INSERT):
+        some = rows[start : start + ROWS_PER_INSERT]
+        values = ", ".join(["(?, ?)"] * len(some))
+        parameters = [value for row in some for value in row]
+        db.execute(f"INSERT OR REPLACE INTO {table} VALUES {values}", parameters)
+
+
+def _pack(key: str | int, value: Any) -> bytes:
+    data = frames.pack(value)
+    return _sum(key, data) + data
+
+
+def _unpack(key: str | int, stored: object) -> Any:
+    """The value; MgmtError when it is not what was stored under this key."""
+    if not isinstance(stored, bytes) or stored[:4] != _sum(key, stored[4:]):
+        raise MgmtError("bad-store", f"the checksum of {key!r} is wrong")
+    return frames.unpack(stored[4:])
+
+
+def _sum(key: str | int, data: bytes) -> bytes:
+    return zlib.crc32(data, zlib.crc32(str(key).encode())).to_bytes(4, "big")
+
+
+def _merged(batches: list[Batch]) -> list[Batch]:
+    """One batch with the last word of each: what could not be written does not grow with every try."""
+    meta: dict[str, Any] = {}
+    units: dict[str, Record | None] = {}
+    events: list[Record] = []
+    keep, synced = 0, False
+    for batch in batches:
+        synced |= batch.synced
+        meta |= batch.meta
+        units |= batch.units
+        events += batch.events
+        keep = max(keep, batch.keep_events_from)
+    return [Batch(meta, units, tuple(event for event in events if event["seq"] >= keep), keep, synced)]
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)

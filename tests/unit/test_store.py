@@ -1,0 +1,462 @@
+"""P8: what was committed is there again after any crash, in order and whole, or the store is refused."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mgmt.protocol.errors import MgmtError
+from mgmt.store.sqlite import Batch, Restored, SqliteStore, recover
+
+PATIENCE_S = 20.0
+SHARES = 2  # of the longest test, which run beside each other
+
+
+def unit(number: int) -> dict[str, Any]:
+    return {"state": "RUNNING", "pid": number, "place": [[1, 2], True]}
+
+
+def commit(store: SqliteStore, **keys: Any) -> str:
+    """Commit one batch and wait; "" or why it failed."""
+    done = threading.Event()
+    outcome: list[str] = []
+
+    def tell(failure: str) -> None:
+        outcome.append(failure)
+        done.set()
+
+    store.commit(Batch(**keys), tell)
+    assert done.wait(PATIENCE_S)
+    return outcome[0]
+
+
+def reopened(path: Path) -> Restored:
+    store = SqliteStore(path)
+    try:
+        return store.load()
+    finally:
+        store.close()
+
+
+def refusal(path: Path) -> MgmtError:
+    with pytest.raises(MgmtError) as refused:
+        SqliteStore(path).close()
+    assert refused.value.code == "bad-store"
+    assert str(path) in refused.value.text
+    assert "mgmt store recover" in refused.value.text
+    return refused.value
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """In memory where there is such a place: thousands of syncs are not what is tested."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        return tmp_path / "state.db"
+    folder = memory / f"mgmt-{os.getpid()}-{tmp_path.name}"
+    folder.mkdir()
+    (tmp_path / "memory").symlink_to(folder)
+    return folder / "state.db"
+
+
+@pytest.fixture(autouse=True)
+def _no_leftover(path: Path) -> Iterator[None]:
+    yield
+    shutil.rmtree(path.parent)
+
+
+# ---- what is kept -----------------------------------------------------------------------------------------
+
+
+def test_what_is_committed_is_there_again(path: Path) -> None:
+    store = SqliteStore(path)
+    assert store.load() == Restored({}, {}, [])
+    assert commit(store, meta={"secret": b"\x00\xff"}, units={"a": unit(1), "b": unit(2)}) == ""
+    assert commit(store, units={"a": unit(3), "b": None}, events=({"seq": 1, "x": 1}, {"seq": 2})) == ""
+    assert commit(store, events=({"seq": 3},), keep_events_from=2) == ""
+    assert commit(store, units={"c": unit(4)}, synced=False) == ""
+    store.close()
+    assert reopened(path) == Restored(
+        {"secret": b"\x00\xff"}, {"a": unit(3), "c": unit(4)}, [{"seq": 2}, {"seq": 3}]
+    )
+
+
+def test_close_writes_what_is_queued(path: Path) -> None:
+    store = SqliteStore(path)
+    for number in range(200):
+        store.commit(Batch(units={f"u{number}": unit(number)}), lambda failure: None)
+    store.close()
+    assert len(reopened(path).units) == 200
+
+
+def test_batches_that_wait_are_one_commit_and_told_in_order(path: Path) -> None:
+    store = SqliteStore(path)
+    go, busy = threading.Event(), threading.Event()
+    told: list[tuple[int, int]] = []
+
+    def hold(failure: str) -> None:
+        busy.set()
+        assert go.wait(PATIENCE_S)
+
+    store.commit(Batch(units={"first": unit(0)}), hold)
+    assert busy.wait(PATIENCE_S)
+    reader = sqlite3.connect(path, check_same_thread=False)
+    for number in range(100):
+
+        def tell(failure: str, number: int = number) -> None:
+            told.append((number, reader.execute("SELECT count(*) FROM units").fetchone()[0]))
+
+        store.commit(Batch(units={f"u{number}": unit(number)}), tell)
+    assert told == []  # nobody is told before it is written
+    go.set()
+    store.close()
+    reader.close()
+    assert told == [(number, 101) for number in range(100)]  # all were there when the first was told
+
+
+def test_a_record_that_is_written_twice_in_one_commit_has_its_last_word(path: Path) -> None:
+    store = SqliteStore(path)
+    for number in range(50):
+        record = unit(number) if number % 7 else None
+        store.commit(Batch(units={"a": record, "b": unit(number)}), lambda failure: None)
+    store.close()
+    assert reopened(path).units == {"b": unit(49)}
+
+
+# ---- failures of the disk ---------------------------------------------------------------------------------
+
+
+def test_what_could_not_be_written_is_written_with_the_next(path: Path) -> None:
+    store = SqliteStore(path)
+    assert commit(store, units={"before": unit(0)}) == ""
+    pages = store._db.execute("PRAGMA page_count").fetchone()[0]
+    store._db.execute(f"PRAGMA max_page_count={pages}")
+    for number in range(3):
+        failure = commit(
+            store, units={f"u{number}": unit(number), "same": unit(number)}, events=(event(number),)
+        )
+        assert "full" in failure
+    assert commit(store, units={"before": unit(9), "u0": None}) != ""
+    store._db.execute("PRAGMA max_page_count=1000000")
+    assert commit(store, meta={"after": 1}) == ""
+    store.close()
+    restored = reopened(path)
+    assert restored.meta == {"after": 1}
+    assert restored.units == {"before": unit(9), "u1": unit(1), "u2": unit(2), "same": unit(2)}
+    assert restored.events == [event(number) for number in range(3)]
+
+
+def event(number: int) -> dict[str, Any]:
+    return {"seq": number + 1, "text": "x" * 5000}
+
+
+def test_a_full_disk_is_told_and_survived(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("a small file system needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted here: {done.stderr.strip()}")
+    try:
+        store = SqliteStore(disk / "state.db")
+        assert commit(store, units={"before": unit(0)}) == ""
+        filler = disk / "filler"
+        with pytest.raises(OSError, match="No space"), filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
+        assert commit(store, units={"a": unit(1)}, events=(event(0),)) != ""
+        assert commit(store, units={"b": unit(2)}, events=(event(1),)) != ""
+        filler.unlink()
+        assert commit(store, units={"c": unit(3)}) == ""
+        store.close()
+        restored = reopened(disk / "state.db")
+        assert restored.units == {"before": unit(0), "a": unit(1), "b": unit(2), "c": unit(3)}
+        assert restored.events == [event(0), event(1)]
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+# ---- every byte -------------------------------------------------------------------------------------------
+
+
+def parts(path: Path) -> dict[str, bytes]:
+    """The store's files by their suffix, without the index of its journal, which is made anew."""
+    names = {suffix: path.with_name(path.name + suffix) for suffix in ("", "-wal", ".id")}
+    return {suffix: name.read_bytes() for suffix, name in names.items() if name.exists()}
+
+
+def put(path: Path, files: dict[str, bytes]) -> None:
+    for old in path.parent.glob(f"{path.name}*"):
+        old.unlink()
+    for suffix, data in files.items():
+        path.with_name(path.name + suffix).write_bytes(data)
+
+
+def in_small_pages(path: Path) -> None:
+    """Rewrite a closed store in pages of 512 bytes: every byte of a journal is then a few thousand."""
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA journal_mode=DELETE")
+    db.execute("PRAGMA page_size=512")
+    db.execute("VACUUM")
+    db.close()
+
+
+def journalled(path: Path) -> tuple[dict[str, bytes], list[Restored]]:
+    """The files of a killed store with all its commits in the journal, and what it had after each of them."""
+    store = SqliteStore(path)
+    assert commit(store, meta={"secret": b"s" * 32}, units={"a": unit(0)}, events=({"seq": 1},)) == ""
+    store.close()
+    in_small_pages(path)
+    states = [reopened(path)]
+    store = SqliteStore(path)
+    batches: list[dict[str, Any]] = [
+        {"units": {"a": unit(1), "b": unit(1)}, "events": ({"seq": 2},)},
+        {"units": {"b": None}, "events": ({"seq": 3, "text": "y" * 700},)},
+        {"meta": {"boot": "x"}, "units": {f"u{n}": unit(n) for n in range(12)}},
+        {"events": ({"seq": 4},), "keep_events_from": 3},
+    ]
+    for batch in batches:
+        assert commit(store, **batch) == ""
+        states.append(store.load())
+    files = parts(path)  # as SIGKILL would leave them
+    store.close()
+    assert len(files["-wal"]) > 10 * 512
+    return files, states
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_a_journal_cut_at_any_byte_is_a_prefix_of_the_commits(path: Path, share: int) -> None:
+    files, states = journalled(path)
+    wal = files["-wal"]
+    seen = []
+    for size in range(share, len(wal) + 1, SHARES):
+        put(path, {**files, "-wal": wal[:size]})
+        restored = reopened(path)
+        assert restored in states, f"cut at {size} of {len(wal)} bytes"
+        seen.append(states.index(restored))
+    assert seen == sorted(seen)  # more bytes never mean fewer commits
+    assert set(seen) >= set(range(len(states) - 1))
+    put(path, files)
+    assert reopened(path) == states[-1]
+
+
+def test_a_store_cut_at_any_byte_is_refused_and_left_alone(path: Path) -> None:
+    store = SqliteStore(path)
+    assert commit(store, units={f"u{n}": unit(n) for n in range(40)}, events=(event(0),)) == ""
+    store.close()
+    files = parts(path)
+    assert "-wal" not in files
+    for size in range(len(files[""]) - 1, -1, -1):
+        os.truncate(path, size)
+        error = refusal(path)
+        assert f"the file has {size} bytes" in error.detail["reason"]
+    assert path.stat().st_size == 0
+    assert sorted(part.name for part in path.parent.glob("state*")) == ["state.db", "state.db.id"]
+
+
+def test_a_store_cut_beside_its_journal_is_refused_or_a_prefix(path: Path) -> None:
+    files, states = journalled(path)
+    data = files[""]
+    sizes = {*range(0, len(data), 97), *(n + d for n in range(0, len(data), 512) for d in (-1, 0, 1))}
+    for size in sorted(size for size in sizes if 0 <= size < len(data)):
+        put(path, {**files, "": data[:size]})
+        try:
+            restored = reopened(path)
+        except MgmtError as error:
+            assert error.code == "bad-store"
+        else:
+            assert restored in states, f"cut at {size} of {len(data)} bytes"
+
+
+def test_a_checkpoint_that_was_interrupted_is_repeated(path: Path) -> None:
+    """SIGKILL while the journal is copied into a growing file: any number of its pages may have arrived."""
+    files, states = journalled(path)
+    put(path, files)
+    SqliteStore(path).close()
+    whole, old = path.read_bytes(), files[""]
+    assert len(whole) > len(old)
+    for arrived in range(0, len(whole) + 1, 512):
+        mixed = whole[:arrived] + old[arrived:]
+        put(path, {**files, "": mixed})
+        assert reopened(path) == states[-1], f"{arrived} of {len(whole)} bytes"
+
+
+def test_flipped_bytes_are_never_a_new_store(path: Path) -> None:
+    """Damage is refused, or it hit what nothing is in: what is read is what was written."""
+    store = SqliteStore(path)
+    assert commit(store, units={f"u{n}": unit(n) for n in range(40)}) == ""
+    store.close()
+    files = parts(path)
+    draw = random.Random(3)
+    refused = 0
+    for _ in range(300):
+        data = bytearray(files[""])
+        for _ in range(draw.choice([1, 8, 64])):
+            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        put(path, {**files, "": bytes(data)})
+        try:
+            restored = reopened(path)
+        except MgmtError as error:
+            assert error.code == "bad-store"
+            refused += 1
+        else:
+            assert restored == Restored({}, {f"u{n}": unit(n) for n in range(40)}, [])
+    assert refused > 30
+
+
+# ---- what is refused --------------------------------------------------------------------------------------
+
+
+def test_a_store_that_vanished_is_refused(path: Path) -> None:
+    SqliteStore(path).close()
+    path.unlink()
+    assert "gone" in refusal(path).detail["reason"]
+    assert not path.exists()
+
+
+def test_a_journal_without_its_store_is_refused(path: Path) -> None:
+    files, _ = journalled(path)
+    put(path, {"-wal": files["-wal"]})
+    assert "gone" in refusal(path).detail["reason"]
+
+
+def test_a_file_that_is_no_store_is_refused(path: Path) -> None:
+    path.write_bytes(b"hello" * 1000)
+    assert "no SQLite header" in refusal(path).detail["reason"]
+    assert path.read_bytes() == b"hello" * 1000
+
+
+@pytest.mark.parametrize("version", [0, 99])
+def test_another_schema_is_refused(path: Path, version: int) -> None:
+    SqliteStore(path).close()
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version={version}")
+    db.close()
+    assert f"schema version {version}" in refusal(path).detail["reason"]
+
+
+CREATING = """
+import itertools, sys
+from pathlib import Path
+from mgmt.store.sqlite import SqliteStore
+print("go", flush=True)
+for number in itertools.count():
+    folder = Path(sys.argv[1]) / str(number)
+    folder.mkdir()
+    SqliteStore(folder / "state.db").close()
+"""
+
+
+def test_a_first_start_that_is_killed_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    draw = random.Random(11)
+    for attempt in range(12):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        with subprocess.Popen(
+            [sys.executable, "-c", CREATING, str(folder)], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"go\n"
+            time.sleep(draw.uniform(0, 0.03))
+            process.send_signal(signal.SIGKILL)
+        for left in sorted(folder.iterdir(), key=lambda path: int(path.name))[-2:]:
+            store = SqliteStore(left / "state.db")
+            assert commit(store, units={"a": unit(1)}) == ""
+            store.close()
+            assert reopened(left / "state.db").units == {"a": unit(1)}
+
+
+def test_every_stage_of_a_first_start_can_be_repeated(path: Path) -> None:
+    SqliteStore(path).close()
+    files = parts(path)
+    stages: list[dict[str, bytes]] = [
+        {},
+        {".new": b""},
+        {".new": files[""][:5000], ".new-journal": b"x" * 600},
+        {".new": files[""]},
+        {"": files[""]},
+        {"": files[""], ".id": files[".id"]},
+    ]
+    for stage in stages:
+        put(path, stage)
+        assert reopened(path) == Restored({}, {}, []), sorted(stage)
+        assert parts(path).keys() == {"", ".id"}
+        assert not path.with_name(f"{path.name}.new").exists()
+
+
+# ---- recovery ---------------------------------------------------------------------------------------------
+
+
+def test_recovery_saves_what_can_be_read_and_keeps_the_damaged_file(path: Path) -> None:
+    store = SqliteStore(path)
+    units = {f"u{n:03}": unit(n) for n in range(300)}
+    assert commit(store, meta={"secret": b"s"}, units=units, events=({"seq": 7},)) == ""
+    store.close()
+    pages = path.stat().st_size // 4096
+    data = bytearray(path.read_bytes())
+    data[(pages - 1) * 4096 : pages * 4096] = b"\xa5" * 4096
+    path.write_bytes(data)
+    refusal(path)
+    rows = recover(path, "now")
+    aside = path.with_name("state.db.damaged-now")
+    assert aside.read_bytes() == bytes(data)
+    restored = reopened(path)
+    assert restored.meta == {"secret": b"s"}
+    assert restored.events == [{"seq": 7}]
+    assert restored.units.items() <= units.items()
+    assert rows == {"meta": 1, "units": len(restored.units), "events": 1}
+    assert 0 < len(restored.units) < 300
+
+
+def test_recovery_reads_the_journal_too(path: Path) -> None:
+    files, states = journalled(path)
+    put(path, files)
+    recover(path, "now")
+    assert reopened(path) == states[-1]
+    assert not path.with_name("state.db-wal").exists()
+
+
+@pytest.mark.parametrize("left", [b"", b"hello" * 100, None])
+def test_recovery_of_nothing_starts_anew_and_says_so(path: Path, left: bytes | None) -> None:
+    SqliteStore(path).close()
+    path.unlink()
+    if left is not None:
+        path.write_bytes(left)
+    refusal(path)
+    assert recover(path, "now") == {"meta": 0, "units": 0, "events": 0}
+    assert reopened(path) == Restored({}, {}, [])
+    assert path.with_name("state.db.damaged-now").exists() is (left is not None)
+
+
+def test_a_recovery_that_is_killed_can_be_repeated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SqliteStore(path)
+    assert commit(store, units={"a": unit(1)}) == ""
+    store.close()
+    os.truncate(path, path.stat().st_size + 1)
+    refusal(path)
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", killed)
+    with pytest.raises(KeyboardInterrupt):
+        recover(path, "one")
+    monkeypatch.setattr(Path, "rename", rename)
+    refusal(path)
+    assert recover(path, "two")["units"] == 1
+    assert reopened(path).units == {"a": unit(1)}
