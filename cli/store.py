@@ -87,7 +87,8 @@ def count(path: Path) -> dict[str, int]:
         restored = opened.load()
     finally:
         opened.close()
-    return {"meta": len(restored.meta), "units": len(restored.units), "events": len(restored.events)}
+    tables = ("meta", "units", "events", "workloads")
+    return {table: len(getattr(restored, table)) for table in tables}
 
 
 def told(invocation: Invocation, schema: str, path: Path, rows: dict[str, int], text: str) -> None:

@@ -58,6 +58,14 @@ TABLE: dict[str, Row] = {
     "lease-gone": Row(Fault.CLIENT, True, Exit.FAILED, "the lease is unknown or closed; ask for a new one"),
     "unknown-model": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no model of that name is configured"),
     "unknown-unit": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no unit of that name exists"),
+    "unknown-workload": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no workload of that name was submitted"),
+    "unknown-task": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no workload has a task of that name"),
+    "bad-workload": Row(
+        Fault.CLIENT, False, Exit.USAGE, "a document of tasks or nodes is missing a field or has a wrong one"
+    ),
+    "not-schedulable": Row(
+        Fault.CLIENT, False, Exit.FAILED, "a deadline could not be kept, so nothing was placed or changed"
+    ),
     "no-backend": Row(
         Fault.CLIENT, False, Exit.FAILED, "the model's type has no backend in the configuration"
     ),

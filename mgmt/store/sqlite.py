@@ -1,9 +1,9 @@
 """SQLite as the store: one writer thread, group commit, and a check that refuses instead of resetting.
 
-Three tables: `meta` (name, value), `units` (name, record), `events` (seq, record); values and records are msgpack
-behind a CRC-32, because SQLite notices damage of its structure, but not of what is in it. The writer takes every
-batch that waits, commits them in one transaction, with a full sync when one of them asks for it, and then tells
-each caller: what was acknowledged is on the disk.
+Four tables: `meta` (name, value), `units` and `workloads` (name, record), `events` (seq, record); values and
+records are msgpack behind a CRC-32, because SQLite notices damage of its structure, but not of what is in it. The
+writer takes every batch that waits, commits them in one transaction, with a full sync when one of them asks for
+it, and then tells each caller: what was acknowledged is on the disk.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 ROWS_PER_INSERT = 100
 CACHE_KIB = 256  # pages are written, and read again only by the next daemon
 _HEADER = b"SQLite format 3\x00"
@@ -29,7 +29,12 @@ _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE units (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE events (seq INTEGER PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE workloads (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
+# What makes a file of an older version one of the next; never changed once it was released.
+_MIGRATIONS = {
+    1: "CREATE TABLE workloads (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+}
 
 # What reading a damaged file raises; the second when SQLite names garbage in its own words.
 _DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
@@ -39,7 +44,8 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Changes that become durable together. A unit's record None: forget it; `keep_events_from`: drop older.
+    """Changes that become durable together. A record None: forget what has the name; `keep_events_from`: drop
+    older ones.
 
     `synced` survives the machine; without, it survives this process, and the machine with the next that is.
     """
@@ -49,6 +55,7 @@ class Batch:
     events: tuple[Record, ...] = ()
     keep_events_from: int = 0
     synced: bool = True
+    workloads: Mapping[str, Record | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,7 @@ class Restored:
     meta: dict[str, Any]
     units: dict[str, dict[str, Any]]
     events: list[dict[str, Any]]
+    workloads: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class SqliteStore:
@@ -87,6 +95,7 @@ class SqliteStore:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
             self._check()
+            self._migrate()
         except _DAMAGE as error:
             raise self._refusal(str(error)) from None
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
@@ -95,14 +104,12 @@ class SqliteStore:
     def load(self) -> Restored:
         """Read everything; only before the first commit."""
         try:
-            meta = {
-                name: _unpack(name, row) for name, row in self._db.execute("SELECT name, value FROM meta")
-            }
-            units = {
-                name: _unpack(name, row) for name, row in self._db.execute("SELECT name, record FROM units")
-            }
+            meta, units, workloads = (
+                {name: _unpack(name, row) for name, row in self._db.execute(f"SELECT * FROM {table}")}
+                for table in ("meta", "units", "workloads")
+            )
             rows = self._db.execute("SELECT seq, record FROM events ORDER BY seq")
-            return Restored(meta, units, [_unpack(seq, row) for seq, row in rows])
+            return Restored(meta, units, [_unpack(seq, row) for seq, row in rows], workloads)
         except (*_DAMAGE, MgmtError) as error:
             raise self._refusal(str(error)) from None
 
@@ -186,11 +193,26 @@ class SqliteStore:
 
     def _check(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version != SCHEMA_VERSION:
+        if version != SCHEMA_VERSION and version not in _MIGRATIONS:
             raise self._refusal(f"it has schema version {version}, this daemon reads {SCHEMA_VERSION}")
         result = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if result != "ok":
             raise self._refusal(result)
+
+    def _migrate(self) -> None:
+        """Bring an older file up to date in one transaction: a daemon that is killed meanwhile changed nothing."""
+        db = self._db
+        if db.execute("PRAGMA user_version").fetchone()[0] == SCHEMA_VERSION:
+            return
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            for version in range(db.execute("PRAGMA user_version").fetchone()[0], SCHEMA_VERSION):
+                db.execute(_MIGRATIONS[version])
+            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            db.execute("COMMIT")
+        except sqlite3.Error:
+            db.execute("ROLLBACK")
+            raise
 
     def _refusal(self, reason: str) -> MgmtError:
         return MgmtError(
@@ -205,7 +227,7 @@ class SqliteStore:
 
 def recover(path: Path, stamp: str) -> dict[str, int]:
     """Move the damaged store to `PATH.damaged-STAMP` and save what is readable into a new one; rows by table."""
-    saved: dict[str, list[tuple[Any, ...]]] = {"meta": [], "units": [], "events": []}
+    saved: dict[str, list[tuple[Any, ...]]] = {"meta": [], "units": [], "events": [], "workloads": []}
     if path.exists():
         try:
             old = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
@@ -261,16 +283,21 @@ def _apply(db: sqlite3.Connection, batch: Batch) -> None:
     if batch.meta:
         rows = [(name, _pack(name, value)) for name, value in batch.meta.items()]
         db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", rows)
-    rows = []
-    for name, record in batch.units.items():
-        if record is None:
-            db.execute("DELETE FROM units WHERE name = ?", (name,))
-        else:
-            rows.append((name, _pack(name, record)))
-    _insert(db, "units", rows)
+    _put(db, "units", batch.units)
+    _put(db, "workloads", batch.workloads)
     _insert(db, "events", [(event["seq"], _pack(event["seq"], event)) for event in batch.events])
     if batch.keep_events_from:
         db.execute("DELETE FROM events WHERE seq < ?", (batch.keep_events_from,))
+
+
+def _put(db: sqlite3.Connection, table: str, records: Mapping[str, Record | None]) -> None:
+    rows = []
+    for name, record in records.items():
+        if record is None:
+            db.execute(f"DELETE FROM {table} WHERE name = ?", (name,))
+        else:
+            rows.append((name, _pack(name, record)))
+    _insert(db, table, rows)
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, bytes]]) -> None:
@@ -302,15 +329,18 @@ def _merged(batches: list[Batch]) -> list[Batch]:
     """One batch with the last word of each: what could not be written does not grow with every try."""
     meta: dict[str, Any] = {}
     units: dict[str, Record | None] = {}
+    workloads: dict[str, Record | None] = {}
     events: list[Record] = []
     keep, synced = 0, False
     for batch in batches:
         synced |= batch.synced
         meta |= batch.meta
         units |= batch.units
+        workloads |= batch.workloads
         events += batch.events
         keep = max(keep, batch.keep_events_from)
-    return [Batch(meta, units, tuple(event for event in events if event["seq"] >= keep), keep, synced)]
+    kept = tuple(event for event in events if event["seq"] >= keep)
+    return [Batch(meta, units, kept, keep, synced, workloads)]
 
 
 def _write_durably(path: Path, data: bytes) -> None:

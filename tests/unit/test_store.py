@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from mgmt.protocol.errors import MgmtError
-from mgmt.store.sqlite import Batch, Restored, SqliteStore, recover
+from mgmt.store.sqlite import _MIGRATIONS, SCHEMA_VERSION, Batch, Restored, SqliteStore, recover
 
 PATIENCE_S = 20.0
 SHARES = 2  # of the longest test, which run beside each other
@@ -87,9 +87,14 @@ def test_what_is_committed_is_there_again(path: Path) -> None:
     assert commit(store, units={"a": unit(3), "b": None}, events=({"seq": 1, "x": 1}, {"seq": 2})) == ""
     assert commit(store, events=({"seq": 3},), keep_events_from=2) == ""
     assert commit(store, units={"c": unit(4)}, synced=False) == ""
+    assert commit(store, workloads={"w": {"tasks": [1]}, "v": {"tasks": []}}) == ""
+    assert commit(store, workloads={"w": {"tasks": [2]}, "v": None}) == ""
     store.close()
     assert reopened(path) == Restored(
-        {"secret": b"\x00\xff"}, {"a": unit(3), "c": unit(4)}, [{"seq": 2}, {"seq": 3}]
+        {"secret": b"\x00\xff"},
+        {"a": unit(3), "c": unit(4)},
+        [{"seq": 2}, {"seq": 3}],
+        {"w": {"tasks": [2]}},
     )
 
 
@@ -145,7 +150,10 @@ def test_what_could_not_be_written_is_written_with_the_next(path: Path) -> None:
     store._db.execute(f"PRAGMA max_page_count={pages}")
     for number in range(3):
         failure = commit(
-            store, units={f"u{number}": unit(number), "same": unit(number)}, events=(event(number),)
+            store,
+            units={f"u{number}": unit(number), "same": unit(number)},
+            events=(event(number),),
+            workloads={f"w{number}": {}, "same": {"version": number}},
         )
         assert "full" in failure
     assert commit(store, units={"before": unit(9), "u0": None}) != ""
@@ -156,6 +164,7 @@ def test_what_could_not_be_written_is_written_with_the_next(path: Path) -> None:
     assert restored.meta == {"after": 1}
     assert restored.units == {"before": unit(9), "u1": unit(1), "u2": unit(2), "same": unit(2)}
     assert restored.events == [event(number) for number in range(3)]
+    assert restored.workloads == {"w0": {}, "w1": {}, "w2": {}, "same": {"version": 2}}
 
 
 def event(number: int) -> dict[str, Any]:
@@ -224,7 +233,8 @@ def journalled(path: Path) -> tuple[dict[str, bytes], list[Restored]]:
     states = [reopened(path)]
     store = SqliteStore(path)
     batches: list[dict[str, Any]] = [
-        {"units": {"a": unit(1), "b": unit(1)}, "events": ({"seq": 2},)},
+        {"workloads": {"w": {"tasks": list(range(9))}}, "events": ({"seq": 2},)},
+        {"units": {"a": unit(1), "b": unit(1)}},
         {"units": {"b": None}, "events": ({"seq": 3, "text": "y" * 700},)},
         {"meta": {"boot": "x"}, "units": {f"u{n}": unit(n) for n in range(12)}},
         {"events": ({"seq": 4},), "keep_events_from": 3},
@@ -349,6 +359,79 @@ def test_another_schema_is_refused(path: Path, version: int) -> None:
     assert f"schema version {version}" in refusal(path).detail["reason"]
 
 
+def as_version_1(path: Path) -> dict[str, bytes]:
+    """Make a closed store what a daemon of the first schema version left; its files."""
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA journal_mode=DELETE")
+    db.execute("DROP TABLE workloads")
+    db.execute("PRAGMA user_version=1")
+    db.execute("VACUUM")
+    db.close()
+    return parts(path)
+
+
+def version(path: Path) -> int:
+    db = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        number: int = db.execute("PRAGMA user_version").fetchone()[0]
+        return number
+    finally:
+        db.close()
+
+
+def test_a_store_of_the_first_version_is_brought_up_to_date_where_it_is(path: Path) -> None:
+    store = SqliteStore(path)
+    assert commit(store, meta={"secret": b"s"}, units={"a": unit(1)}, events=({"seq": 1},)) == ""
+    store.close()
+    as_version_1(path)
+    store = SqliteStore(path)
+    assert store.load() == Restored({"secret": b"s"}, {"a": unit(1)}, [{"seq": 1}])
+    assert commit(store, workloads={"w": {"tasks": []}}) == ""
+    store.close()
+    assert version(path) == SCHEMA_VERSION
+    assert reopened(path) == Restored({"secret": b"s"}, {"a": unit(1)}, [{"seq": 1}], {"w": {"tasks": []}})
+
+
+def test_a_migration_that_is_killed_at_any_byte_is_repeated(path: Path) -> None:
+    store = SqliteStore(path)
+    assert commit(store, units={"a": unit(1)}) == ""
+    store.close()
+    old = as_version_1(path)
+    store = SqliteStore(path)
+    migrated = parts(path)
+    store.close()
+    wal = migrated["-wal"]
+    assert wal
+    for size in range(0, len(wal) + 1, 61):
+        put(path, {**migrated, "": old[""], "-wal": wal[:size]})
+        assert reopened(path) == Restored({}, {"a": unit(1)}, []), f"cut at {size} of {len(wal)} bytes"
+        assert version(path) == SCHEMA_VERSION
+
+
+def test_a_migration_without_room_leaves_the_old_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = SqliteStore(path)
+    assert commit(store, units={"a": unit(1)}) == ""
+    store.close()
+    as_version_1(path)
+    with monkeypatch.context() as patch:
+        patch.setitem(_MIGRATIONS, 1, "CREATE TABLE units (no_room)")  # any statement that fails
+        refusal(path)
+    assert version(path) == 1
+    assert reopened(path).units == {"a": unit(1)}
+
+
+def test_recovery_of_a_damaged_store_of_the_first_version(path: Path) -> None:
+    store = SqliteStore(path)
+    assert commit(store, units={"a": unit(1)}) == ""
+    store.close()
+    as_version_1(path)
+    os.truncate(path, path.stat().st_size + 1)
+    refusal(path)
+    assert recover(path, "now") == {"meta": 0, "units": 1, "events": 0, "workloads": 0}
+    assert reopened(path).units == {"a": unit(1)}
+    assert version(path) == SCHEMA_VERSION
+
+
 CREATING = """
 import itertools, sys
 from pathlib import Path
@@ -418,7 +501,7 @@ def test_recovery_saves_what_can_be_read_and_keeps_the_damaged_file(path: Path) 
     assert restored.meta == {"secret": b"s"}
     assert restored.events == [{"seq": 7}]
     assert restored.units.items() <= units.items()
-    assert rows == {"meta": 1, "units": len(restored.units), "events": 1}
+    assert rows == {"meta": 1, "units": len(restored.units), "events": 1, "workloads": 0}
     assert 0 < len(restored.units) < 300
 
 
@@ -437,7 +520,7 @@ def test_recovery_of_nothing_starts_anew_and_says_so(path: Path, left: bytes | N
     if left is not None:
         path.write_bytes(left)
     refusal(path)
-    assert recover(path, "now") == {"meta": 0, "units": 0, "events": 0}
+    assert recover(path, "now") == {"meta": 0, "units": 0, "events": 0, "workloads": 0}
     assert reopened(path) == Restored({}, {}, [])
     assert path.with_name("state.db.damaged-now").exists() is (left is not None)
 
