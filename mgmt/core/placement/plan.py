@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from mgmt.core.placement.topology import Cpu, Topology
@@ -15,6 +15,7 @@ class Demand:
     `cpus` lists fixed CPUs; else `count` of them are chosen (0: not pinned). `layout` compact fills a NUMA node
     and its cores first, spread takes as many nodes and cores as it can. `exclusive` CPUs are nobody else's.
     `gpus` fixes GPUs by UUID, else `gpu_count` are chosen; a GPU is always exclusive. Memory is a promise.
+    `realtime`: it has a real-time policy and declares no demand, so beside it no deadline can be promised.
     """
 
     unit: str
@@ -26,11 +27,19 @@ class Demand:
     gpus: tuple[str, ...] = ()
     gpu_count: int = 0
     memory_bytes: int = 0
+    realtime: bool = False
+
+    @property
+    def excludes_tasks(self) -> bool:
+        return self.exclusive or self.realtime
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a unit runs. `fault` says why there is no such place on this machine; then the rest is empty."""
+    """Where a unit runs; no `cpus`: anywhere.
+
+    `fault` says why there is no such place on this machine; then the rest is empty.
+    """
 
     cpus: tuple[int, ...] = ()
     exclusive: bool = False
@@ -38,14 +47,21 @@ class Place:
     memory_bytes: int = 0
     why: str = ""
     fault: str = ""
+    realtime: bool = False
+
+    @property
+    def excludes_tasks(self) -> bool:
+        """Whether no periodic task can be promised anything on its CPUs."""
+        return self.exclusive or self.realtime
 
 
-def plan(topology: Topology, demands: Iterable[Demand]) -> dict[str, Place]:
-    """A place for each demand, by unit.
+def plan(topology: Topology, demands: Iterable[Demand], tasks: Set[int] = frozenset()) -> dict[str, Place]:
+    """A place for each demand, by unit. `tasks`: CPUs on which periodic tasks are admitted.
 
     Fixed CPUs first, then exclusive demands by descending size, then shared ones; ties by name. GPUs that
     somebody names are chosen for others last. An exclusive demand that finds no free CPUs is placed as if it were
-    alone: it can run when its rivals do not.
+    alone: it can run when its rivals do not. CPUs with tasks are chosen for an exclusive or a real-time demand
+    only where there are too few others.
     """
     demands = list(demands)
     taken: set[int] = set()
@@ -53,7 +69,7 @@ def plan(topology: Topology, demands: Iterable[Demand]) -> dict[str, Place]:
     gpus_taken = {uuid for demand in demands for uuid in demand.gpus}
     places: dict[str, Place] = {}
     for demand in sorted(demands, key=_order):
-        places[demand.unit] = _place(topology, demand, taken, used, gpus_taken)
+        places[demand.unit] = _place(topology, demand, taken, used, gpus_taken, tasks)
     return places
 
 
@@ -63,7 +79,12 @@ def _order(demand: Demand) -> tuple[int, int, str]:
 
 
 def _place(
-    topology: Topology, demand: Demand, taken: set[int], used: dict[int, int], gpus_taken: set[str]
+    topology: Topology,
+    demand: Demand,
+    taken: set[int],
+    used: dict[int, int],
+    gpus_taken: set[str],
+    tasks: Set[int],
 ) -> Place:
     missing = [cpu for cpu in demand.cpus if cpu not in topology.ids]
     if missing:
@@ -96,6 +117,11 @@ def _place(
                 f"{demand.layout} among all {len(candidates)}: the exclusive ones are oversubscribed",
             )
         chosen = tuple(sorted(cpu.id for cpu in _choose(free, demand.count, demand.layout, used)))
+        apart = [cpu for cpu in free if cpu.id not in tasks]
+        if demand.excludes_tasks and not tasks.isdisjoint(chosen) and demand.count <= len(apart):
+            # Only now: what is not in the way of tasks stays where it would be without them.
+            chosen = tuple(sorted(cpu.id for cpu in _choose(apart, demand.count, demand.layout, used)))
+            why = f"{demand.layout} among {len(apart)} CPUs that nobody has for himself and no task is on"
     else:
         chosen, why = (), "not pinned"
     if node is not None and chosen and not demand.cpus:
@@ -105,7 +131,7 @@ def _place(
     for cpu in chosen:
         used[cpu] += 1
     gpus_taken.update(gpus)
-    return Place(chosen, demand.exclusive, gpus, demand.memory_bytes, why)
+    return Place(chosen, demand.exclusive, gpus, demand.memory_bytes, why, realtime=demand.realtime)
 
 
 def _choose(free: list[Cpu], count: int, layout: str, used: dict[int, int]) -> list[Cpu]:

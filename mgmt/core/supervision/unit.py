@@ -26,6 +26,7 @@ class State(StrEnum):
 
 
 NOWHERE = Place()
+REALTIME = ("fifo", "rr", "deadline")
 AT_REST = frozenset({State.STOPPED, State.EXITED, State.FATAL})
 
 # THE table: (state, trigger) -> the states it may lead to. docs/protocol.md draws it.
@@ -91,6 +92,7 @@ class UnitSpec:
             gpus=gpus if isinstance(gpus, tuple) else (),
             gpu_count=gpus if isinstance(gpus, int) else 0,
             memory_bytes=(asked.memory_mb or 0) << 20,
+            realtime=self.backend.scheduling.policy in REALTIME,
         )
 
 
