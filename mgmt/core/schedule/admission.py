@@ -16,7 +16,7 @@ from mgmt import kernel
 from mgmt.protocol import defaults
 from mgmt.protocol.errors import MgmtError
 
-from . import hyperperiod
+from . import edf_response, hyperperiod
 from .refusals import refused_as
 from .workload import Chain, Node, Task, Workload, mask_of
 
@@ -268,7 +268,7 @@ class _Cpus:
             if self.test == "fp":
                 responses = self.cpus.response_times(q)
             elif self.test == "edf":
-                responses = edf_responses([known[number].task for number in on])
+                responses = edf_response.responses([known[number].task for number in on])
             for number, response_us in zip(on, responses, strict=True):
                 slack_us = None if response_us is None else known[number].task.deadline_us - response_us
                 found.append(
@@ -281,10 +281,6 @@ class _Cpus:
                     )
                 )
         return found
-
-
-def edf_responses(tasks: Sequence[Task]) -> Sequence[int | None]:
-    return [None] * len(tasks)
 
 
 def chain_bound(workload: str, chain: Chain, placed: Sequence[Placed]) -> ChainBound:
