@@ -164,7 +164,9 @@ class Placement:
     a higher number is more urgent, and tasks of equal priority delay each other.
 
     `choose` says which CPUs are tried first: "best" those with least room, "least" those with most, "first"
-    those of the lowest number; ties go to the lower number. A task is refused only where no CPU passes.
+    those of the lowest number; ties go to the lower number. Where a test failed, CPUs are tried later for tasks
+    that are as large, and `admit` turns from "best" to the CPUs with most room after 8 failed tests. A task is
+    refused only where no CPU passes.
 
     Times are integers of one unit up to int64, task numbers the caller's choice from 0 on, dense where
     memory matters. A refusal raises `Refused` and changes nothing. Of one Placement only one thread may make
@@ -228,6 +230,13 @@ class Placement:
 
     def move(self, task: int, cpu: int) -> int:
         """To this CPU, if its target, its mask, the memory and the test of the CPU allow it."""
+
+    def rebalance(self, most: int = 100) -> list[tuple[int, int, int]]:
+        """Moves (task, from, to), at most so many, that lower the greatest of `loads()`; changes nothing.
+
+        Carried out with `move` in this order, each is admitted. Each takes a task from the CPU with the greatest
+        load to the emptiest CPU that passes its test. Empty where no single move away from it helps.
+        """
 
     def cpu_of(self, task: int) -> int: ...
     def tasks_on(self, cpu: int) -> list[int]:

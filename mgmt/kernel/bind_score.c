@@ -88,6 +88,14 @@ static PyObject *score(PyObject *module, PyObject *const *args, Py_ssize_t nargs
             goto done;
         }
     }
+    for (int c = 0; c < COLUMNS; c++) {
+        uintptr_t from = (uintptr_t)out.buf, into = (uintptr_t)column[c].doubles, size = (uintptr_t)n * 8;
+        if (into && from < into + size && into < from + size) {
+            PyErr_Format(PyExc_ValueError, "out shares memory with %s: give it its own", names[c]);
+            Py_CLEAR(result);
+            goto done;
+        }
+    }
     struct score_columns columns = {(size_t)n, column[VALUE].doubles, column[PROBABILITY].doubles, column[DURATION].doubles,
                                     column[RUNS].doubles, column[CODEBASE].doubles};
     BIND_UNLOCKED(n >= UNLOCK_FROM, k_score(&columns, &rule, out.buf));

@@ -267,7 +267,8 @@ static bool read_mask(struct placement *self, uint32_t x, PyObject *mask)
     PyObject *bits = PyLong_FromLong(64), *left = Py_NewRef(mask);
     for (uint32_t w = 0; bits && left && w < s->mask_words; w++) {
         row[w] = PyLong_AsUnsignedLongLongMask(left);
-        Py_SETREF(left, PyNumber_Rshift(left, bits));
+        /* Of int itself: a subclass may have its own >> that runs any code. */
+        Py_SETREF(left, PyLong_Type.tp_as_number->nb_rshift(left, bits));
     }
     bool fine = bits && left;
     Py_XDECREF(bits);
@@ -275,7 +276,8 @@ static bool read_mask(struct placement *self, uint32_t x, PyObject *mask)
     return fine;
 }
 
-/* A task number from Python; `placed` says what it must be. */
+/* A task number from Python; `placed` says what it must be. Reading an argument may run any code, which may
+ * change the placement: this one is read last. */
 static bool number_of(struct placement *self, PyObject *from, bool placed, uint32_t *x)
 {
     int64_t value = 0;
@@ -315,13 +317,14 @@ static PyObject *placement_admit(PyObject *object, PyObject *const *args, Py_ssi
     uint32_t x, cpu;
     struct strict_task task = {.target = -1};
     int64_t priority = 0;
-    if (!bind_arguments("admit", names, 4, 3, args, nargs, kwnames, given) || !is_free(self) ||
-        !number_of(self, given[0], false, &x) || !integer(given[1], "wcet", &task.wcet) || !integer(given[2], "period", &task.period))
+    if (!bind_arguments("admit", names, 4, 3, args, nargs, kwnames, given) || !integer(given[1], "wcet", &task.wcet) ||
+        !integer(given[2], "period", &task.period))
         return NULL;
     task.deadline = task.period;
     if (!integer(given[3], "deadline", &task.deadline) || !integer(given[4], "jitter", &task.jitter) ||
         !integer(given[5], "priority", &priority) || !integer(given[6], "memory", &task.memory) ||
-        !integer(given[7], "target", &task.target) || !is_valid(self, &task, -1) || !grow(self, (size_t)x + 1))
+        !integer(given[7], "target", &task.target) || !number_of(self, given[0], false, &x) || !is_free(self) ||
+        !is_valid(self, &task, -1) || !grow(self, (size_t)x + 1))
         return NULL;
     finish(&self->s, &task, priority);
     self->s.task[x] = task;
@@ -338,7 +341,7 @@ static PyObject *placement_remove(PyObject *object, PyObject *number)
 {
     struct placement *self = (struct placement *)object;
     uint32_t x;
-    if (!is_free(self) || !number_of(self, number, true, &x))
+    if (!number_of(self, number, true, &x) || !is_free(self))
         return NULL;
     strict_remove(&self->s, x);
     Py_RETURN_NONE;
@@ -371,11 +374,16 @@ static PyObject *placement_resize(PyObject *object, PyObject *const *args, Py_ss
     static const char *const names[] = {"task", "wcet", "period", "deadline", NULL};
     PyObject *given[4];
     uint32_t x;
-    if (!bind_arguments("resize", names, 4, 2, args, nargs, kwnames, given) || !is_free(self) || !number_of(self, given[0], true, &x))
+    int64_t wcet = 0, period = 0, deadline = 0;
+    if (!bind_arguments("resize", names, 4, 2, args, nargs, kwnames, given) || !integer(given[1], "wcet", &wcet) ||
+        !integer(given[2], "period", &period) || !integer(given[3], "deadline", &deadline) ||
+        !number_of(self, given[0], true, &x) || !is_free(self))
         return NULL;
     struct strict_task task = self->s.task[x];
-    if (!integer(given[1], "wcet", &task.wcet) || !integer(given[2], "period", &task.period) ||
-        !integer(given[3], "deadline", &task.deadline) || !is_valid(self, &task, -1))
+    task.wcet = wcet;
+    task.period = given[2] ? period : task.period;
+    task.deadline = given[3] ? deadline : task.deadline;
+    if (!is_valid(self, &task, -1))
         return NULL;
     finish(&self->s, &task, -self->s.task[x].rank);
     return replace(self, x, task, self->s.task[x].cpu, "resize");
@@ -387,8 +395,8 @@ static PyObject *placement_move(PyObject *object, PyObject *const *args, Py_ssiz
     static const char *const names[] = {"task", "cpu", NULL};
     PyObject *given[2];
     uint32_t x, cpu;
-    if (!bind_arguments("move", names, 2, 2, args, nargs, kwnames, given) || !is_free(self) ||
-        !number_of(self, given[0], true, &x) || !cpu_of_argument(self, given[1], &cpu))
+    if (!bind_arguments("move", names, 2, 2, args, nargs, kwnames, given) || !cpu_of_argument(self, given[1], &cpu) ||
+        !number_of(self, given[0], true, &x) || !is_free(self))
         return NULL;
     return replace(self, x, self->s.task[x], cpu, "move");
 }
@@ -396,11 +404,10 @@ static PyObject *placement_move(PyObject *object, PyObject *const *args, Py_ssiz
 enum { WCET, PERIOD, DEADLINE, JITTER, PRIORITY, MEMORY, TARGET, COLUMNS };
 static const char *const column_names[] = {"wcet", "period", "deadline", "jitter", "priority", "memory", "target"};
 
-static bool read_tasks(struct placement *self, const struct bind_column *column, PyObject *mask, uint32_t first, Py_ssize_t n)
+static bool read_tasks(struct placement *self, const struct bind_column *column, PyObject *masks, uint32_t first, Py_ssize_t n)
 {
     struct strict *s = &self->s;
-    PyObject *masks = mask ? PySequence_Fast(mask, "mask is a sequence of integers and None") : NULL;
-    bool fine = !mask || masks;
+    bool fine = true;
     if (masks && PySequence_Fast_GET_SIZE(masks) != n) {
         PyErr_Format(PyExc_ValueError, "mask has %zd entries, wcet %zd", PySequence_Fast_GET_SIZE(masks), n);
         fine = false;
@@ -424,7 +431,6 @@ static bool read_tasks(struct placement *self, const struct bind_column *column,
             fine = !masks || read_mask(self, x, PySequence_Fast_GET_ITEM(masks, i));
         }
     }
-    Py_XDECREF(masks);
     return fine;
 }
 
@@ -432,12 +438,12 @@ static PyObject *placement_place(PyObject *object, PyObject *const *args, Py_ssi
 {
     struct placement *self = (struct placement *)object;
     static const char *const names[] = {"wcet", "period", "deadline", "jitter", "priority", "memory", "target", "mask", "first", "order", NULL};
-    PyObject *given[10], *result = NULL;
+    PyObject *given[10], *result = NULL, *masks = NULL;
     struct bind_column column[COLUMNS] = {0};
     void *memory = NULL;
     int64_t first = 0, *cpus = NULL;
     int order = self->s.test == STRICT_FP ? STRICT_BY_URGENCY : STRICT_BY_UTILISATION;
-    if (!bind_arguments("place", names, 3, 2, args, nargs, kwnames, given) || !is_free(self) || !integer(given[8], "first", &first) ||
+    if (!bind_arguments("place", names, 3, 2, args, nargs, kwnames, given) || !integer(given[8], "first", &first) ||
         (given[9] && (order = one_of(given[9], "order", order_names)) < 0))
         return NULL;
     for (int c = 0; c < COLUMNS; c++)
@@ -453,7 +459,9 @@ static PyObject *placement_place(PyObject *object, PyObject *const *args, Py_ssi
         PyErr_Format(PyExc_ValueError, "first is %lld: task numbers are 0 to %u", (long long)first, TASKS_MOST - 1);
         goto out;
     }
-    if (!grow(self, (size_t)(first + n)) || !read_tasks(self, column, given[7], (uint32_t)first, n))
+    if (given[7] && !(masks = PySequence_Fast(given[7], "mask is a sequence of integers and None")))
+        goto out;
+    if (!is_free(self) || !grow(self, (size_t)(first + n)) || !read_tasks(self, column, masks, (uint32_t)first, n))
         goto out;
     size_t room = strict_place_room((size_t)n);
     memory = PyMem_RawMalloc(room);
@@ -481,6 +489,7 @@ static PyObject *placement_place(PyObject *object, PyObject *const *args, Py_ssi
 out:
     for (int c = 0; c < COLUMNS; c++)
         bind_release(&column[c]);
+    Py_XDECREF(masks);
     PyMem_RawFree(memory);
     PyMem_RawFree(cpus);
     return result;
@@ -490,7 +499,7 @@ static PyObject *placement_cpu_of(PyObject *object, PyObject *number)
 {
     struct placement *self = (struct placement *)object;
     uint32_t x;
-    if (!is_free(self) || !number_of(self, number, true, &x))
+    if (!number_of(self, number, true, &x) || !is_free(self))
         return NULL;
     return PyLong_FromUnsignedLong(self->s.task[x].cpu);
 }
@@ -499,7 +508,7 @@ static PyObject *placement_tasks_on(PyObject *object, PyObject *cpu_given)
 {
     struct placement *self = (struct placement *)object;
     uint32_t cpu;
-    if (!is_free(self) || !cpu_of_argument(self, cpu_given, &cpu))
+    if (!cpu_of_argument(self, cpu_given, &cpu) || !is_free(self))
         return NULL;
     PyObject *list = PyList_New(0);
     for (uint32_t x = self->s.cpu[cpu].head; list && x != STRICT_NONE; x = self->s.task[x].next) {
@@ -515,7 +524,7 @@ static PyObject *placement_response_times(PyObject *object, PyObject *cpu_given)
 {
     struct placement *self = (struct placement *)object;
     uint32_t cpu;
-    if (!is_free(self) || !cpu_of_argument(self, cpu_given, &cpu))
+    if (!cpu_of_argument(self, cpu_given, &cpu) || !is_free(self))
         return NULL;
     if (self->s.test != STRICT_FP) {
         PyErr_SetString(PyExc_ValueError, "response times are those of fixed priorities: this Placement has another test");
@@ -529,6 +538,47 @@ static PyObject *placement_response_times(PyObject *object, PyObject *cpu_given)
     enum k_status status = strict_responses(&self->s, cpu, scratch, response);
     PyObject *list = status == K_OK ? bind_list(response, (Py_ssize_t)n) : bind_failed(status, "response_times");
     PyMem_RawFree(response);
+    return list;
+}
+
+static PyObject *placement_rebalance(PyObject *object, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    struct placement *self = (struct placement *)object;
+    static const char *const names[] = {"most", NULL};
+    PyObject *given[1], *list = NULL;
+    int64_t most = 100;
+    if (!bind_arguments("rebalance", names, 1, 0, args, nargs, kwnames, given) || !integer(given[0], "most", &most) || !is_free(self))
+        return NULL;
+    if (most < 0 || most >= TASKS_MOST)
+        return PyErr_Format(PyExc_ValueError, "most is %lld: must be between 0 and %u moves", (long long)most, TASKS_MOST - 1);
+    size_t room = strict_rebalance_room(&self->s);
+    void *memory = PyMem_RawMalloc(room);
+    struct strict_move *moves = PyMem_RawMalloc((size_t)(most + 1) * sizeof *moves);
+    uint32_t count = 0;
+    if (!memory || !moves) {
+        PyErr_NoMemory();
+        goto out;
+    }
+    struct k_arena arena = {memory, room}, scratch = {self->scratch, self->scratch_size};
+    enum k_status status;
+    self->busy = true;
+    BIND_UNLOCKED(self->s.cpus >= UNLOCK_FROM, status = strict_rebalance(&self->s, (uint32_t)most, arena, scratch, moves, &count));
+    self->busy = false;
+    if (status != K_OK) {
+        bind_failed(status, "rebalance");
+        goto out;
+    }
+    list = PyList_New(count);
+    for (uint32_t i = 0; list && i < count; i++) {
+        PyObject *move = Py_BuildValue("III", (unsigned)moves[i].task, (unsigned)moves[i].from, (unsigned)moves[i].to);
+        if (!move)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, move);
+    }
+out:
+    PyMem_RawFree(memory);
+    PyMem_RawFree(moves);
     return list;
 }
 
@@ -561,6 +611,8 @@ static PyMethodDef placement_methods[] = {
     FAST("resize", placement_resize,
          "resize($self, task, wcet, period=None, deadline=None)\n--\n\nChanges a task where it is, or raises Refused."),
     FAST("move", placement_move, "move($self, task, cpu)\n--\n\nMoves a task to a CPU, or raises Refused."),
+    FAST("rebalance", placement_rebalance,
+         "rebalance($self, most=100)\n--\n\nMoves (task, from, to) that would lower the greatest load; changes nothing."),
     {"remove", placement_remove, METH_O, "remove($self, task)\n--\n\nTakes a task away."},
     {"cpu_of", placement_cpu_of, METH_O, "cpu_of($self, task)\n--\n\nThe CPU of a task."},
     {"tasks_on", placement_tasks_on, METH_O, "tasks_on($self, cpu)\n--\n\nThe tasks on a CPU, most urgent first."},

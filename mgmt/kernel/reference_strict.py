@@ -21,6 +21,8 @@ ONE = 1 << 62  # utilisation 1
 PPM = 1_000_000
 NO_CEILING = (1 << 64) - 1
 CANDIDATES = 32  # how many CPUs an explanation looks at
+TRIES = 8  # failed tests after which one admission turns to the CPUs with most room
+WORTH_LIFTING = ONE // 32  # a ceiling that hides less is kept when deadlines grow
 STEPS = 1 << 22  # evaluations for one task before a test gives up
 FAR = 16  # over how many deadlines an explanation follows a late response
 
@@ -132,7 +134,7 @@ class Placement:
     ) -> int:
         self._not_placed(task)
         new = self._task(wcet, period, deadline, jitter, priority, memory, target, mask)
-        return self._admit(task, new)
+        return self._admit(task, new, TRIES)
 
     def remove(self, task: int) -> None:
         cpu = self.cpu_of(task)
@@ -215,21 +217,62 @@ class Placement:
                 if self._test == "fp" and order == "urgency" and tasks[x].deadline // 9 > horizon // 8:
                     # Deadlines have grown by an eighth: what failed then may pass now.
                     horizon = tasks[x].deadline
-                    self._ceiling = [NO_CEILING] * len(self._node)
-                self._admit(x, tasks[x])
+                    self._ceiling = [
+                        NO_CEILING if ceiling < self._room(q) - WORTH_LIFTING else ceiling
+                        for q, ceiling in enumerate(self._ceiling)
+                    ]
+                self._admit(x, tasks[x], len(self._node) + 1)
                 done.append(x)
         except Refused:
             for x in done:
                 self.remove(x)
-            raise
-        finally:
             self._ceiling = [NO_CEILING] * len(self._node)
+            raise
+
+    def rebalance(self, most: int = 100) -> list[tuple[int, int, int]]:
+        if most < 0:
+            raise ValueError(f"most is {most}: must not be negative")
+        done: list[tuple[int, int, int]] = []
+        kept, lowest = 0, NO_CEILING
+        while len(self._node) > 1:
+            q = max(range(len(self._node)), key=lambda q: (self._load(q), -q))
+            if self._load(q) < lowest:
+                kept, lowest = len(done), self._load(q)
+            step = self._relieve(q) if len(done) < most else None
+            if step is None:
+                break
+            done.append(step)
+            self._shift(step[0], step[2])
+        for x, before, _ in reversed(done):
+            self._shift(x, before)
+        return done[:kept]
+
+    def _relieve(self, q: int) -> tuple[int, int, int] | None:
+        """A move that takes load from CPU q and makes no other as loaded."""
+        load = [self._load(p) for p in range(len(self._node))]
+        u = {x: self._tasks[x].u for x in self._on[q]}
+        for x in sorted(u, key=lambda x: (max(load[q] - u[x], min(load) + u[x]), x)):
+            task = self._tasks[x]
+            for p in sorted(range(len(load)), key=lambda p: (load[p], p)):
+                if p == q or load[p] + u[x] >= load[q] or not self._allowed(task, p):
+                    continue
+                same = self._node[p] == self._node[q]
+                if (same or task.memory <= self._free[self._node[p]]) and self._fits(x, task, p, task.wcet)[
+                    0
+                ]:
+                    return x, q, p
+        return None
+
+    def _shift(self, x: int, to: int) -> None:
+        task = self._tasks[x]
+        self.remove(x)
+        self._insert(x, task, to)
 
     # How a CPU is found
 
-    def _admit(self, x: int, new: Task) -> int:
+    def _admit(self, x: int, new: Task, tries: int) -> int:
         failed: set[int] = set()
-        for q in self._candidates(new, failed):
+        for q in self._candidates(new, failed, tries):
             fits, time_left = self._fits(x, new, q, new.wcet)
             if fits:
                 self._insert(x, new, q)
@@ -239,8 +282,10 @@ class Placement:
             self._ceiling[q] = min(self._ceiling[q], max(new.u - step, 0))
         raise self._refusal(x, new, range(len(self._node)))
 
-    def _candidates(self, new: Task, failed: set[int]) -> Iterator[int]:
-        """First by `choose` among the CPUs whose key has room, then those a ceiling hides."""
+    def _candidates(self, new: Task, failed: set[int], tries: int) -> Iterator[int]:
+        """First by `choose` among the CPUs whose key has room (of "best" so many, then those with most room),
+        then those a ceiling hides.
+        """
         if new.u > ONE:
             return
 
@@ -248,7 +293,10 @@ class Placement:
             return {"best": self._key(q), "least": -self._key(q), "first": 0}[self._choose], q
 
         eligible = [q for q in range(len(self._node)) if self._eligible(new, q)]
-        yield from sorted((q for q in eligible if self._key(q) >= new.u), key=by_choice)
+        roomy = sorted((q for q in eligible if self._key(q) >= new.u), key=by_choice)
+        if self._choose == "best" and len(roomy) > tries:
+            roomy[tries:] = sorted(roomy[tries:], key=lambda q: (-self._key(q), q))
+        yield from roomy
         for q in eligible:
             if q not in failed and self._ceiling[q] < new.u <= self._room(q):
                 yield q

@@ -19,9 +19,7 @@ from mgmt.core.schedule import compat
 from mgmt.core.schedule.compat_yaml import scan_nodes
 from mgmt.kernel import reference_placement as twin
 
-VECTORS = Path(__file__).parents[1] / "data" / "vectors" / "timpani_dev.json"
-# Cases kept beside the checkout, where there are some; the format is the same.
-MORE_VECTORS = sorted((Path(__file__).parents[3] / "shared" / "vectors").glob("timpani*.json"))
+VECTORS = sorted((Path(__file__).parents[1] / "data" / "vectors").glob("timpani*.json"))
 KERNELS = [pytest.param(twin, id="python")]
 if kernel.IMPLEMENTATION == "c":
     KERNELS.append(pytest.param(import_module("mgmt.kernel._kernel"), id="c"))
@@ -32,7 +30,7 @@ FUNCTIONS = [
 
 def cases() -> list[Any]:
     found = {}
-    for path in (VECTORS, *MORE_VECTORS):
+    for path in VECTORS:
         for case in json.loads(path.read_text())["cases"]:
             found[case["id"]] = pytest.param(case, id=case["id"] + "-" + case["category"])
     return list(found.values())

@@ -94,13 +94,17 @@ def scenario(draw: st.DrawFn) -> tuple[dict[str, Any], list[tuple[Any, ...]]]:
     task = a_task(nodes, test == "edf", draw(st.sampled_from(SCALES)))
     calls: list[tuple[Any, ...]] = []
     for _ in range(draw(st.integers(1, 14))):
-        kind = draw(st.sampled_from(["place", "admit", "admit", "admit", "remove", "resize", "move"]))
+        kind = draw(
+            st.sampled_from(["place", "admit", "admit", "admit", "remove", "resize", "move", "rebalance"])
+        )
         number = draw(st.integers(0, 12))
         if kind == "place":
             order = draw(st.sampled_from([None, "urgency", "utilisation", "given"]))
             calls.append((kind, draw(st.lists(task, max_size=7)), 20 + len(calls) * 10, order))
         elif kind in ("admit", "resize"):
             calls.append((kind, number, draw(task)))
+        elif kind == "rebalance":
+            calls.append((kind, draw(st.sampled_from([0, 1, 3, 100]))))
         elif kind == "move":
             calls.append((kind, number, draw(st.integers(0, len(node) - 1))))
         else:
@@ -121,6 +125,8 @@ def carry_out(placement: Any, call: tuple[Any, ...]) -> Outcome:
             return outcome(placement.resize, number, task["wcet"], task["period"], task["deadline"])
         case ("move", number, cpu):
             return outcome(placement.move, number, cpu)
+        case ("rebalance", most):
+            return outcome(placement.rebalance, most)
         case ("remove", number):
             return outcome(placement.remove, number)
     raise AssertionError(call)
@@ -131,14 +137,44 @@ def carry_out(placement: Any, call: tuple[Any, ...]) -> Outcome:
 def test_c_and_twin_agree(given_scenario: tuple[dict[str, Any], list[tuple[Any, ...]]]) -> None:
     system, calls = given_scenario
     both = [a_placement(**system), reference_strict.Placement(**system)]
+    tasks: dict[int, dict[str, Any]] = {}
     for call in calls:
         c, twin = (carry_out(placement, call) for placement in both)
         assert c == twin, call
+        if c[0] == "done":
+            remember(tasks, call)
     for cpu in range(len(system["node"])):
         assert both[0].tasks_on(cpu) == both[1].tasks_on(cpu)
+        verify_cpu(system, tasks, both[0], cpu)
         if system["test"] == "fp":
             assert both[0].response_times(cpu) == both[1].response_times(cpu)
     assert both[0].loads() == both[1].loads()
+
+
+def remember(given: dict[int, dict[str, Any]], call: tuple[Any, ...]) -> None:
+    """What a call that was carried out says about the tasks."""
+    match call:
+        case ("place", tasks, first, _):
+            given.update({first + i: task for i, task in enumerate(tasks)})
+        case ("admit", number, task):
+            given[number] = task
+        case ("resize", number, task):
+            given[number] = given[number] | {name: task[name] for name in ("wcet", "period", "deadline")}
+
+
+def verify_cpu(system: dict[str, Any], given: dict[int, dict[str, Any]], placement: Any, cpu: int) -> None:
+    """By the readable analyses; of the placement only which tasks it says are here."""
+    on = [given[x] for x in placement.tasks_on(cpu)]
+    c, t, d, j = ([task[name] for task in on] for name in ("wcet", "period", "deadline", "jitter"))
+    reserve = Fraction(system["reserve"][cpu] if system["reserve"] else 0, 10**6)
+    assert sum(map(Fraction, c, t)) <= 1 - reserve
+    if system["test"] == "fp" and not system["priorities"]:
+        assert -1 not in reference.response_times(c, t, d, jitter=j)
+    elif system["test"] == "edf":
+        assert reference.edf_schedulable(c, t, d, jitter=j)
+    for task in on:
+        assert task["target"] in (-1, system["node"][cpu])
+        assert task["mask"] is None or task["mask"] >> system["cpu_id"][cpu] & 1
 
 
 def random_tasks(
@@ -378,3 +414,46 @@ def test_order_of_input_does_not_matter(choose: str) -> None:
         cpus = a_placement([0] * 50, test="fp", choose=choose).place(**columns(tasks))
         results.append({(t["wcet"], t["period"]): cpu for t, cpu in zip(tasks, cpus, strict=True)})
     assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_a_rebalance_is_admitted_move_by_move(test: str) -> None:
+    random = Random(13)
+    node = [q // 4 for q in range(16)]
+    tasks = random_tasks(random, 90, 0.08, 2.0, True)
+    memory = [random.choice([0, 5, 20]) for _ in tasks]
+    masks = [random.choice([None, None, 0b1101]) for _ in tasks]
+    placement = a_placement(node, [q % 4 for q in range(16)], [300] * 4, test=test, choose="best")
+    cpus = placement.place(**columns(tasks), memory=memory, mask=masks)
+    before = placement.loads()
+    moves = placement.rebalance()
+    assert placement.loads() == before, "a proposal changes nothing"
+    assert [placement.cpu_of(x) for x in range(len(tasks))] == cpus
+    for task, source, target in moves:
+        assert placement.cpu_of(task) == source
+        assert placement.move(task, target) == target
+        assert masks[task] is None or 0b1101 >> target % 4 & 1
+        cpus[task] = target
+        verify(tasks, cpus, test)
+    assert max(placement.loads()) < max(before) - 0.1
+    assert placement.rebalance(0) == []
+    while more := placement.rebalance():
+        worst = max(placement.loads())
+        for task, _, target in more:
+            placement.move(task, target)
+        assert max(placement.loads()) < worst
+
+
+@pytest.mark.parametrize("implementation", KERNELS)
+def test_no_proposal_where_no_move_helps(implementation: Any) -> None:
+    placement = implementation([0, 0, 1])
+    assert placement.rebalance() == []
+    placement.admit(0, 1, 2)
+    assert placement.rebalance() == [], "the same load elsewhere is no gain"
+    placement.admit(1, 1, 4)
+    assert placement.rebalance() == [(0, 0, 1)]
+    with pytest.raises(ValueError, match="most is -1"):
+        placement.rebalance(-1)
+    pinned = implementation([0, 1])
+    pinned.place([1, 1], [4, 4], target=[0, 0])
+    assert pinned.rebalance() == []

@@ -8,6 +8,9 @@
 #include "strict_tests.h"
 
 #define ROOM_BITS 62
+/* While many tasks are placed in the order of urgency a ceiling is lifted again when deadlines have grown by an
+ * eighth, where it hides more room than this: less is not worth the tests. */
+#define WORTH_LIFTING (STRICT_ONE / 32)
 
 uint64_t strict_utilisation(int64_t wcet, int64_t period)
 {
@@ -96,7 +99,7 @@ void strict_ready(struct strict *s)
         node->last = q + 1;
         cpu->capacity = strict_utilisation(STRICT_PPM - cpu->reserve, STRICT_PPM);
         cpu->ceiling = UINT64_MAX;
-        cpu->hyperbolic = 1.0;
+        strict_bound_clear(cpu);
         cpu->head = STRICT_NONE;
         cpu->key = s->choice == STRICT_FIRST ? 0 : cpu->capacity;
         if (s->choice != STRICT_FIRST)
@@ -162,8 +165,8 @@ void strict_remove(struct strict *s, uint32_t x)
     cpu->load -= task->u;
     cpu->count--;
     cpu->explicit_deadlines -= strict_has_deadline(task);
-    cpu->hyperbolic = 1.0;
-    if (s->test == STRICT_FP && !s->mutual)
+    strict_bound_clear(cpu);
+    if (s->test != STRICT_UTILISATION)
         for (uint32_t y = cpu->head; y != STRICT_NONE; y = s->task[y].next)
             strict_bound_add(cpu, &s->task[y]);
     s->node[cpu->node].free += task->memory;
@@ -193,13 +196,14 @@ static inline bool comes_before(enum strict_choice choice, struct cursor a, stru
 }
 
 /* Of the CPUs of one node; there are few. */
-static struct cursor next_in_node(const struct strict *s, uint64_t u, struct cursor after, const struct strict_node *node)
+static struct cursor next_in_node(const struct strict *s, enum strict_choice choice, uint64_t u, struct cursor after,
+                                  const struct strict_node *node)
 {
     struct cursor best = {0, STRICT_NONE};
     for (uint32_t q = node->first; q < node->last; q++) {
         struct cursor here = {s->cpu[q].key, q};
-        if (here.key >= u && (after.cpu == STRICT_NONE || comes_before(s->choice, after, here)) &&
-            (best.cpu == STRICT_NONE || comes_before(s->choice, here, best)))
+        if (here.key >= u && (after.cpu == STRICT_NONE || comes_before(choice, after, here)) &&
+            (best.cpu == STRICT_NONE || comes_before(choice, here, best)))
             best = here;
     }
     return best;
@@ -225,13 +229,13 @@ static uint32_t first_with_room(const struct strict *s, uint64_t u, uint32_t fro
     return q < s->cpus ? q : STRICT_NONE; /* u == 0 is met by the leaves behind the last CPU too */
 }
 
-static struct cursor next_anywhere(const struct strict *s, uint64_t u, struct cursor after)
+static struct cursor next_anywhere(const struct strict *s, enum strict_choice choice, uint64_t u, struct cursor after)
 {
     bool first = after.cpu == STRICT_NONE;
     uint32_t q;
-    if (s->choice == STRICT_FIRST) {
+    if (choice == STRICT_FIRST) {
         q = first_with_room(s, u, first ? 0 : after.cpu + 1);
-    } else if (s->choice == STRICT_LEAST) {
+    } else if (choice == STRICT_LEAST) {
         q = first ? ordered_floor(&s->by_room, STRICT_ONE) : ordered_before(&s->by_room, after.key, after.cpu);
         if (q != ORDERED_NONE && s->cpu[q].key < u)
             q = ORDERED_NONE;
@@ -245,12 +249,12 @@ static struct cursor next_anywhere(const struct strict *s, uint64_t u, struct cu
     return (struct cursor){q == STRICT_NONE ? 0 : s->cpu[q].key, q};
 }
 
-static struct cursor next_candidate(const struct strict *s, uint32_t x, struct cursor after)
+static struct cursor next_candidate(const struct strict *s, enum strict_choice choice, uint32_t x, struct cursor after)
 {
     const struct strict_task *task = &s->task[x];
     do {
-        after = task->target >= 0 ? next_in_node(s, task->u, after, &s->node[task->target])
-                                  : next_anywhere(s, task->u, after);
+        after = task->target >= 0 ? next_in_node(s, choice, task->u, after, &s->node[task->target])
+                                  : next_anywhere(s, choice, task->u, after);
     } while (after.cpu != STRICT_NONE && !eligible(s, x, after.cpu));
     return after;
 }
@@ -278,21 +282,29 @@ enum k_status strict_admit_on(struct strict *s, uint32_t x, uint32_t cpu, struct
     return status;
 }
 
-enum k_status strict_admit(struct strict *s, uint32_t x, struct k_arena scratch, uint32_t *cpu)
+/* At most `tries` tests by the choice of the placement, then those with most room. */
+static enum k_status admit(struct strict *s, uint32_t x, uint32_t tries, struct k_arena scratch, uint32_t *cpu)
 {
     const struct strict_task *task = &s->task[x];
+    enum strict_choice choice = s->choice;
     bool fits = false;
     *cpu = STRICT_NONE;
     if (task->u > STRICT_ONE)
         return K_OK;
     s->admission++;
     struct cursor at = {0, STRICT_NONE};
-    while ((at = next_candidate(s, x, at)).cpu != STRICT_NONE) {
+    while ((at = next_candidate(s, choice, x, at)).cpu != STRICT_NONE) {
+        if (s->cpu[at.cpu].tested == s->admission)
+            continue;
         enum k_status status = try_on(s, x, at.cpu, scratch, &fits);
         if (fits)
             *cpu = at.cpu;
         if (fits || status != K_OK)
             return status;
+        if (choice == STRICT_BEST && --tries == 0) {
+            choice = STRICT_LEAST;
+            at.cpu = STRICT_NONE;
+        }
     }
     if (!s->lowered)
         return K_OK;
@@ -312,6 +324,11 @@ enum k_status strict_admit(struct strict *s, uint32_t x, struct k_arena scratch,
     return K_OK;
 }
 
+enum k_status strict_admit(struct strict *s, uint32_t x, struct k_arena scratch, uint32_t *cpu)
+{
+    return admit(s, x, STRICT_TRIES, scratch, cpu);
+}
+
 size_t strict_place_room(size_t n) { return 2 * K_ROOM(n, sizeof(struct k_pair)); }
 
 static void close_nodes(struct strict *s, uint32_t k, int64_t least_memory)
@@ -323,7 +340,7 @@ static void close_nodes(struct strict *s, uint32_t k, int64_t least_memory)
         reindex(s, q);
 }
 
-static void forget_tests(struct strict *s)
+static void open_nodes(struct strict *s)
 {
     for (uint32_t k = 0; k < s->nodes; k++) {
         bool was = s->node[k].closed;
@@ -331,8 +348,16 @@ static void forget_tests(struct strict *s)
         for (uint32_t q = s->node[k].first; was && q < s->node[k].last; q++)
             reindex(s, q);
     }
-    for (uint32_t q = 0; s->lowered && q < s->cpus; q++)
-        raise_ceiling(s, q);
+}
+
+/* Lifts the ceilings that hide more than this. */
+static void lift(struct strict *s, uint64_t hidden)
+{
+    for (uint32_t q = 0; s->lowered && q < s->cpus; q++) {
+        uint64_t left = strict_room_left(&s->cpu[q]);
+        if (!hidden || (left >= hidden && s->cpu[q].ceiling < left - hidden))
+            raise_ceiling(s, q);
+    }
 }
 
 static void sort_tasks(const struct strict *s, uint32_t first, uint32_t n, enum strict_order order, struct k_pair *pairs,
@@ -362,7 +387,7 @@ enum k_status strict_place(struct strict *s, uint32_t first, uint32_t n, enum st
     if (!pairs || !spare)
         return K_NOMEM;
     sort_tasks(s, first, n, order, pairs, spare);
-    forget_tests(s);
+    lift(s, 0);
     int64_t least_memory = INT64_MAX, horizon = 0;
     for (uint32_t i = 0; i < n; i++)
         least_memory = k_min(least_memory, s->task[first + i].memory);
@@ -376,10 +401,9 @@ enum k_status strict_place(struct strict *s, uint32_t first, uint32_t n, enum st
         if (s->test == STRICT_FP && order == STRICT_BY_URGENCY && task->deadline / 9 > horizon / 8) {
             /* Deadlines have grown by an eighth: what failed then may pass now. */
             horizon = task->deadline;
-            for (uint32_t c = 0; s->lowered && c < s->cpus; c++)
-                raise_ceiling(s, c);
+            lift(s, WORTH_LIFTING);
         }
-        status = strict_admit(s, x, scratch, &q);
+        status = admit(s, x, UINT32_MAX, scratch, &q);
         if (status == K_OK && q == STRICT_NONE) {
             *failed = x;
             status = strict_explain(s, x, STRICT_NONE, scratch, refusal);
@@ -388,9 +412,11 @@ enum k_status strict_place(struct strict *s, uint32_t first, uint32_t n, enum st
             break;
         close_nodes(s, s->cpu[q].node, least_memory);
     }
-    if (i < n)
+    open_nodes(s);
+    if (i < n) {
         while (i-- > 0)
             strict_remove(s, pairs[i].item);
-    forget_tests(s);
+        lift(s, 0);
+    }
     return status;
 }

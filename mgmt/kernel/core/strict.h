@@ -12,6 +12,7 @@
 #define STRICT_ONE ((uint64_t)1 << 62) /* utilisation 1 */
 #define STRICT_PPM 1000000
 #define STRICT_CANDIDATES 32 /* how many CPUs an explanation looks at */
+#define STRICT_TRIES 8       /* failed tests after which one admission turns to the CPUs with most room */
 
 enum strict_test { STRICT_UTILISATION, STRICT_FP, STRICT_EDF };
 enum strict_choice {
@@ -40,9 +41,11 @@ struct strict_cpu {
     uint64_t ceiling;  /* what a failed test taught: at least this u is not tried, UINT64_MAX: nothing failed */
     uint64_t key;      /* of the index: min(capacity - load, ceiling) */
     double hyperbolic; /* at least the product of 1 + u, where only implicit deadlines are */
+    int64_t work;      /* sum of wcet; INT64_MAX when that passes it */
+    int64_t window;    /* least of min(deadline, period) - jitter: when `work` is done in it, all is */
     uint32_t head, count, node;
     uint32_t explicit_deadlines; /* tasks with a deadline other than the period, or jitter */
-    uint32_t tested;             /* the admission in which it failed last */
+    uint64_t tested;             /* the admission in which it failed last */
 };
 
 struct strict_node {
@@ -55,7 +58,8 @@ struct strict {
     enum strict_test test;
     enum strict_choice choice;
     bool mutual; /* priorities are given: tasks of equal rank delay each other; else the lower number goes first */
-    uint32_t cpus, nodes, tasks, mask_words, admission, lowered;
+    uint32_t cpus, nodes, tasks, mask_words, lowered;
+    uint64_t admission;
     struct strict_cpu *cpu;
     struct strict_node *node;
     struct strict_task *task;
@@ -111,6 +115,17 @@ size_t strict_place_room(size_t n);
  * placed before it, otherwise STRICT_NONE. */
 enum k_status strict_place(struct strict *s, uint32_t first, uint32_t n, enum strict_order order, struct k_arena arena,
                            struct k_arena scratch, uint32_t *failed, struct strict_refusal *refusal);
+
+struct strict_move {
+    uint32_t task, from, to;
+};
+
+size_t strict_rebalance_room(const struct strict *s);
+/* Up to `most` moves, one after the other admissible, that lower the greatest load; none where no single move
+ * can. Each takes from the CPU of the greatest load (of equals the lowest) the task that evens it out best with the emptiest
+ * CPU, to the emptiest CPU that passes. All is as it was afterwards. moves[most]. */
+enum k_status strict_rebalance(struct strict *s, uint32_t most, struct k_arena arena, struct k_arena scratch,
+                               struct strict_move *moves, uint32_t *count);
 
 /* Worst response times of the tasks on a CPU in the order of urgency, -1 past the deadline; [count]. */
 enum k_status strict_responses(const struct strict *s, uint32_t cpu, struct k_arena scratch, int64_t *response);

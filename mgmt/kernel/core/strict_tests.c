@@ -180,6 +180,10 @@ enum k_status strict_fits(const struct strict *s, uint32_t x, uint32_t q, int64_
     bool implicit = !cpu->explicit_deadlines && !strict_has_deadline(task);
     if (s->test == STRICT_UTILISATION || (s->test == STRICT_EDF && implicit))
         return K_OK;
+    /* Every task released at once, and all of it done before any deadline and before any is released again. */
+    int64_t work;
+    if (k_add(cpu->work, wcet, &work) && work <= k_min(cpu->window, strict_window(task)))
+        return K_OK;
     if (s->test == STRICT_FP && !s->mutual && implicit) {
         double grown = 1.0 + (double)strict_utilisation(wcet, task->period) * 0x1p-62 + 0x1p-48;
         if (cpu->hyperbolic * grown <= 2.0)

@@ -16,10 +16,25 @@ static inline bool strict_has_deadline(const struct strict_task *task)
     return task->deadline != task->period || task->jitter != 0;
 }
 
-/* Rounded up more than all roundings before can have lost. */
+static inline int64_t strict_window(const struct strict_task *task)
+{
+    return k_min(task->deadline, task->period) - task->jitter;
+}
+
+/* The hyperbolic product is rounded up more than all roundings before can have lost. */
 static inline void strict_bound_add(struct strict_cpu *cpu, const struct strict_task *task)
 {
     cpu->hyperbolic *= 1.0 + (double)task->u * 0x1p-62 + 0x1p-48;
+    cpu->window = k_min(cpu->window, strict_window(task));
+    if (!k_add(cpu->work, task->wcet, &cpu->work))
+        cpu->work = INT64_MAX;
+}
+
+static inline void strict_bound_clear(struct strict_cpu *cpu)
+{
+    cpu->hyperbolic = 1.0;
+    cpu->work = 0;
+    cpu->window = INT64_MAX;
 }
 
 static inline uint64_t strict_room_left(const struct strict_cpu *cpu)
