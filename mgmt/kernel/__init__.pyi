@@ -276,7 +276,8 @@ def score(
     `minimum_cost_ms` + duration. `value` NaN: none, worth 1; otherwise `first_run_bonus` is added where
     `previous_runs` is 0 (no column: all have run). `codebase_value` NaN or no column: 0.5; at least 0.1.
     `subsecond_twice`: the part of the duration below a second counts twice, as in the ancestor's formula.
-    NaN where the probability is outside 0 to 1, the duration negative or infinite, or the expected value not positive.
+    NaN where the probability is outside 0 to 1, the duration negative or infinite, or the expected value not
+    positive.
     Returns `out`, or a new memoryview of format "d".
     """
 

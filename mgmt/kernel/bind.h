@@ -11,6 +11,7 @@
 struct kernel_state {
     PyObject *memoryview_cast; /* the string "cast" */
     PyObject *int64_format;    /* the string "q" */
+    PyObject *place;           /* the string "place"; a new one at each call would fill the cache of methods */
     PyObject *table, *table_fault, *infeasible; /* classes of mgmt.kernel.tables */
     PyObject *placement[8];    /* owned by bind_placement.c: heap types */
 };

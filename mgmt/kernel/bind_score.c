@@ -8,6 +8,16 @@
 
 #define UNLOCK_FROM 4096 /* rows from which the GIL is released */
 
+/* `view` as a memoryview of another format. */
+static PyObject *cast(PyObject *module, PyObject *view, const char *format)
+{
+    struct kernel_state *state = PyModule_GetState(module);
+    PyObject *text = PyUnicode_FromString(format);
+    PyObject *result = text ? PyObject_CallMethodOneArg(view, state->memoryview_cast, text) : NULL;
+    Py_XDECREF(text);
+    return result;
+}
+
 /* A writable contiguous buffer of n numbers of 8 bytes whose format is one of `formats`. */
 static bool writable(PyObject *from, const char *formats, Py_ssize_t n, Py_buffer *view)
 {
@@ -40,7 +50,6 @@ enum { VALUE, PROBABILITY, DURATION, RUNS, CODEBASE, COLUMNS, OFFSET = COLUMNS, 
 
 static PyObject *score(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    (void)module;
     static const char *const names[] = {"value", "probability", "duration_us", "previous_runs", "codebase_value", "default_offset",
                                         "first_run_bonus", "minimum_cost_ms", "subsecond_twice", "out", "_simd", NULL};
     PyObject *given[ARGUMENTS], *result = NULL;
@@ -79,8 +88,8 @@ static PyObject *score(PyObject *module, PyObject *const *args, Py_ssize_t nargs
     } else {
         int64_t *unused;
         PyObject *ints = bind_new_ints(module, n, &unused);
-        PyObject *bytes = ints ? PyObject_CallMethod(ints, "cast", "s", "B") : NULL;
-        result = bytes ? PyObject_CallMethod(bytes, "cast", "s", "d") : NULL;
+        PyObject *bytes = ints ? cast(module, ints, "B") : NULL;
+        result = bytes ? cast(module, bytes, "d") : NULL;
         Py_XDECREF(ints);
         Py_XDECREF(bytes);
         if (!result || PyObject_GetBuffer(result, &out, PyBUF_WRITABLE | PyBUF_ND | PyBUF_FORMAT) < 0) {
@@ -155,7 +164,7 @@ static PyObject *tell_refusal(PyObject *module, PyObject *wcet, PyObject *period
     if (node)
         placement = PyObject_CallOneArg(state->placement[0], node);
     if (placement)
-        result = PyObject_CallMethod(placement, "place", "OO", wcet, period);
+        result = PyObject_CallMethodObjArgs(placement, state->place, wcet, period, NULL);
     Py_XDECREF(zero);
     Py_XDECREF(one);
     Py_XDECREF(node);

@@ -1,4 +1,4 @@
-"""No function and no method of the extension keeps memory or references, in success or in refusal; none is left out."""
+"""No function or method of the extension keeps memory or references, done or refused; none is left out."""
 
 from __future__ import annotations
 
