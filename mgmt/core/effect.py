@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from mgmt.core.event import Route
@@ -147,12 +147,14 @@ class CancelHook:
 class Commit:
     """Make this durable before anything else of the same step is carried out.
 
-    `units`: record by name, None to forget it. `events` are numbered; older ones than `keep_events_from` go.
+    `units`, `workloads`: record by name, None to forget it. `events` are numbered; older ones than
+    `keep_events_from` go.
     """
 
     units: Mapping[str, Mapping[str, Any] | None]
     events: tuple[Mapping[str, Any], ...]
     keep_events_from: int
+    workloads: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +227,14 @@ class ReadConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class Compute:
+    """Call a pure function in a worker thread; Computed follows with its result."""
+
+    number: int
+    work: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """A line for the daemon's own log; `level` as in logging."""
 
@@ -261,6 +271,7 @@ Effect = (
     | RelayLease
     | ReadLog
     | ReadConfig
+    | Compute
     | Note
     | Quit
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from mgmt.protocol.errors import MgmtError
@@ -100,6 +100,7 @@ class Restored:
     units: dict[str, dict[str, Any]]
     events: list[dict[str, Any]]
     same_boot: bool
+    workloads: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +211,14 @@ class ConfigRead:
 
 
 @dataclass(frozen=True, slots=True)
+class Computed:
+    """What the function of a Compute returned, or the error that it raised."""
+
+    number: int
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
 class HandOver:
     """Leave without stopping the units."""
 
@@ -244,6 +253,7 @@ Event = (
     | Sampled
     | LogRead
     | ConfigRead
+    | Computed
     | HandOver
     | StopRequested
 )

@@ -9,8 +9,9 @@ from mgmt.core import event as ev
 from mgmt.core import status
 from mgmt.core.event import Asked, Now
 from mgmt.core.models.operations import targets
-from mgmt.core.placement import Place, plan
+from mgmt.core.placement import Place
 from mgmt.core.reconcile import Action, actions, untouchable
+from mgmt.core.schedule.answers import dumped
 from mgmt.core.state import State
 from mgmt.core.supervision import AT_REST, to_record
 from mgmt.core.supervision import State as UnitState
@@ -98,7 +99,7 @@ def _put_in_force(
     state.settings = settings.model_copy(update=kept)
     state.registry.reset(state.settings)
     specs = {spec.name: spec for spec in state.registry.all_specs()}
-    state.ledger.replan(plan(state.ledger.topology, (spec.demand for spec in specs.values())))
+    state.replan()
     for name, unit in state.supervisor.units.items():
         if name in specs:
             unit.spec = specs[name]
@@ -210,5 +211,6 @@ def _dump(state: State, now: Now, asked: Asked, body: msg.Dump, out: list[fx.Eff
             "ledger": {name: _place_body(place) for name, place in sorted(state.ledger.held.items())},
             "plan": {name: _place_body(place) for name, place in sorted(state.ledger.places.items())},
             "undeclared": sorted(state.undeclared),
+            "schedules": {name: dumped(entry) for name, entry in sorted(state.schedules.entries.items())},
         }
     }

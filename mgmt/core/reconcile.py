@@ -44,7 +44,8 @@ class Action:
 def actions(state: State, settings: Settings) -> list[Action]:
     """One row for each unit that runs or is declared to run, in name order."""
     specs = {spec.name: spec for spec in Registry(settings).all_specs()}
-    places = plan(state.ledger.topology, (spec.demand for spec in specs.values()))
+    tasks = state.ledger.tasks.keys()
+    places = plan(state.ledger.topology, (spec.demand for spec in specs.values()), tasks)
     rows: dict[str, Action] = {}
     units = state.supervisor.units
     loaded = {unit.spec.model.name for unit in units.values() if unit.wanted}

@@ -64,6 +64,7 @@ def service_body(state: State, now: Now) -> dict[str, Any]:
         "client_endpoint": endpoints.client_handshake,
         "cli_endpoint": endpoints.cli_management,
         "sessions": len(state.sessions.by_id),
+        "workloads": len(state.schedules.entries),
         "seq": state.journal.seq,
         "counters": dict(state.counters),
     }

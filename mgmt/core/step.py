@@ -11,7 +11,7 @@ from typing import Any
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from mgmt.core import operate, status
+from mgmt.core import operate, scheduling, status
 from mgmt.core.event import LEGACY_PLANE, Asked, Now
 from mgmt.core.sessions import Session
 from mgmt.core.state import State
@@ -23,7 +23,7 @@ from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
 
-__all__ = ["HANDLERS", "LEGACY_PLANE", "step"]
+__all__ = ["HANDLERS", "LEGACY_PLANE", "scheduling", "step"]
 
 # Each opens a session of its own: there is nothing to repeat, so they take no idempotency key.
 HELLOS = frozenset({"hello", "backend-hello"})
@@ -69,7 +69,8 @@ def _commit(state: State, out: list[fx.Effect]) -> None:
         records = {
             name: to_record(units[name]) if name in units else None for name in sorted(supervisor.dirty)
         }
-        out.insert(0, fx.Commit(records, tuple(journal.fresh), journal.first()))
+        workloads = state.schedules.records()
+        out.insert(0, fx.Commit(records, tuple(journal.fresh), journal.first(), workloads))
         supervisor.dirty.clear()
         journal.fresh.clear()
 
@@ -92,6 +93,7 @@ def _forget_abandoned(state: State, out: list[fx.Effect]) -> None:
         state.conditions.forget(route)
         state.handshakes.forget(route)
         state.operations.forget(route)
+        state.schedules.forget(route)
         state.lease_waiters.pop(route, None)
 
 
@@ -486,6 +488,7 @@ def _on_hand_over(state: State, now: Now, event: ev.HandOver, out: list[fx.Effec
 def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect]) -> None:
     """The first event of a daemon's life: what the former one left, then what is to be started anyway."""
     state.journal.restore(event.events)
+    state.schedules.restore(event.workloads, out)
     supervisor = state.supervisor
     for name, record in event.units.items():
         declared = supervisor.units.get(name)
@@ -534,4 +537,5 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.ProbeAnswered: lambda state, now, event, out: state.supervisor.health.on_answer(now, event, out),
     ev.HookEnded: lambda state, now, event, out: state.supervisor.on_hook_ended(now, event, out),
     ev.ConfigRead: operate.on_config_read,
+    ev.Computed: lambda state, now, event, out: state.schedules.on_computed(now, event, out),
 }

@@ -20,6 +20,7 @@ MAX_EVENT_HISTORY = 4096  # past events kept for a subscriber that comes back
 MAX_SUBSCRIBER_QUEUE = 1024  # events waiting for one slow subscriber before it is sent a new snapshot
 MAX_RELAY_QUEUE = 1024  # relayed requests in flight at one replica; the next one is answered `busy`
 MAX_SCHEDULE_CPUS = 4096  # of all nodes together; a description of each must fit into one message
+MAX_REBALANCE_MOVES = 1000  # of one proposal; the next one goes on
 SCHEDULE_PAGE_BYTES = 768 << 10  # of one answer about a schedule; the rest is asked for with an offset
 MAX_UNITS = 256  # backend processes of one daemon
 

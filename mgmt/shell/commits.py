@@ -69,14 +69,22 @@ class Commits:
 
     def _write(self) -> None:
         units: dict[str, Any] = {}
+        workloads: dict[str, Any] = {}
         events: list[Any] = []
         for commit in self._gathered:
             units |= commit.units
+            workloads |= commit.workloads
             events += commit.events
         keep_events_from = self._gathered[-1].keep_events_from
         self._gathered.clear()
         synced = any(_is_told(effect) for effect in self._held[-1])
-        batch = Batch(units=units, events=tuple(events), keep_events_from=keep_events_from, synced=synced)
+        batch = Batch(
+            units=units,
+            events=tuple(events),
+            keep_events_from=keep_events_from,
+            synced=synced,
+            workloads=workloads,
+        )
         self._store.commit(batch, self._on_written)
 
     def _on_written(self, failure: str) -> None:

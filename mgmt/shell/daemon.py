@@ -30,6 +30,7 @@ from mgmt.settings import Settings
 from mgmt.shell import sight
 from mgmt.shell.commands import Commands
 from mgmt.shell.commits import Commits
+from mgmt.shell.computing import compute
 from mgmt.shell.identity import boot_id
 from mgmt.shell.legacy import LegacyPlane
 from mgmt.shell.logs import read_log
@@ -127,10 +128,12 @@ class Daemon:
                 log_dir=str(log_dir),
                 started=_now(),
                 topology=read_topology(gpus=NvmlGpus()),
+                host=os.uname().nodename,
             ),
         )
         boot = boot_id()
-        self._restored = ev.Restored(restored.units, restored.events, restored.meta.get("boot") == boot)
+        same_boot = restored.meta.get("boot") == boot
+        self._restored = ev.Restored(restored.units, restored.events, same_boot, restored.workloads)
         self._store.commit(Batch(meta={"secret": secret, "boot": boot}), lambda failure: None)
         self._perform: dict[type[Any], Callable[[Any], None]] = {
             fx.Answer: self._answer,
@@ -156,6 +159,7 @@ class Daemon:
             fx.RelayGroup: self.relay.set_group,
             fx.RelayLease: self.relay.set_lease,
             fx.ReadLog: self._read_log,
+            fx.Compute: lambda effect: compute(effect, self._workers, self._loop, self.emit),
             fx.Note: _note,
             fx.Quit: self._quit,
         }
