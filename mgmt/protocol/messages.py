@@ -511,7 +511,7 @@ class Workload(Message):
     """What was admitted as one."""
 
     workload: str
-    version: int = Field(description="of the schedule, since its last change")
+    version: int = Field(description="of the schedule since its last change; 0: it is not in force")
     at: float = Field(description="epoch seconds of its submission")
     algorithm: Algorithm
     tasks: int
@@ -523,7 +523,9 @@ class Workload(Message):
 class ScheduleReply(Message):
     """A part of the schedule: tasks from `offset` on, as many as fit into one message."""
 
-    version: int = Field(description="grows with every change; parts of one version belong together")
+    version: int = Field(
+        description="number of the event that told the last change; parts of one version belong together"
+    )
     workloads: list[Workload]
     cpus: list[ScheduleCpu] = Field(description="in the first part only")
     tasks: list[ScheduledTask] = Field(description="in order of workload and name")
@@ -660,13 +662,12 @@ class DaemonEvent(Message):
 class ScheduleEvent(Message):
     """Periodic tasks were admitted, moved or taken away, or a workload was refused."""
 
-    seq: int
+    seq: int = Field(description="also the version of the schedule from this change on")
     at: float = Field(description="epoch seconds")
     what: Literal["submitted", "replaced", "removed", "refused", "rebalanced"]
     workload: str = Field(
         description="empty when it concerns several, or was refused before its name was read"
     )
-    version: int = Field(description="of the schedule, from this change on")
     reason: str
 
 

@@ -19,6 +19,7 @@ from mgmt.core import event as ev
 from mgmt.core.event import Asked, Now, Route
 from mgmt.core.invariants import check
 from mgmt.core.placement import Topology
+from mgmt.core.schedule import records as workload_records
 from mgmt.core.step import step
 from mgmt.core.supervision import Unit, from_record, to_record
 from mgmt.protocol import frames, messages
@@ -166,6 +167,7 @@ class World:
         self.deaths = 0
         self.dies_after: int | None = None  # effects of the next event
         self.store: dict[str, dict[str, Any]] = {}
+        self.workloads: dict[str, dict[str, Any]] = {}
         self.history: list[dict[str, Any]] = []
         self.processes: dict[Key, Process] = {}
         self.published: dict[tuple[bytes, int], list[dict[str, Any]]] = {}
@@ -191,6 +193,7 @@ class World:
         self.relay_groups: dict[str, tuple[tuple[str, str], ...]] = {}
         self.relay_leases: dict[int, str] = {}
         self._quits: int = 0
+        self.computations: list[fx.Compute] = []
 
     # ---- events in -------------------------------------------------------------------------------------
 
@@ -229,7 +232,8 @@ class World:
         # Another number of sockets, as after another epoch.
         self.state = a_state(self.settings, self.topology, EPOCH + 1000 * self.deaths, self.now_ns)
         units, events = frames.unpack(frames.pack(self.store)), frames.unpack(frames.pack(self.history))
-        self.feed(ev.Restored(units, events, same_boot))
+        workloads = frames.unpack(frames.pack(self.workloads))
+        self.feed(ev.Restored(units, events, same_boot, workloads))
 
     def adopt(self, key: Key, shim_lives: bool = True) -> None:
         """What the new daemon finds of a process; without its shim, a living one is ended at once."""
@@ -264,6 +268,20 @@ class World:
         ticket = self.tickets[asked.route] = Ticket(asked.route, asked.verb)
         self.feed(asked)
         return ticket
+
+    def compute(self) -> None:
+        """A thread works the oldest computation."""
+        computation = self.computations.pop(0)
+        result: Any
+        try:
+            result = computation.work()
+        except MgmtError as error:
+            result = error
+        self.feed(ev.Computed(computation.number, result))
+
+    def compute_all(self) -> None:
+        while self.computations:
+            self.compute()
 
     def client(self, name: str | None = None, **hello: Any) -> Client:
         """A client that said hello."""
@@ -397,6 +415,9 @@ class World:
         self.deeds.clear()
 
     def _one_thing(self) -> bool:
+        if self.computations:
+            self.compute()
+            return True
         if self.adoptions:
             self.adopt(next(iter(self.adoptions)))
             return True
@@ -521,6 +542,9 @@ class World:
                 self.drained.append(effect)
             case fx.Inspect():
                 self.inspected.append(effect)
+            case fx.Compute():
+                assert not self.computations, "one computation at a time"
+                self.computations.append(effect)
             case fx.Quit():
                 self._quits += 1
                 if not self.state.handed_over:
@@ -566,6 +590,11 @@ class World:
                 packed = frames.unpack(frames.pack(record))
                 assert packed == record, f"{name}: the store changes its record"
                 self.store[name] = packed
+        for name, record in commit.workloads.items():
+            if record is None:
+                self.workloads.pop(name, None)
+            else:
+                self.workloads[name] = frames.unpack(frames.pack(record))
         self.history += [frames.unpack(frames.pack(event)) for event in commit.events]
         self.history = [event for event in self.history if event["seq"] >= commit.keep_events_from]
 
@@ -611,6 +640,7 @@ class World:
         for model in self.state.registry.models:
             ready = tuple((u.spec.name, u.endpoint) for u in self.state.loading.ready_units(model))
             assert self.relay_groups.get(model, ()) == ready
+        assert bool(self.computations) or not self.state.schedules.waiting(), "nobody computes"
         leases = {lease.id: lease.model for lease in self.state.leases.by_id.values() if lease.unit is None}
         assert self.relay_leases == leases
         assert self._quits <= 1
@@ -643,6 +673,10 @@ class World:
 
     def _check_store(self) -> None:
         """The store says exactly what the units are, and a unit made of its record is the same again."""
+        entries = self.state.schedules.entries
+        assert self.workloads == {name: workload_records.to_record(entry) for name, entry in entries.items()}
+        for name, entry in entries.items():
+            assert workload_records.from_record(name, self.workloads[name]) == entry
         units = self.state.supervisor.units
         assert set(self.store) <= set(units), f"{set(self.store) - set(units)} are kept for ever"
         for name, unit in units.items():
