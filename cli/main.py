@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "load-model": ("load_model", _verb("load-model")),
     "unload-model": ("unload_model", _verb("unload-model")),
     "models": ("models", _verb("models")),
+    "schedule": ("schedule", "Place periodic tasks on CPUs, prove their deadlines, draw the schedule."),
     "request": ("request", "Send one request to a model and print its answer."),
     "wait": ("wait", _verb("wait")),
     "is-ready": ("conditions", "Exit 0 when a unit or model is ready."),

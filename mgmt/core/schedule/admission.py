@@ -143,6 +143,10 @@ def place(
     )
     cpus = _Cpus(nodes, held, chosen, algorithm)
     placed = cpus.admit(workload)
+    if held_chains and any(p.response_us is None for p in cpus.apart):
+        from .analysis import analysed
+
+        placed = [*analysed(cpus.apart), *placed[len(cpus.apart) :]]
     bounds = [
         chain_bound(name, chain, placed)
         for name, chains in sorted({**(held_chains or {}), workload.name: workload.chains}.items())
