@@ -11,7 +11,7 @@ from mgmt.core.event import Asked, Now
 from mgmt.core.models.operations import targets
 from mgmt.core.placement import Place
 from mgmt.core.reconcile import Action, actions, untouchable
-from mgmt.core.schedule.answers import dumped
+from mgmt.core.schedule.report import dumped
 from mgmt.core.state import State
 from mgmt.core.supervision import AT_REST, to_record
 from mgmt.core.supervision import State as UnitState

@@ -22,7 +22,7 @@ from mgmt.protocol import frames
 from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
 
-from . import answers
+from . import report
 from .admission import Placed
 from .force import Admitted, Entry, Snapshot, admit
 from .rebalance import Rebalancing, rebalance
@@ -78,7 +78,7 @@ class Schedules:
 
         def work(snapshot: Snapshot) -> tuple[Admitted, Body, Record]:
             admitted = admit(snapshot, body.documents, body.nodes, body.algorithm, body.replace)
-            return admitted, answers.submitted(snapshot, admitted), to_record(admitted.entry)
+            return admitted, report.submitted(snapshot, admitted), to_record(admitted.entry)
 
         def done(now: Now, result: tuple[Admitted, Body, Record], out: list[fx.Effect]) -> Body:
             admitted, reply, record = result
@@ -105,7 +105,7 @@ class Schedules:
         def work(snapshot: Snapshot) -> tuple[int, tuple[Placed, ...], Body]:
             _known(snapshot.entries, body.workload)
             mine = known if version == snapshot.version else None
-            return snapshot.version, *answers.shown(snapshot, mine, body.workload, body.offset)
+            return snapshot.version, *report.shown(snapshot, mine, body.workload, body.offset)
 
         def done(now: Now, result: tuple[int, tuple[Placed, ...], Body], out: list[fx.Effect]) -> Body:
             version, placed, reply = result
@@ -117,8 +117,8 @@ class Schedules:
 
     def explain(self, now: Now, asked: Asked, task: str, out: list[fx.Effect]) -> None:
         """A TaskExplanation follows."""
-        answers.find(self.entries, task)
-        work = partial(answers.explained, name=task)
+        report.find(self.entries, task)
+        work = partial(report.explained, name=task)
         self._ask(now, Job(asked, work, lambda now, reply, out: reply, _unsaid, exact=False), out)
 
     def rebalance(self, now: Now, asked: Asked, apply: bool, out: list[fx.Effect]) -> None:
@@ -142,7 +142,7 @@ class Schedules:
                     self.entries[name] = replace(entry, version=self.version)
                     self.dirty[name] = {**record, "version": self.version}
                 self._changed()
-            return answers.rebalanced(found, applied, self.version)
+            return report.rebalanced(found, applied, self.version)
 
         self._ask(now, Job(asked, work, done, _unsaid), out)
 
