@@ -16,14 +16,19 @@ from mgmt.protocol.errors import MgmtError
 from tests.core.builders import a_model, a_restart
 from tests.core.recorder import Client, World, a_daemon
 
+CONTROL = {
+    "workload": "control",
+    "tasks": [{"name": "loop", "period_us": 10000, "wcet_us": 1000, "priority": 50}],
+}
 LOG = {"unit": "up", "path": "/s/logs/up.log", "data": b"line\n", "offset": 5, "inode": 9}
 
 
 def a_busy_daemon() -> tuple[World, Client]:
-    """`up` is RUNNING, `idle` was never loaded, `bare` has no backend."""
+    """`up` is RUNNING, `idle` was never loaded, `bare` has no backend; workload `control` has a task `loop`."""
     world = a_daemon([a_model("up"), a_model("idle"), a_model("bare", no_backend=True)])
     client = world.client()
     client.ask("load-model", model="up")
+    client.ask("schedule-submit", documents=[CONTROL])
     world.settle()
     return world, client
 
@@ -55,6 +60,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "apply": {},
     "explain": {"target": "up"},
     "dump": {},
+    "schedule-submit": {"documents": [{**CONTROL, "workload": "another"}]},
+    "schedule-show": {},
+    "schedule-remove": {"workload": "control"},
+    "schedule-explain": {"task": "loop"},
+    "schedule-rebalance": {"apply": True},
 }
 
 # (verb, body, code)
@@ -84,13 +94,18 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("restart", {"targets": ["nobody"]}, "unknown-model"),
     ("reset-failed", {"targets": ["nobody"]}, "unknown-model"),
     ("explain", {"target": "nobody"}, "unknown-model"),
+    ("schedule-show", {"workload": "nobody"}, "unknown-workload"),
+    ("schedule-remove", {"workload": "nobody"}, "unknown-workload"),
+    ("schedule-explain", {"task": "nobody"}, "unknown-task"),
+    ("schedule-explain", {"task": "nobody/loop"}, "unknown-task"),
 ]
 
 
 def test_every_verb_is_tried() -> None:
     assert set(GOOD) == set(messages.REQUESTS)
-    # They name nothing that could be wrong; a configuration is refused after it was read.
+    # They name nothing that could be wrong; a configuration is refused after it was read, a workload likewise.
     never_refused = {"models", "subscribe", "stop-service", "dump", "plan", "apply"}
+    never_refused |= {"schedule-submit", "schedule-rebalance"}
     assert {verb for verb, _, _ in BAD} == set(messages.REQUESTS) - never_refused
 
 
