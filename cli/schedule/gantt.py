@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 WIDTH = 1280  # px of the whole
 LEFT = 250  # of the column of names
-RIGHT = 190  # of the column of figures
+RIGHT = 200  # of the column of figures
+RESPONSE_AT = WIDTH - 94
 ROW = 26
 HEAD = 34  # of the line above the rows of a CPU
 TOP = 92
@@ -42,7 +43,7 @@ text.late { fill: #c40000; font-weight: bold }
 .release { stroke: #1b1f24; stroke-width: 1.2; fill: none }
 .due { stroke: #6b7680; stroke-width: 1.2; fill: none }
 .slack { stroke: #6b7680; stroke-width: 1.5; stroke-dasharray: 2 3; fill: none }
-.worst { fill: #ffffff; stroke: #1b1f24; stroke-width: 1.3 }
+.worst { fill: none; stroke: #1b1f24; stroke-width: 1.4 }
 .missed { fill: none; stroke: #c40000; stroke-width: 2 }
 .load { fill: #0072b2 }
 .free { fill: #cfd6dd }
@@ -55,7 +56,7 @@ text.late { fill: #c40000; font-weight: bold }
   .grid { stroke: #333b43 }
   .release { stroke: #e8ecef }
   .due, .slack, .axis { stroke: #9aa6b0 }
-  .worst { fill: #14181c; stroke: #e8ecef }
+  .worst { stroke: #e8ecef }
   .missed { stroke: #ff7b6e }
   .load { fill: #56b4e9 }
   .free { fill: #3a434c }
@@ -114,8 +115,8 @@ class _Picture:
                 yield _text(x, y, f"{at_us / per_us:g}", "tick", "middle")
         yield _text(LEFT - 14, TOP - 11, f"time in {unit}", "tick", "end")
         yield f'<path class="axis" d="M{LEFT} {self.bottom}H{WIDTH - RIGHT}"/>'
-        for x, name in ((WIDTH - RIGHT + 16, "worst response"), (WIDTH - 24, "slack")):
-            yield _text(x, TOP - 11, name, "tick", "start" if name != "slack" else "end")
+        for x, name in ((RESPONSE_AT, "worst response"), (WIDTH - 24, "slack")):
+            yield _text(x, TOP - 11, name, "tick", "end")
 
     def lane(self, lane: Lane, top: int) -> Iterator[str]:
         load = self.load.get((lane.node, lane.cpu), 0.0)
@@ -208,13 +209,12 @@ class _Picture:
     def figures(
         self, response_us: int | None, slack_us: int | None, missed: bool, base: int
     ) -> Iterator[str]:
-        x = WIDTH - RIGHT + 16
         if missed:
-            yield _text(x, base - 2, "misses its deadline", "late")
+            yield _text(WIDTH - 24, base - 2, "misses its deadline", "late", "end")
         elif response_us is None or slack_us is None:
-            yield _text(x, base - 2, "by demand", "soft")
+            yield _text(WIDTH - 24, base - 2, "not computed", "soft", "end")
         else:
-            yield _text(x, base - 2, time(response_us), "figure")
+            yield _text(RESPONSE_AT, base - 2, time(response_us), "figure", "end")
             yield _text(WIDTH - 24, base - 2, time(slack_us), "figure", "end")
 
     def legend(self) -> Iterator[str]:

@@ -146,7 +146,8 @@ def draw(path: str, reply: dict[str, Any], span_s: float | None, title: str | No
     # Two rounds of the slowest task, or as many jobs of the fastest as have room side by side.
     until_us = max(2 * max(periods), 40 * min(periods)) if span_s is None else max(round(span_s * 1e6), 1)
     line = timeline(placed, until_us, defaults.MAX_TIMELINE_JOBS)
-    subtitle = f"{count(len(placed), 'task')}; hyperperiod {tables.time(line.hyperperiod_us)}"
+    about = reply.get("about") or count(len(placed), "task")
+    subtitle = f"{about}; hyperperiod {tables.time(line.hyperperiod_us)}"
     if reply.get("algorithm"):
         subtitle = f"{reply['algorithm']}; {subtitle}"
     picture = svg(title or f"Schedule of {reply['workload']}", subtitle, reply["cpus"], line)

@@ -31,13 +31,17 @@ MAY_NAME: dict[str, tuple[set[str], set[str]]] = {
 }
 
 
+def for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
 def imports(tree: ast.AST) -> Iterator[tuple[str, bool, int]]:
-    """(absolute module, whether inside a function, line) of every import; `from m import n` is m, and m.n
-    when m is the bare package."""
+    """(absolute module, whether it is not imported with its file, line) of every import; `from m import n` is
+    m, and m.n when m is the bare package."""
     lazy = {
         id(inner)
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or for_types_only(node)
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
@@ -134,6 +138,7 @@ def test_a_trespass_is_seen(source: str) -> None:
         "from mgmt.protocol.errors import Exit",
         "from .render import table",
         "def f():\n    from mgmt.config import load",
+        "if TYPE_CHECKING:\n    from mgmt.core.schedule.workload import Node",
     ],
 )
 def test_the_contract_is_no_trespass(source: str) -> None:

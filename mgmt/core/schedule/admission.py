@@ -221,40 +221,61 @@ class _Cpus:
             if placed.node in self.number:
                 k = self.number[placed.node]
                 memory[k] = max(memory[k] - placed.task.memory_mb, 0)
-        self.cpus = kernel.Placement(
+        self._reserve, self._memory = reserve, memory
+        self._choose: Literal["least", "best"] = "least" if algorithm == "least_loaded" else "best"
+        self.cpus = self._kernel(priorities=test == "fp")
+
+    def _kernel(self, *, priorities: bool) -> kernel.Placement:
+        return kernel.Placement(
             [k for k, _ in self.places],
             [cpu for _, cpu in self.places],
-            memory,
-            reserve=reserve,
-            test=test,
-            choose="least" if algorithm == "least_loaded" else "best",
-            priorities=test == "fp",
+            self._memory,
+            reserve=self._reserve,
+            test=self.test,
+            choose=self._choose,
+            priorities=priorities,
         )
 
     def admit(self, workload: Workload) -> list[Placed]:
         """Everything that is placed, held and new."""
         tasks = sorted(workload.tasks, key=lambda task: task.name)
         known = [*self.held, *(Placed(workload.name, task, "", -1, None, None, self.test) for task in tasks)]
-        first = len(self.held)
         try:
             for number, placed in enumerate(self.held):
                 self._hold(number, placed)
-            self.cpus.place(
-                [task.wcet_us for task in tasks],
-                [task.period_us for task in tasks],
-                [task.deadline_us for task in tasks],
-                jitter=[task.jitter_us for task in tasks],
-                priority=[level_of(task) for task in tasks],
-                memory=[task.memory_mb for task in tasks],
-                target=[self.number[task.node] if task.node else -1 for task in tasks],
-                mask=[mask_of(task.cpus) for task in tasks],
-                first=first,
-            )
+            self._place(self.cpus, tasks)
         except kernel.Refused as refused:
             place = self.places[refused.cpu] if refused.cpu >= 0 else None
             where = (self.nodes[place[0]].name, place[1]) if place else None
-            raise refused_as(refused, known, where, self.nodes) from None
+            late = refused.reason == "deadline"
+            raise refused_as(
+                refused, known, where, self.nodes, late and self._fits_by_deadlines(tasks)
+            ) from None
         return [*self.apart, *self._placed(known)]
+
+    def _fits_by_deadlines(self, tasks: Sequence[Task]) -> bool:
+        """Whether all would fit with priorities in the order of their deadlines; not asked beside held tasks,
+        whose priorities are given."""
+        if self.held:
+            return False
+        try:
+            self._place(self._kernel(priorities=False), tasks)
+        except kernel.Refused:
+            return False
+        return True
+
+    def _place(self, cpus: kernel.Placement, tasks: Sequence[Task]) -> None:
+        cpus.place(
+            [task.wcet_us for task in tasks],
+            [task.period_us for task in tasks],
+            [task.deadline_us for task in tasks],
+            jitter=[task.jitter_us for task in tasks],
+            priority=[level_of(task) for task in tasks],
+            memory=[task.memory_mb for task in tasks],
+            target=[self.number[task.node] if task.node else -1 for task in tasks],
+            mask=[mask_of(task.cpus) for task in tasks],
+            first=len(self.held),
+        )
 
     def _hold(self, number: int, placed: Placed) -> None:
         task = placed.task

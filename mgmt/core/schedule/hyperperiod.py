@@ -34,16 +34,33 @@ def strict(
     )
     changes = [f"{old} to {new}" for old, new in zip(periods, nearest, strict=True) if old != new]
     advice = ", ".join(changes[:_SHOWN]) + (f" and {len(changes) - _SHOWN} more" if changes[_SHOWN:] else "")
+    rounded = rounding(periods, limit_us)
+    if rounded:
+        grain_us, after_us = rounded
+        coarse = f"Rounded to {grain_us} us they repeat after {after_us} us; the nearest"
+    else:
+        coarse = "The nearest"
     what = "passes 63 bits" if overflow else f"is {length_us} us ({length_us / 3.6e9:.1f} h)"
     raise MgmtError(
         "not-schedulable",
         f"{whose}the hyperperiod of the periods {named} us {what}; the limit is {limit_us} us. "
-        f"The nearest harmonic periods repeat after {max(nearest)} us: change {advice}",
+        f"{coarse} harmonic periods repeat after {max(nearest)} us: change {advice}",
         reason="overflow" if overflow else "too_large",
         periods=periods[:100],
         harmonic=nearest[:100],
         available=limit_us,
     )
+
+
+def rounding(periods: Sequence[int], limit_us: int) -> tuple[int, int] | None:
+    """(grain, hyperperiod), us, of the finest grain that keeps the limit when every period is rounded to it."""
+    for grain_us in reversed(_GRAINS_US):
+        if grain_us > periods[0]:
+            break
+        length_us = lcm(*(max(1, (2 * p + grain_us) // (2 * grain_us)) * grain_us for p in periods))
+        if length_us <= limit_us:
+            return grain_us, length_us
+    return None
 
 
 def harmonic(periods: Sequence[int]) -> list[int]:

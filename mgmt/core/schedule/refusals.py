@@ -22,9 +22,14 @@ UNCHANGED = "Nothing was placed or changed"
 
 
 def refused_as(
-    refused: kernel.Refused, known: Sequence[Placed], where: tuple[str, int] | None, nodes: Sequence[Node]
+    refused: kernel.Refused,
+    known: Sequence[Placed],
+    where: tuple[str, int] | None,
+    nodes: Sequence[Node],
+    by_deadlines: bool = False,
 ) -> MgmtError:
-    """`known`: the tasks by the kernel's numbers. `where`: (node, CPU) that came closest."""
+    """`known`: the tasks by the kernel's numbers. `where`: (node, CPU) that came closest. `by_deadlines`: with
+    priorities in the order of deadlines all would fit."""
     new = known[refused.task]
     task = new.task
     head = f"task {task.name!r} of workload {new.workload!r} does not fit"
@@ -48,6 +53,9 @@ def refused_as(
     place = f"CPU {where[1]} of node {where[0]!r}"
     why = ""
     helps: list[str] = []
+    if by_deadlines:
+        helps.append("priorities in the order of the deadlines, with which the whole workload fits")
+        detail["deadline_monotonic"] = True
     if refused.largest_wcet:
         helps.append(f"a WCET of at most {refused.largest_wcet} us instead of {task.wcet_us}")
     if refused.reason == "deadline":
