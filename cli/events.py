@@ -67,4 +67,7 @@ def described(event: dict[str, Any]) -> str:
     if "unit" in event:
         pid = f" pid {event['pid']}" if event["pid"] is not None else ""
         return f"{head}{event['unit']}  {event['was']} -> {event['state']}{pid}{reason}".partition("\n")[0]
+    if event["kind"] == "schedule":
+        whose = f"  {event['workload']}" if event["workload"] else ""
+        return f"{head}schedule  {event['what']}{whose}{reason}".partition("\n")[0]
     return f"{head}daemon  {event['what']}{reason}".partition("\n")[0]
