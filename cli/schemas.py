@@ -29,7 +29,7 @@ def _list(schema: Schema) -> Schema:
     return {"type": "array", "items": schema}
 
 
-def _object(optional: tuple[str, ...] = (), **properties: Schema) -> Schema:
+def _object(optional: tuple[str, ...] = (), /, **properties: Schema) -> Schema:
     return {
         "type": "object",
         "properties": properties,

@@ -32,16 +32,14 @@ def planned(
     placement = comparison.compat_placement(algorithm, workload, places)
     outcome = comparison.judged(workload, placement.assignments)
     told = outcome.told()
-    tasks = [{"task": name, "node": node, "cpu": cpu} for name, (node, cpu) in outcome.places.items()]
+    tasks: list[dict[str, Any]] = [
+        {"task": name, "node": node, "cpu": cpu} for name, (node, cpu) in outcome.places.items()
+    ]
     if gantt:
         rows = [report.task_row(one) for one in comparison.as_placed(workload, outcome)]
         title = f"What TIMPANI would do with {workload.name}"
-        reply = {
-            "workload": workload.name,
-            "algorithm": f"compat:{algorithm}",
-            "tasks": rows,
-            "cpus": loads(rows),
-        }
+        reply = {"workload": workload.name, "tasks": rows, "cpus": loads(rows), "about": summary(told)}
+        reply["algorithm"] = f"compat:{algorithm}"
         draw(gantt, reply, span, title)
     good = placement.ok and not told["late"] and told["placed"] == len(tasks)
     if invocation.json:

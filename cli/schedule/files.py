@@ -59,7 +59,7 @@ def _child(node: yaml.Node, step: str) -> tuple[yaml.Node, int] | None:
     return None
 
 
-def _refused(mark: yaml.Mark, problem: str) -> yaml.MarkedYAMLError:
+def _refused(mark: Any, problem: str) -> yaml.MarkedYAMLError:
     """An error that is no matter of syntax; told apart by its context."""
     import yaml
 
