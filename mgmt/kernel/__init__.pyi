@@ -165,7 +165,7 @@ class Placement:
 
     `choose` says which CPUs are tried first: "best" those with least room, "least" those with most, "first"
     those of the lowest number; ties go to the lower number. Where a test failed, CPUs are tried later for tasks
-    that are as large, and `admit` turns from "best" to the CPUs with most room after 8 failed tests. A task is
+    that are as large, and `admit` turns from "best" to the CPUs with most room after 3 failed tests. A task is
     refused only where no CPU passes.
 
     Times are integers of one unit up to int64, task numbers the caller's choice from 0 on, dense where

@@ -457,3 +457,26 @@ def test_no_proposal_where_no_move_helps(implementation: Any) -> None:
     pinned = implementation([0, 1])
     pinned.place([1, 1], [4, 4], target=[0, 0])
     assert pinned.rebalance() == []
+
+
+@pytest.mark.parametrize("test", TESTS)
+def test_many_tasks_on_one_cpu(test: str) -> None:
+    """More than are found without a walk, in and out, in the order of urgency all the while."""
+    random = Random(17)
+    both = [a_placement([0], test=test), reference_strict.Placement([0], test=test)]
+    on: dict[int, int] = {}
+    for _ in range(600):
+        number = random.randrange(60)
+        if number in on:
+            del on[number]
+            for placement in both:
+                placement.remove(number)
+        else:
+            on[number] = deadline = random.choice([9000, 9500, 9999, 10_000])
+            for placement in both:
+                assert placement.admit(number, Random(number).randint(1, 90), 10_000, deadline) == 0
+        order = both[0].tasks_on(0)
+        assert order == both[1].tasks_on(0) == sorted(on, key=lambda x: (on[x], x))
+    assert len(on) > 20
+    if test == "fp":
+        assert both[0].response_times(0) == both[1].response_times(0)

@@ -9,7 +9,9 @@
 
 #define CPU_LIMIT 0.90
 #define NODE_LIMIT 1.0
-#define BUCKET_BITS 12
+/* Loads are told apart from 1/128 to 2, eight powers of two; smaller ones share a bucket. */
+#define LEAST_LOAD 0x1p-7
+#define OCTAVES_BITS 3
 
 static inline double utilisation(const struct compat_tasks *tasks, size_t i)
 {
@@ -60,13 +62,22 @@ struct cpu_tree {
     double *least;         /* [2 * size], root at 1 */
 };
 
+/* For nodes whose loads are nearly equal, as least_loaded keeps them: many buckets a node. */
+static unsigned bucket_bits(size_t nodes)
+{
+    unsigned bits = 8;
+    while (bits < ORDERED_BUCKET_BITS && (size_t)1 << bits < 256 * nodes)
+        bits++;
+    return bits;
+}
+
 size_t compat_room(size_t tasks, size_t nodes, size_t cpus)
 {
     size_t larger = tasks > cpus ? tasks : cpus;
     return K_ROOM(larger, sizeof(struct k_pair)) + K_ROOM(tasks, sizeof(struct k_pair)) +
            2 * K_ROOM(cpus, sizeof(struct k_pair)) + 7 * K_ROOM(cpus, sizeof(uint32_t)) + K_ROOM(cpus, 1) +
            K_ROOM(4 * cpus + 2 * nodes, sizeof(double)) + 3 * K_ROOM(nodes + 1, sizeof(struct cpu_tree)) +
-           ordered_room(nodes, BUCKET_BITS);
+           ordered_room(nodes, bucket_bits(nodes));
 }
 
 /* target_node_priority: a node's distinct CPUs in descending order under a tree of least loads, in which the
@@ -191,7 +202,7 @@ static bool make_free_lists(struct free_lists *lists, const struct compat_nodes 
     lists->front = k_take(arena, nodes->n * sizeof *lists->front);
     lists->left = k_take(arena, nodes->n * sizeof *lists->left);
     lists->load = k_take(arena, nodes->n * sizeof *lists->load);
-    bool room = ordered_make(&lists->by_load, nodes->n, BUCKET_BITS, 64, arena);
+    bool room = ordered_make(&lists->by_load, nodes->n, bucket_bits(nodes->n), bits_of(LEAST_LOAD), 52 + OCTAVES_BITS, arena);
     struct k_arena rest = *arena;
     struct k_pair *scratch = k_take(&rest, cpus * sizeof *scratch);
     if (!room || !lists->entry || !lists->member || !lists->run_of || !lists->gone || !lists->free || !lists->place ||

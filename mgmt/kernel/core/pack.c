@@ -62,7 +62,7 @@ enum k_status pack_best_fit(size_t n, const int64_t *wcet, const int64_t *period
     struct opened *opened = k_take(&arena, (cpus + 1) * sizeof *opened);
     struct ordered by_room;
     *failed = PACK_DONE;
-    if (!pairs || !scratch || !before || !opened || !ordered_make(&by_room, cpus, bucket_bits(cpus), 63, &arena))
+    if (!pairs || !scratch || !before || !opened || !ordered_make(&by_room, cpus, bucket_bits(cpus), 0, 63, &arena))
         return K_NOMEM;
     for (size_t i = 0; i < n; i++)
         pairs[i] = (struct k_pair){~strict_utilisation(wcet[i], period[i]), (uint32_t)i};

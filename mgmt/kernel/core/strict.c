@@ -8,6 +8,7 @@
 #include "strict_tests.h"
 
 #define ROOM_BITS 62
+#define FEW 64 /* tasks that a removal may walk over */
 /* While many tasks are placed in the order of urgency a ceiling is lifted again when deadlines have grown by an
  * eighth, where it hides more room than this: less is not worth the tests. */
 #define WORTH_LIFTING (STRICT_ONE / 32)
@@ -30,6 +31,7 @@ static unsigned bucket_bits(size_t cpus)
 size_t strict_room(size_t cpus, size_t nodes)
 {
     return K_ROOM(cpus, sizeof(struct strict_cpu)) + K_ROOM(nodes, sizeof(struct strict_node)) +
+           K_ROOM(cpus, STRICT_NEAR * sizeof(uint32_t)) +
            ordered_room(cpus, bucket_bits(cpus)) + K_ROOM(4 * cpus + 4, sizeof(uint64_t));
 }
 
@@ -43,12 +45,13 @@ bool strict_make(struct strict *s, enum strict_test test, enum strict_choice cho
     s->nodes = nodes;
     s->cpu = k_take(arena, cpus * sizeof *s->cpu);
     s->node = k_take(arena, nodes * sizeof *s->node);
-    if (!s->cpu || !s->node)
+    s->near = k_take(arena, cpus * STRICT_NEAR * sizeof *s->near);
+    if (!s->cpu || !s->node || !s->near)
         return false;
     memset(s->cpu, 0, cpus * sizeof *s->cpu);
     memset(s->node, 0, nodes * sizeof *s->node);
     if (choice != STRICT_FIRST)
-        return ordered_make(&s->by_room, cpus, bucket_bits(cpus), ROOM_BITS + 1, arena);
+        return ordered_make(&s->by_room, cpus, bucket_bits(cpus), 0, ROOM_BITS + 1, arena);
     for (s->first_leaf = 1; s->first_leaf < cpus;)
         s->first_leaf *= 2;
     s->most_room = k_take(arena, 2 * (size_t)s->first_leaf * sizeof *s->most_room);
@@ -100,7 +103,7 @@ void strict_ready(struct strict *s)
         cpu->capacity = strict_utilisation(STRICT_PPM - cpu->reserve, STRICT_PPM);
         cpu->ceiling = UINT64_MAX;
         strict_bound_clear(cpu);
-        cpu->head = STRICT_NONE;
+        cpu->head = cpu->root = STRICT_NONE;
         cpu->key = s->choice == STRICT_FIRST ? 0 : cpu->capacity;
         if (s->choice != STRICT_FIRST)
             ordered_insert(&s->by_room, q, cpu->key);
@@ -136,14 +139,9 @@ static void insert(struct strict *s, uint32_t q, uint32_t x)
 {
     struct strict_cpu *cpu = &s->cpu[q];
     struct strict_task *task = &s->task[x];
-    uint32_t *link = &cpu->head;
-    while (*link != STRICT_NONE && !strict_before(s, x, *link))
-        link = &s->task[*link].next;
-    task->next = *link;
-    *link = x;
+    strict_link(s, q, x);
     task->cpu = q;
     cpu->load += task->u;
-    cpu->count++;
     cpu->explicit_deadlines += strict_has_deadline(task);
     strict_bound_add(cpu, task);
     s->node[cpu->node].free -= task->memory;
@@ -152,23 +150,34 @@ static void insert(struct strict *s, uint32_t q, uint32_t x)
 
 void strict_put_back(struct strict *s, uint32_t x, uint32_t cpu) { insert(s, cpu, x); }
 
+/* After task x has gone. What cannot be taken back stays, on the safe side, until the CPU is empty. */
+static void bound_remove(struct strict *s, struct strict_cpu *cpu, const struct strict_task *task)
+{
+    if (!cpu->count) {
+        strict_bound_clear(cpu);
+        return;
+    }
+    /* u is rounded down, so that the quotient is too large; its own roundings are less than 2^-51. */
+    cpu->hyperbolic = cpu->hyperbolic / (1.0 + (double)task->u * 0x1p-62) * (1.0 + 0x1p-50);
+    if (cpu->work != INT64_MAX)
+        cpu->work -= task->wcet;
+    if (strict_window(task) > cpu->window || cpu->count > FEW)
+        return;
+    cpu->window = INT64_MAX;
+    for (uint32_t y = cpu->head; y != STRICT_NONE; y = s->task[y].next)
+        cpu->window = k_min(cpu->window, strict_window(&s->task[y]));
+}
+
 void strict_remove(struct strict *s, uint32_t x)
 {
     struct strict_task *task = &s->task[x];
     uint32_t q = task->cpu;
     struct strict_cpu *cpu = &s->cpu[q];
-    uint32_t *link = &cpu->head;
-    while (*link != x)
-        link = &s->task[*link].next;
-    *link = task->next;
+    strict_unlink(s, q, x);
     task->cpu = STRICT_NONE;
     cpu->load -= task->u;
-    cpu->count--;
     cpu->explicit_deadlines -= strict_has_deadline(task);
-    strict_bound_clear(cpu);
-    if (s->test != STRICT_UTILISATION)
-        for (uint32_t y = cpu->head; y != STRICT_NONE; y = s->task[y].next)
-            strict_bound_add(cpu, &s->task[y]);
+    bound_remove(s, cpu, task);
     s->node[cpu->node].free += task->memory;
     if (cpu->ceiling != UINT64_MAX) {
         cpu->ceiling = UINT64_MAX;

@@ -12,7 +12,8 @@
 #define STRICT_ONE ((uint64_t)1 << 62) /* utilisation 1 */
 #define STRICT_PPM 1000000
 #define STRICT_CANDIDATES 32 /* how many CPUs an explanation looks at */
-#define STRICT_TRIES 8       /* failed tests after which one admission turns to the CPUs with most room */
+#define STRICT_NEAR 32       /* tasks of a CPU that are found without a walk, so that they are fetched together */
+#define STRICT_TRIES 3       /* failed tests after which one admission turns to the CPUs with most room */
 
 enum strict_test { STRICT_UTILISATION, STRICT_FP, STRICT_EDF };
 enum strict_choice {
@@ -29,7 +30,8 @@ struct strict_task {
     uint64_t u;     /* floor(wcet * 2^62 / period); more than STRICT_ONE: above 1 */
     int64_t target; /* node or negative */
     uint32_t cpu;   /* STRICT_NONE: not placed */
-    uint32_t next;  /* on the same CPU: less urgent, of equals the higher number */
+    uint32_t previous, next; /* on the same CPU: in the order of urgency, of equals the lower number first */
+    uint32_t left, right;    /* below it in the tree of that order */
     bool masked;    /* strict.mask has a row for it */
 };
 
@@ -42,8 +44,8 @@ struct strict_cpu {
     uint64_t key;      /* of the index: min(capacity - load, ceiling) */
     double hyperbolic; /* at least the product of 1 + u, where only implicit deadlines are */
     int64_t work;      /* sum of wcet; INT64_MAX when that passes it */
-    int64_t window;    /* least of min(deadline, period) - jitter: when `work` is done in it, all is */
-    uint32_t head, count, node;
+    int64_t window;    /* at most the least min(deadline, period) - jitter: when `work` is done in it, all is */
+    uint32_t head, root, count, node;
     uint32_t explicit_deadlines; /* tasks with a deadline other than the period, or jitter */
     uint64_t tested;             /* the admission in which it failed last */
 };
@@ -62,6 +64,7 @@ struct strict {
     uint64_t admission;
     struct strict_cpu *cpu;
     struct strict_node *node;
+    uint32_t *near; /* [cpus][STRICT_NEAR]: the tasks of a CPU in the order of urgency, while they are so few */
     struct strict_task *task;
     uint64_t *mask; /* [tasks][mask_words] */
     struct ordered by_room; /* STRICT_BEST, STRICT_LEAST */

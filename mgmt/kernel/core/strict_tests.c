@@ -50,6 +50,9 @@ static void put(struct level *level, const struct strict *s, uint32_t y, int64_t
 static size_t gather(struct level *level, const struct strict *s, uint32_t q, uint32_t x, int64_t wcet)
 {
     size_t at = SIZE_MAX;
+    const uint32_t *near = s->near + (size_t)q * STRICT_NEAR;
+    for (uint32_t i = 0; s->cpu[q].count <= STRICT_NEAR && i < s->cpu[q].count; i++)
+        __builtin_prefetch(&s->task[near[i]]);
     for (uint32_t y = s->cpu[q].head; y != STRICT_NONE; y = s->task[y].next) {
         if (x != STRICT_NONE && at == SIZE_MAX && strict_before(s, x, y)) {
             at = level->n;
