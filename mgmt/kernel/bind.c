@@ -250,6 +250,27 @@ PyObject *bind_list(const int64_t *data, Py_ssize_t n)
     return list;
 }
 
+PyObject *bind_index_list(const int64_t *data, Py_ssize_t n, Py_ssize_t most)
+{
+    PyObject **made = most < n / 2 ? PyMem_Calloc((size_t)most + 1, sizeof *made) : NULL;
+    if (!made)
+        return bind_list(data, n);
+    PyObject *list = PyList_New(n);
+    for (Py_ssize_t i = 0; list && i < n; i++) {
+        PyObject **item = &made[data[i] + 1];
+        if (!*item)
+            *item = PyLong_FromLongLong(data[i]);
+        if (!*item)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, Py_NewRef(*item));
+    }
+    for (Py_ssize_t k = 0; k <= most; k++)
+        Py_XDECREF(made[k]);
+    PyMem_Free(made);
+    return list;
+}
+
 bool bind_arguments(const char *function, const char *const *names, int positional, int required,
                     PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames, PyObject **out)
 {

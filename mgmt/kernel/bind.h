@@ -46,6 +46,8 @@ PyObject *bind_new_ints(PyObject *module, Py_ssize_t n, int64_t **data);
 /* The first n int64 of a bytearray, which is cut to them, as a memoryview of format "q". */
 PyObject *bind_view(PyObject *module, PyObject *bytes, Py_ssize_t n);
 PyObject *bind_list(const int64_t *data, Py_ssize_t n);
+/* The same for numbers from -1 to most - 1, of which each is made once. */
+PyObject *bind_index_list(const int64_t *data, Py_ssize_t n, Py_ssize_t most);
 
 /* Arguments of a METH_FASTCALL | METH_KEYWORDS function into out[], absent ones NULL, None like absent for
  * those after `required`. names ends with NULL; the first `positional` may be given by position. */

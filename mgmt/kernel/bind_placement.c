@@ -156,7 +156,7 @@ static PyObject *compat(enum compat_algorithm algorithm, const char *function, c
         bind_failed(status, function);
         goto out;
     }
-    PyObject *node_list = bind_list(node, n), *cpu_list = bind_list(node + n, n);
+    PyObject *node_list = bind_index_list(node, n, nodes), *cpu_list = bind_list(node + n, n);
     if (node_list && cpu_list)
         result = PyTuple_Pack(2, node_list, cpu_list);
     Py_XDECREF(node_list);

@@ -222,7 +222,7 @@ static PyObject *best_fit(PyObject *module, PyObject *const *args, Py_ssize_t na
     else if (failed != PACK_DONE)
         result = tell_refusal(module, given[0], given[1], cpus);
     else
-        result = own ? bind_list(own, n) : Py_NewRef(given[3]);
+        result = own ? bind_index_list(own, n, cpus) : Py_NewRef(given[3]);
 done:
     bind_release(&wcet);
     bind_release(&period);

@@ -484,7 +484,7 @@ static PyObject *placement_place(PyObject *object, PyObject *const *args, Py_ssi
     } else {
         for (Py_ssize_t i = 0; i < n; i++)
             cpus[i] = self->s.task[first + i].cpu;
-        result = bind_list(cpus, n);
+        result = bind_index_list(cpus, n, (Py_ssize_t)self->s.cpus);
     }
 out:
     for (int c = 0; c < COLUMNS; c++)

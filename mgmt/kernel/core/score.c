@@ -10,14 +10,14 @@
  * fused with an addition, so that all round alike. */
 #define LOOP(has_runs, has_codebase)                                                              \
     for (size_t i = 0; i < n; i++) {                                                              \
-        double value = columns->value[i], p = columns->probability[i], us = columns->duration_us[i]; \
-        double bonus = (has_runs) && runs[i] == 0 ? rule->first_run_bonus : 0.0;                  \
+        double value = values[i], p = chances[i], us = durations[i];                              \
+        double bonus = (has_runs) ? (runs[i] == 0 ? first_run : 0.0) : 0.0;                       \
         double worth = value == value ? value + bonus : 1.0;                                      \
         double base = (has_codebase) ? codebase[i] : SCORE_CODEBASE_DEFAULT;                      \
         base = base == base ? base : SCORE_CODEBASE_DEFAULT;                                      \
         base = base > SCORE_CODEBASE_LEAST ? base : SCORE_CODEBASE_LEAST;                         \
         double expected = base * p * worth;                                                       \
-        double result = (rule->minimum_cost_ms + us / 1000.0) / expected + rule->default_offset;  \
+        double result = (least_cost + us / 1000.0) / expected + start;                            \
         bool fine = (p >= 0) & (p <= 1) & (expected > 0) & (us >= 0) & (us < (double)INFINITY);  \
         offset[i] = fine ? result : (double)NAN;                                                  \
     }
@@ -27,7 +27,11 @@
                                          const struct score_rule *restrict rule, double *restrict offset) \
     {                                                                                             \
         size_t n = columns->n;                                                                    \
-        const double *runs = columns->previous_runs, *codebase = columns->codebase;               \
+        const double *values = columns->value, *chances = columns->probability;                   \
+        const double *durations = columns->duration_us, *runs = columns->previous_runs;           \
+        const double *codebase = columns->codebase;                                               \
+        /* Read before the loop: a load under a condition would keep it from being vectorised. */ \
+        double first_run = rule->first_run_bonus, least_cost = rule->minimum_cost_ms, start = rule->default_offset; \
         if (runs && codebase) {                                                                   \
             LOOP(true, true)                                                                      \
         } else if (runs) {                                                                        \
