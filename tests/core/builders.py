@@ -118,6 +118,7 @@ def a_state(settings: Settings, topology: Topology, epoch: int = EPOCH, now_ns: 
         log_dir="/s/logs",
         started=Now(now_ns, START_S + (now_ns - START_NS) / S),
         topology=topology,
+        host="box",
     )
     return State(settings, identity)
 

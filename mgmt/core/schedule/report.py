@@ -16,7 +16,7 @@ from .rebalance import Rebalancing
 from .rows import chain_row
 from .workload import LOCAL
 
-ROW_BYTES = 480  # of a task in a message, at most, beside its names and the CPUs it is bound to
+ROW_BYTES = 300  # of a task in a message, at most, beside its names and the CPUs it is bound to
 CPU_BYTES = 96
 DUMPED = 200  # tasks of a workload; `mgmt schedule show` has the others
 NAMED = 8  # tasks that one line lists
@@ -192,7 +192,8 @@ def explanation(of: Placed, on: Sequence[Placed], algorithm: str, hyperperiod_us
     if of.response_us is not None:
         lines.append(f"its worst response is {of.response_us} us, {of.slack_us} us before its deadline")
     load = float(utilisation(placed.task for placed in on)) * 100
-    lines.append(f"the CPU has {len(on)} tasks, {load:.1f} % of it, admitted by the {TESTS[of.bound]}")
+    many = f"{len(on)} task{'' if len(on) == 1 else 's'}"
+    lines.append(f"the CPU has {many}, {load:.1f} % of it, admitted by the {TESTS[of.bound]}")
     if of.bound == "fp":
         before = [one.task.name for one in beside[: beside.index(of)]]
         lines.append(f"more urgent there: {_names(before)}")

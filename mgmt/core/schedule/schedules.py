@@ -207,7 +207,8 @@ class Schedules:
     def restore(self, records: Mapping[str, Record], out: list[fx.Effect]) -> None:
         """What a former daemon left, exactly; before its units, and after its events."""
         self.entries = {name: from_record(name, record) for name, record in records.items()}
-        told = (event["seq"] for event in self._journal.since(0)[0] if event["kind"] == "schedule")
+        events = self._journal.since(0)[0]
+        told = (e["seq"] for e in events if e["kind"] == "schedule" and e["what"] != "refused")
         self.version = max([0, *told, *(entry.version for entry in self.entries.values())])
         self._changed()
         missing = sorted(self._ledger.tasks.keys() - self._ledger.topology.ids)
