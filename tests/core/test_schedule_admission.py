@@ -154,7 +154,7 @@ def test_both_answers_are_common(algorithm: Algorithm) -> None:
     """Refusals are at least a third of what is judged, and so are schedules."""
     reasons = []
     for seed in range(150):
-        workload = generator.workload(seed, tasks=4 + seed % 20, load_ppm=500_000 + 3_000 * seed)
+        workload = generator.workload(seed, tasks=4 + seed % 20, load_ppm=550_000 + 3_500 * seed)
         reasons.append(judge(workload, workload.nodes, algorithm))
     refused = sum(reason != "" for reason in reasons)
     assert len(reasons) / 3 <= refused <= len(reasons) * 2 / 3, reasons
@@ -406,3 +406,12 @@ def test_a_workload_whose_periods_do_not_meet_is_refused_or_allowed_to() -> None
 
 def test_the_three_algorithms_are_those_of_the_ancestor() -> None:
     assert sorted(ALGORITHMS) == ["best_fit_decreasing", "least_loaded", "target_node_priority"]
+
+
+def test_a_task_with_one_cpu_to_choose_does_not_suffer_from_those_with_many() -> None:
+    """In the order of urgency the free one would take the CPU that the bound one needs."""
+    tasks = (Task("free", 10_000, 9000, 10_000, 90), Task("bound", 20_000, 9000, 20_000, 10, cpus=(0,)))
+    workload, nodes = workload_of(*tasks), (Node("n", (0, 1)),)
+    schedule = place(workload, nodes)
+    verify(schedule, workload, nodes)
+    assert {p.task.name: p.cpu for p in schedule.placed} == {"free": 1, "bound": 0}

@@ -239,32 +239,65 @@ class _Cpus:
     def admit(self, workload: Workload) -> list[Placed]:
         """Everything that is placed, held and new."""
         tasks = sorted(workload.tasks, key=lambda task: task.name)
-        known = [*self.held, *(Placed(workload.name, task, "", -1, None, None, self.test) for task in tasks)]
         try:
             for number, placed in enumerate(self.held):
                 self._hold(number, placed)
             self._place(self.cpus, tasks)
         except kernel.Refused as refused:
-            place = self.places[refused.cpu] if refused.cpu >= 0 else None
-            where = (self.nodes[place[0]].name, place[1]) if place else None
-            late = refused.reason == "deadline"
-            raise refused_as(
-                refused, known, where, self.nodes, late and self._fits_by_deadlines(tasks)
-            ) from None
-        return [*self.apart, *self._placed(known)]
+            bound_first = self._bound_first(tasks)
+            if bound_first is None or not self._fits(self.cpus, bound_first, "given"):
+                raise self._told(refused, workload, tasks) from None
+            tasks = bound_first
+        return [*self.apart, *self._placed(self._known(workload, tasks))]
 
-    def _fits_by_deadlines(self, tasks: Sequence[Task]) -> bool:
-        """Whether all would fit with priorities in the order of their deadlines; not asked beside held tasks,
-        whose priorities are given."""
-        if self.held:
-            return False
+    def _known(self, workload: Workload, tasks: Sequence[Task]) -> list[Placed]:
+        """Held and new tasks by the kernel's numbers."""
+        return [*self.held, *(Placed(workload.name, task, "", -1, None, None, self.test) for task in tasks)]
+
+    def _bound_first(self, tasks: Sequence[Task]) -> list[Task] | None:
+        """Those with the fewest CPUs to choose from first, else in the order of the kernel; None where all have
+        the same choice. Fewer CPUs may be filled this way than in the kernel's order, so it comes second."""
+        choices: dict[tuple[str, tuple[int, ...] | None], int] = {}
+        for task in tasks:
+            key = task.node, task.cpus
+            if key not in choices:
+                allowed = None if task.cpus is None else set(task.cpus)
+                choices[key] = sum(
+                    task.node in ("", self.nodes[k].name) and (allowed is None or cpu in allowed)
+                    for k, cpu in self.places
+                )
+        if len(set(choices.values())) < 2:
+            return None
+
+        def order(task: Task) -> tuple[int, int, Fraction]:
+            few = choices[task.node, task.cpus]
+            if self.test == "fp":
+                return few, -level_of(task), Fraction(task.deadline_us - task.jitter_us)
+            return few, 0, -Fraction(task.wcet_us, task.period_us)
+
+        return sorted(tasks, key=order)
+
+    def _told(self, refused: kernel.Refused, workload: Workload, tasks: Sequence[Task]) -> MgmtError:
+        place = self.places[refused.cpu] if refused.cpu >= 0 else None
+        where = (self.nodes[place[0]].name, place[1]) if place else None
+        # Not asked beside held tasks, whose priorities are given.
+        others = refused.reason == "deadline" and not self.held
+        by_deadlines = others and self._fits(self._kernel(priorities=False), tasks)
+        return refused_as(refused, self._known(workload, tasks), where, self.nodes, by_deadlines)
+
+    def _fits(
+        self, cpus: kernel.Placement, tasks: Sequence[Task], order: Literal["given"] | None = None
+    ) -> bool:
+        """Whether they were all placed."""
         try:
-            self._place(self._kernel(priorities=False), tasks)
+            self._place(cpus, tasks, order)
         except kernel.Refused:
             return False
         return True
 
-    def _place(self, cpus: kernel.Placement, tasks: Sequence[Task]) -> None:
+    def _place(
+        self, cpus: kernel.Placement, tasks: Sequence[Task], order: Literal["given"] | None = None
+    ) -> None:
         cpus.place(
             [task.wcet_us for task in tasks],
             [task.period_us for task in tasks],
@@ -275,6 +308,7 @@ class _Cpus:
             target=[self.number[task.node] if task.node else -1 for task in tasks],
             mask=[mask_of(task.cpus) for task in tasks],
             first=len(self.held),
+            order=order,
         )
 
     def _hold(self, number: int, placed: Placed) -> None:
