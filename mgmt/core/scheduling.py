@@ -25,7 +25,8 @@ def _show(state: State, now: Now, asked: Asked, body: msg.ScheduleShow, out: lis
 @handles("schedule-remove")
 def _remove(state: State, now: Now, asked: Asked, body: msg.ScheduleRemove, out: list[fx.Effect]) -> Body:
     refuse_while_stopping(state)
-    return state.schedules.remove(now, body.workload, out)
+    state.schedules.remove(now, asked, body.workload, out)
+    return None
 
 
 @handles("schedule-explain")

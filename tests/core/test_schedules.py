@@ -46,6 +46,12 @@ def show(client: Client, **keys: Any) -> dict[str, Any]:
     return ticket.ok
 
 
+def remove(client: Client, name: str) -> dict[str, Any]:
+    ticket = client.ask("schedule-remove", workload=name)
+    client.world.compute_all()
+    return ticket.ok
+
+
 def places(client: Client) -> dict[str, tuple[str, int]]:
     """(node, CPU) by WORKLOAD/TASK."""
     rows = show(client)["tasks"]
@@ -86,7 +92,7 @@ def test_a_workload_is_admitted_shown_kept_and_removed() -> None:
     world.die()
     client = world.client()
     assert show(client) == before
-    removed = client.ask("schedule-remove", workload="w").ok
+    removed = remove(client, "w")
     assert removed == {"workload": "w", "tasks": 2, "version": before["version"] + 1}
     world.die()
     client = world.client()
@@ -104,7 +110,7 @@ def test_responses_shown_are_those_with_everything_in_force() -> None:
     )
     submit(client, a_workload("high", a_task("h", 3, 10, priority=90)))
     assert {row["task"]: row["response_us"] for row in show(client)["tasks"]} == {"h": 3000, "l": 5000}
-    client.ask("schedule-remove", workload="high")
+    remove(client, "high")
     assert [row["response_us"] for row in show(client)["tasks"]] == [2000]
 
 
@@ -232,7 +238,7 @@ def test_a_node_is_described_alike_by_all_workloads() -> None:
     )
     assert submit(client, a_workload("v", a_task("a"), nodes=nodes(far=2, farther=1))).ok
     # Of the one that describes it alone, the description may change.
-    client.ask("schedule-remove", workload="v")
+    remove(client, "v")
     assert submit(client, a_workload("w", a_task("a"), nodes=nodes(far=3)), replace=True).ok
 
 
@@ -283,7 +289,7 @@ def test_a_cpu_with_tasks_is_no_units_own() -> None:
         assert any("tasks of workload 'w'" in line for line in client.ask("explain", target="m").ok["lines"])
         world.die()
         client = world.client()
-    client.ask("schedule-remove", workload="w")
+    remove(client, "w")
     load(client, "m")
 
 
@@ -312,7 +318,7 @@ def test_a_counted_demand_avoids_cpus_with_tasks_while_there_are_others() -> Non
     for name in ("m", "n"):
         client.ask("unload-model", model=name)
         world.settle()
-    client.ask("schedule-remove", workload="w")
+    remove(client, "w")
     assert world.state.ledger.places["m"].cpus == (0,)
 
 
@@ -329,7 +335,7 @@ def test_a_plan_that_is_not_in_the_way_stays_as_it_was() -> None:
 def test_beside_a_real_time_unit_nothing_can_be_promised(policy: str, cpus: str | None) -> None:
     scheduling: dict[str, Any] = {"policy": policy}
     scheduling |= {"priority": 5} if policy != "deadline" else {"runtime_us": 1000, "period_us": 2000}
-    where = {"cpus": cpus} if cpus else {}
+    where: dict[str, Any] = {"cpus": cpus} if cpus else {}
     world = a_daemon([a_model("m", scheduling=scheduling, **where)], topology=a_topology(2))
     client = world.client()
     load(client, "m")
@@ -364,7 +370,7 @@ def test_memory_is_promised_once() -> None:
     client = world.client()
     submit(client, a_workload("w", a_task("a", memory_mb=500)))
     assert client.ask("load-model", model="m").code == "no-capacity"
-    client.ask("schedule-remove", workload="w")
+    remove(client, "w")
     load(client, "m")
     assert submit(client, a_workload("w", a_task("a", memory_mb=500))).code == "not-schedulable"
     assert submit(client, a_workload("w", a_task("a", memory_mb=400))).ok
@@ -415,28 +421,42 @@ def test_a_refusal_that_units_overtook_is_computed_again() -> None:
     assert ticket.ok and told(world) == [("submitted", "w")]
 
 
-def test_a_removal_overtakes_what_is_computed_beside_it() -> None:
-    world = a_daemon(topology=a_topology(1))
-    client = world.client()
-    submit(client, a_workload("w", a_task("a", 6)))
-    ticket = client.ask("schedule-submit", documents=[a_workload("v", a_task("b", 6))])
-    client.ask("schedule-remove", workload="w")
-    world.compute_all()
-    assert ticket.ok and set(places(client)) == {"v/b"}
-
-
 def test_requests_are_computed_in_their_order() -> None:
     world = a_daemon(topology=a_topology(1))
     client = world.client()
     tickets = [
         client.ask("schedule-submit", documents=[a_workload(f"w{n}", a_task("a", 4))]) for n in range(3)
     ]
-    shown = client.ask("schedule-show")
+    shown, why = client.ask("schedule-show", workload="w1"), client.ask("schedule-explain", task="w1/a")
+    removed = client.ask("schedule-remove", workload="w1")
+    late = client.ask("schedule-show", workload="w1")
+    last = client.ask("schedule-submit", documents=[a_workload("w3", a_task("a", 4))])
     assert len(world.computations) == 1
     world.compute_all()
     assert [ticket.answers[0][0] for ticket in tickets] == ["ok", "ok", "error"]
-    assert len(shown.ok["workloads"]) == 2
-    assert told(world) == [("submitted", "w0"), ("submitted", "w1"), ("refused", "w2")]
+    assert shown.ok["total"] == 1 and why.ok and removed.ok and late.code == "unknown-workload" and last.ok
+    assert told(world) == [
+        ("submitted", "w0"),
+        ("submitted", "w1"),
+        ("refused", "w2"),
+        ("removed", "w1"),
+        ("submitted", "w3"),
+    ]
+
+
+def test_names_that_nobody_has_are_refused() -> None:
+    client = a_daemon().client()
+    submit(client, a_workload("w", a_task("a")))
+    refusals: list[tuple[str, dict[str, Any], str]] = [
+        ("schedule-show", {"workload": "v"}, "unknown-workload"),
+        ("schedule-remove", {"workload": "v"}, "unknown-workload"),
+        ("schedule-explain", {"task": "b"}, "unknown-task"),
+        ("schedule-explain", {"task": "v/a"}, "unknown-task"),
+    ]
+    for verb, body, code in refusals:
+        ticket = client.ask(verb, **body)
+        client.world.compute_all()
+        assert ticket.code == code and next(iter(body.values())) in ticket.refusal[1]
 
 
 @pytest.mark.parametrize("end", ["bye", "deadline"])
@@ -475,17 +495,6 @@ def test_a_stopping_daemon_admits_and_removes_nothing() -> None:
     assert client.ask("schedule-remove", workload="w").code == "stopping"
     assert set(places(client)) == {"w/a"}
     world.settle()
-
-
-def test_a_workload_that_vanished_before_it_was_shown_is_unknown() -> None:
-    world = a_daemon()
-    client = world.client()
-    submit(client, a_workload("w", a_task("a")))
-    shown, why = client.ask("schedule-show", workload="w"), client.ask("schedule-explain", task="a")
-    client.ask("schedule-remove", workload="w")
-    world.compute_all()
-    assert len(shown.ok["tasks"]) == 1  # it was asked in time
-    assert why.code == "unknown-task"
 
 
 @pytest.mark.parametrize("effects", range(4))
@@ -556,7 +565,9 @@ def test_a_name_that_several_workloads_have_needs_the_workload() -> None:
     client = a_daemon(topology=a_topology(2)).client()
     for name in ("v", "w"):
         submit(client, a_workload(name, a_task("a"), a_task(f"only-{name}")))
-    assert client.ask("schedule-explain", task="a").code == "conflict"
+    several = client.ask("schedule-explain", task="a")
+    client.world.compute_all()
+    assert several.code == "conflict" and "v/a, w/a" in several.refusal[1]
     for name in ("w/a", "only-v"):
         ticket = client.ask("schedule-explain", task=name)
         client.world.compute_all()
@@ -634,7 +645,7 @@ def test_random_schedules_are_evened_out_without_breaking_admission() -> None:
         for number in range(draw.randint(1, 4)):
             submit(client, a_random_workload(draw, f"w{number}"))
         if draw.random() < 0.5 and world.state.schedules.entries:
-            client.ask("schedule-remove", workload=draw.choice(sorted(world.state.schedules.entries)))
+            remove(client, draw.choice(sorted(world.state.schedules.entries)))
         before = dict(world.state.schedules.entries)
         shown = show(client)
         reply = rebalance(client, apply=True)
@@ -682,8 +693,8 @@ def test_a_storm_of_everything_promises_no_cpu_twice() -> None:
             match draw.randrange(7):
                 case 0 | 1:
                     document = a_random_workload(draw, f"w{draw.randrange(5)}")
-                    keys = {"replace": draw.random() < 0.7}
-                    ticket = client.ask("schedule-submit", documents=[document], **keys)
+                    replace = draw.random() < 0.7
+                    ticket = client.ask("schedule-submit", documents=[document], replace=replace)
                     if draw.random() < 0.5:
                         world.compute_all()
                         admitted += ticket.answers[0][0] == "ok"

@@ -98,12 +98,11 @@ class Schedules:
 
     def show(self, now: Now, asked: Asked, body: msg.ScheduleShow, out: list[fx.Effect]) -> None:
         """A ScheduleReply follows."""
-        _known(self.entries, body.workload)
         version, known = self._analysed or (-1, None)
         known = known if version == self.version else None
 
         def work(snapshot: Snapshot) -> tuple[int, tuple[Placed, ...], Body]:
-            _known(snapshot.entries, body.workload)
+            _known(snapshot, body.workload)
             mine = known if version == snapshot.version else None
             return snapshot.version, *report.shown(snapshot, mine, body.workload, body.offset)
 
@@ -117,7 +116,6 @@ class Schedules:
 
     def explain(self, now: Now, asked: Asked, task: str, out: list[fx.Effect]) -> None:
         """A TaskExplanation follows."""
-        report.find(self.entries, task)
         work = partial(report.explained, name=task)
         self._ask(now, Job(asked, work, lambda now, reply, out: reply, _unsaid, exact=False), out)
 
@@ -146,14 +144,18 @@ class Schedules:
 
         self._ask(now, Job(asked, work, done, _unsaid), out)
 
-    def remove(self, now: Now, name: str, out: list[fx.Effect]) -> dict[str, Any]:
-        """At once, because nothing has to be proven; a ScheduleRemoved."""
-        _known(self.entries, name)
-        count = len(self.entries.pop(name).workload.tasks)
-        self._tell(now, "removed", name, f"{count} tasks are gone", out)
-        self.dirty[name] = None
-        self._changed()
-        return {"workload": name, "tasks": count, "version": self.version}
+    def remove(self, now: Now, asked: Asked, name: str, out: list[fx.Effect]) -> None:
+        """A ScheduleRemoved follows. Nothing has to be proven, but what was asked before comes first."""
+
+        def done(now: Now, result: None, out: list[fx.Effect]) -> Body:
+            count = len(self.entries.pop(name).workload.tasks)
+            self._tell(now, "removed", name, f"{count} tasks are gone", out)
+            self.dirty[name] = None
+            self._changed()
+            return {"workload": name, "tasks": count, "version": self.version}
+
+        work = partial(_known, name=name)
+        self._ask(now, Job(asked, work, done, _unsaid), out)
 
     # ---- computations ----
 
@@ -262,8 +264,8 @@ def _unsaid(now: Now, error: MgmtError, out: list[fx.Effect]) -> None:
     """A question that has no answer is no event."""
 
 
-def _known(entries: Mapping[str, Entry], name: str | None) -> None:
-    if name is not None and name not in entries:
-        told = ", ".join(sorted(entries)[:8]) or "none"
+def _known(snapshot: Snapshot, name: str | None) -> None:
+    if name is not None and name not in snapshot.entries:
+        told = ", ".join(sorted(snapshot.entries)[:8]) or "none"
         text = f"no workload {name!r} is in force: known are {told}"
         raise MgmtError("unknown-workload", text, workload=name)
