@@ -22,7 +22,7 @@ SHOWN = 40  # differences that a person is shown
 
 
 @verb("compare", COMMANDS["compare"][1])
-@click.argument("file", required=False)
+@click.argument("file", required=False, type=click.Path())
 @nodes_option
 @click.option("--left", default="strict:best_fit_decreasing", help="MODE:ALGORITHM of the one.")
 @click.option("--right", default="compat:best_fit_decreasing", help="MODE:ALGORITHM of the other.")

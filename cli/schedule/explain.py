@@ -8,14 +8,20 @@ import click
 
 from mgmt.protocol.errors import Exit, MgmtError
 
+from ..completion import complete_tasks
 from ..invocation import Invocation, verb
 from . import COMMANDS, tables
 from .plan import algorithm_option, nodes_option, read, this_machine
 
 
 @verb("explain", COMMANDS["explain"][1])
-@click.argument("task")
-@click.option("--file", metavar="FILE", help="Of this workload, as it would be placed; needs no daemon.")
+@click.argument("task", shell_complete=complete_tasks)
+@click.option(
+    "--file",
+    metavar="FILE",
+    type=click.Path(),
+    help="Of this workload, as it would be placed; needs no daemon.",
+)
 @nodes_option
 @algorithm_option
 def explain(invocation: Invocation, task: str, file: str | None, nodes: str | None, algorithm: Any) -> int:

@@ -23,15 +23,19 @@ algorithm_option = click.option(
     default=ALGORITHMS[0],
     help="Which CPUs are tried first.",
 )
-nodes_option = click.option("--nodes", metavar="FILE", help="Nodes: YAML or JSON; else those in FILE.")
-gantt_option = click.option("--gantt", metavar="OUT.svg", help="Draw the schedule into this file.")
+nodes_option = click.option(
+    "--nodes", metavar="FILE", type=click.Path(), help="Nodes: YAML or JSON; else those in FILE."
+)
+gantt_option = click.option(
+    "--gantt", metavar="OUT.svg", type=click.Path(), help="Draw the schedule into this file."
+)
 span_option = click.option(
     "--span", type=Duration(), help="How much of it to draw: 50ms, 2s; default: what can be read."
 )
 
 
 @verb("plan", COMMANDS["plan"][1])
-@click.argument("file")
+@click.argument("file", type=click.Path())
 @nodes_option
 @algorithm_option
 @click.option(

@@ -16,7 +16,7 @@ SHOWN = 20
 
 
 @verb("replay", COMMANDS["replay"][1])
-@click.argument("file")
+@click.argument("file", type=click.Path())
 def replay(invocation: Invocation, file: str) -> int:
     """FILE is JSON with a list `cases`, each with its input and what TIMPANI made of it. Exits 0 only when all
     of them match."""

@@ -251,6 +251,13 @@ def test_the_picture_says_all_that_the_table_says(tmp_path: Path) -> None:
     assert [name for name in tmp_path.iterdir() if name.suffix != ".svg"] == []
 
 
+def test_the_picture_of_the_documents_is_what_is_drawn(tmp_path: Path) -> None:
+    out = tmp_path / "brake.svg"
+    plan(BRAKE, "--gantt", str(out))
+    shown = (EXAMPLES / "brake-by-wire.svg").read_text()
+    assert out.read_text() == shown, f"draw it anew: mgmt schedule plan {BRAKE} --gantt {BRAKE[:-5]}.svg"
+
+
 def test_nothing_is_drawn_outside_the_picture(tmp_path: Path) -> None:
     out = str(tmp_path / "x.svg")
     plan(BRAKE, "--gantt", out, "--span", "37ms")
