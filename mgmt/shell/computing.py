@@ -27,7 +27,6 @@ def compute(
             log.error("a computation failed: a fault of mgmt itself", exc_info=error)
             text = f"{type(error).__name__}: {error}: a fault of mgmt itself; its traceback is in the daemon's log"
             result = MgmtError("internal", text)
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(emit, ev.Computed(effect.number, result))
+        loop.call_soon_threadsafe(emit, ev.Computed(effect.number, result))
 
     workers.submit(effect.work).add_done_callback(done)

@@ -284,10 +284,13 @@ def test_a_sound_store_is_counted_and_left_alone(folder: str) -> None:
     path = a_store(folder)
     before = path.read_bytes()
     checked = run("store", "check")
-    assert (checked.exit_code, checked.output) == (0, f"{path} is sound: 0 meta, 1 units, 1 events\n")
+    assert (checked.exit_code, checked.output) == (
+        0,
+        f"{path} is sound: 0 meta, 1 units, 1 events, 0 workloads\n",
+    )
     recovered = json.loads(run("store", "recover", "--json").stdout)
     jsonschema.validate(recovered, schema_of("mgmt.store-recover/1"))
-    assert recovered["rows"] == {"meta": 0, "units": 1, "events": 1}
+    assert recovered["rows"] == {"meta": 0, "units": 1, "events": 1, "workloads": 0}
     assert path.read_bytes() == before
     assert not list(Path(folder).glob("*.damaged-*"))
 
