@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import control, kernel, lifecycle, machine, relay, resources, supervision
+from bench import control, kernel, kernel_placement, lifecycle, machine, relay, resources, supervision
 from bench.figure import HEAD, Figure
 
 GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
@@ -25,6 +25,7 @@ GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
     "resources": resources.resources,
     "supervision": supervision.supervision,
     "kernel": kernel.kernel,
+    "kernel-placement": kernel_placement.kernel_placement,
 }
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"

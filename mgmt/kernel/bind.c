@@ -2,6 +2,37 @@
 #include "bind.h"
 
 #include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#define LARGE_PAGE ((size_t)1 << 21)
+
+void *bind_memory(size_t size)
+{
+#if defined __linux__ && defined MADV_HUGEPAGE
+    if (size >= 2 * LARGE_PAGE) {
+        void *memory = NULL;
+        if (posix_memalign(&memory, LARGE_PAGE, size) != 0)
+            return NULL;
+        (void)madvise(memory, size, MADV_HUGEPAGE); /* may fail: then it is slower */
+        return memory;
+    }
+#endif
+    return PyMem_RawMalloc(size);
+}
+
+void bind_memory_free(void *memory, size_t size)
+{
+#if defined __linux__ && defined MADV_HUGEPAGE
+    if (size >= 2 * LARGE_PAGE) {
+        free(memory);
+        return;
+    }
+#endif
+    (void)size;
+    PyMem_RawFree(memory);
+}
 
 void bind_release(struct bind_column *column)
 {

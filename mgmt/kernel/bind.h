@@ -59,6 +59,11 @@ PyObject *bind_invalid(const char *name, Py_ssize_t index, int64_t value, const 
 /* The exception of a core status other than K_OK and K_INVALID. Returns NULL. */
 PyObject *bind_failed(enum k_status status, const char *function);
 
+/* Memory for an arena, NULL without an exception; large ones on large pages where there are such, since the
+ * faults of a first touch would be a good part of the time. */
+void *bind_memory(size_t size);
+void bind_memory_free(void *memory, size_t size); /* NULL is harmless */
+
 /* Runs `work` without the GIL when `large`, which should mean: more than about 5 us. */
 #define BIND_UNLOCKED(large, work)                             \
     do {                                                       \

@@ -179,6 +179,7 @@ static PyObject *best_fit(PyObject *module, PyObject *const *args, Py_ssize_t na
     struct bind_column wcet = {0}, period = {0};
     Py_buffer out = {0};
     void *memory = NULL;
+    size_t room = 0;
     int64_t *own = NULL;
     if (!bind_arguments("best_fit", names, 3, 3, args, nargs, kwnames, given))
         return NULL;
@@ -206,8 +207,9 @@ static PyObject *best_fit(PyObject *module, PyObject *const *args, Py_ssize_t na
         }
     if (given[3] && !writable(given[3], "ql", n, &out))
         goto done;
-    size_t room = pack_room((size_t)n, (size_t)cpus), failed;
-    memory = PyMem_RawMalloc(room);
+    size_t failed;
+    room = pack_room((size_t)n, (size_t)cpus);
+    memory = bind_memory(room);
     own = given[3] ? NULL : PyMem_RawMalloc((size_t)(n ? n : 1) * sizeof *own);
     if (!memory || (!own && !given[3])) {
         PyErr_NoMemory();
@@ -228,7 +230,7 @@ done:
     bind_release(&period);
     if (out.obj)
         PyBuffer_Release(&out);
-    PyMem_RawFree(memory);
+    bind_memory_free(memory, room);
     PyMem_RawFree(own);
     return result;
 }

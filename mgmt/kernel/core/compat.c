@@ -62,10 +62,10 @@ struct cpu_tree {
     double *least;         /* [2 * size], root at 1 */
 };
 
-/* For nodes whose loads are nearly equal, as least_loaded keeps them: many buckets a node. */
+/* Many buckets a node: least_loaded keeps the loads nearly equal, the nearer the more tasks there are. */
 static unsigned bucket_bits(size_t nodes)
 {
-    unsigned bits = 8;
+    unsigned bits = 16;
     while (bits < ORDERED_BUCKET_BITS && (size_t)1 << bits < 256 * nodes)
         bits++;
     return bits;
@@ -159,6 +159,7 @@ struct free_lists {
     uint32_t *id_of;       /* of a run: the index of its id's first member */
     uint32_t *node_of;     /* of a member */
     size_t members;
+    bool pinned;          /* some task names a CPU: without one, runs and members are not kept */
     unsigned char *taken; /* by position in the configured lists */
     size_t *front, *left; /* of each node: where its list begins, how many entries it has */
     double *load;
@@ -184,7 +185,33 @@ static void make_runs(struct free_lists *lists)
     }
 }
 
-static bool make_free_lists(struct free_lists *lists, const struct compat_nodes *nodes, struct k_arena *arena)
+static bool some_pinned(const struct compat_tasks *tasks)
+{
+    for (size_t i = 0; i < tasks->n; i++)
+        if (tasks->affinity[i] != COMPAT_NO_AFFINITY)
+            return true;
+    return false;
+}
+
+static void make_members(struct free_lists *lists, struct k_pair *scratch)
+{
+    entries_by_cpu(lists->nodes, lists->entry, scratch);
+    make_runs(lists);
+    k_sort(lists->member, scratch, lists->members);
+    for (size_t m = 0, id = 0; m < lists->members; m++) {
+        if (lists->member[m].key != lists->member[id].key)
+            id = m;
+        if (m == id)
+            lists->live[id] = 0;
+        lists->live[id]++;
+        lists->node_of[m] = lists->place[lists->member[m].item];
+        lists->place[lists->member[m].item] = (uint32_t)m;
+        lists->id_of[lists->member[m].item] = (uint32_t)id;
+    }
+}
+
+static bool make_free_lists(struct free_lists *lists, const struct compat_tasks *tasks, const struct compat_nodes *nodes,
+                            struct k_arena *arena)
 {
     size_t cpus = (size_t)nodes->offset[nodes->n];
     lists->nodes = nodes;
@@ -208,19 +235,9 @@ static bool make_free_lists(struct free_lists *lists, const struct compat_nodes 
     if (!room || !lists->entry || !lists->member || !lists->run_of || !lists->gone || !lists->free || !lists->place ||
         !lists->live || !lists->id_of || !lists->node_of || !lists->taken || !lists->front || !lists->left || !lists->load || !scratch)
         return false;
-    entries_by_cpu(nodes, lists->entry, scratch);
-    make_runs(lists);
-    k_sort(lists->member, scratch, lists->members);
-    for (size_t m = 0, id = 0; m < lists->members; m++) {
-        if (lists->member[m].key != lists->member[id].key)
-            id = m;
-        if (m == id)
-            lists->live[id] = 0;
-        lists->live[id]++;
-        lists->node_of[m] = lists->place[lists->member[m].item];
-        lists->place[lists->member[m].item] = (uint32_t)m;
-        lists->id_of[lists->member[m].item] = (uint32_t)id;
-    }
+    lists->pinned = some_pinned(tasks);
+    if (lists->pinned)
+        make_members(lists, scratch);
     if (cpus)
         memset(lists->taken, 0, cpus);
     for (size_t k = 0; k < nodes->n; k++) {
@@ -258,21 +275,26 @@ static bool eligible(struct free_lists *lists, const struct compat_tasks *tasks,
            (tasks->affinity[i] == COMPAT_NO_AFFINITY || free_entry(lists, k, tasks->affinity[i]) != SIZE_MAX);
 }
 
+static void leave_run(struct free_lists *lists, uint32_t run)
+{
+    if (--lists->free[run] != 0)
+        return;
+    /* The last member with free entries takes its place. */
+    uint32_t id = lists->id_of[run], last = id + --lists->live[id], at = lists->place[run];
+    struct k_pair swap = lists->member[at];
+    uint32_t node = lists->node_of[at];
+    lists->member[at] = lists->member[last];
+    lists->member[last] = swap;
+    lists->node_of[at] = lists->node_of[last];
+    lists->node_of[last] = node;
+    lists->place[lists->member[at].item] = at;
+    lists->place[run] = last;
+}
+
 static int64_t take_entry(struct free_lists *lists, size_t k, size_t e, double u)
 {
-    uint32_t run = lists->run_of[e];
-    if (--lists->free[run] == 0) {
-        /* The last member with free entries takes its place. */
-        uint32_t id = lists->id_of[run], last = id + --lists->live[id], at = lists->place[run];
-        struct k_pair swap = lists->member[at];
-        uint32_t node = lists->node_of[at];
-        lists->member[at] = lists->member[last];
-        lists->member[last] = swap;
-        lists->node_of[at] = lists->node_of[last];
-        lists->node_of[last] = node;
-        lists->place[lists->member[at].item] = at;
-        lists->place[run] = last;
-    }
+    if (lists->pinned)
+        leave_run(lists, lists->run_of[e]);
     ordered_remove(&lists->by_load, (uint32_t)k);
     lists->taken[e] = 1;
     lists->load[k] += u;
@@ -408,9 +430,9 @@ static uint32_t emptiest(struct free_lists *lists, const struct compat_tasks *ta
 enum k_status compat_best_fit_decreasing(const struct compat_tasks *tasks, const struct compat_nodes *nodes,
                                          struct k_arena arena, int64_t *node, int64_t *cpu)
 {
-    struct free_lists lists;
+    struct free_lists lists = {0};
     struct k_pair *order = k_take(&arena, tasks->n * sizeof *order);
-    if (!order || !make_free_lists(&lists, nodes, &arena))
+    if (!order || !make_free_lists(&lists, tasks, nodes, &arena))
         return K_NOMEM;
     struct k_arena rest = arena;
     struct k_pair *scratch = k_take(&rest, tasks->n * sizeof *scratch);
@@ -441,8 +463,8 @@ enum k_status compat_best_fit_decreasing(const struct compat_tasks *tasks, const
 enum k_status compat_least_loaded(const struct compat_tasks *tasks, const struct compat_nodes *nodes,
                                   struct k_arena arena, int64_t *node, int64_t *cpu)
 {
-    struct free_lists lists;
-    if (!make_free_lists(&lists, nodes, &arena))
+    struct free_lists lists = {0};
+    if (!make_free_lists(&lists, tasks, nodes, &arena))
         return K_NOMEM;
     for (size_t i = 0; i < tasks->n; i++) {
         uint32_t k = emptiest(&lists, tasks, i);

@@ -223,5 +223,7 @@ uint32_t ordered_ceiling(const struct ordered *set, uint64_t key)
         while (node[found].left != ORDERED_NONE)
             found = node[found].left;
     }
-    return ordered_floor(set, node[found].key);
+    if (node[found].right == ORDERED_NONE && set->root[bucket] == found)
+        return found;
+    return ordered_floor(set, node[found].key); /* of equal keys the lowest item */
 }
