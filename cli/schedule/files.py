@@ -132,22 +132,32 @@ def _yaml(source: Source) -> list[Any]:
         raise MgmtError("bad-workload", f"{source.path}{said}") from None
 
     try:
-        # One anchor used ten times in ten levels would be a document of ten thousand million values.
-        for event in yaml.parse(source.text, Loader=_fast_loader()) if "*" in source.text else ():
-            if isinstance(event, yaml.AliasEvent):
-                raise _refused(
-                    event.start_mark, "anchors and aliases are not taken here; write the value out"
-                )
+        _check_shape(source.text)
         return list(yaml.load_all(source.text, Loader=Once))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}" if mark else ""
         said = " ".join(str(error.problem or error.context).split())
         fail(f"{where}: {said}" if error.context == _OURS else f"{where}: not YAML: {said}")
-    except RecursionError:
-        fail(": not a file for people: it is nested too deeply")
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         fail(f": not YAML: {' '.join(str(error).split())[:300]}")
+
+
+def _check_shape(text: str) -> None:
+    """Refuse what grows when it is composed: one anchor used ten times in ten levels would be ten thousand
+    million values, and the C composer ends the process on a nesting of some ten thousand."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=_fast_loader()):
+        if isinstance(event, yaml.AliasEvent):
+            raise _refused(event.start_mark, "anchors and aliases are not taken here; write the value out")
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > defaults.MAX_DEPTH:
+                raise _refused(event.start_mark, f"is nested deeper than {defaults.MAX_DEPTH} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 def located(error: MgmtError, documents: Source, nodes: Source | None = None) -> MgmtError:

@@ -415,3 +415,11 @@ def test_a_task_with_one_cpu_to_choose_does_not_suffer_from_those_with_many() ->
     schedule = place(workload, nodes)
     verify(schedule, workload, nodes)
     assert {p.task.name: p.cpu for p in schedule.placed} == {"free": 1, "bound": 0}
+
+
+def test_with_a_target_for_each_every_task_is_on_its_own_node() -> None:
+    tasks = [Task(f"t{i}", 10_000, 1000, 10_000, 10 + i, node="ab"[i % 2]) for i in range(6)]
+    workload, nodes = workload_of(*tasks), (Node("a", (0, 1)), Node("b", (0, 1)))
+    schedule = place(workload, nodes, algorithm="target_node_priority")
+    verify(schedule, workload, nodes)
+    assert {p.task.name: p.node for p in schedule.placed} == {task.name: task.node for task in tasks}
