@@ -235,12 +235,14 @@ def test_events_show_the_past_and_then_end(folder: str) -> None:
 def test_events_in_json_satisfy_their_schemas(folder: str) -> None:
     ended = an_event(2, state="FATAL", exit={"code": None, "signal": 9, "reason": "killed", "at": 1.5})
     said = {"kind": "daemon", "seq": 3, "at": 3.0, "what": "stopping", "reason": "asked"}
-    with scripted(folder, {"subscribe": {**SNAPSHOT, "events": [ended, said]}}):
+    moved = {"kind": "schedule", "seq": 4, "at": 4.0, "what": "removed", "workload": "w", "reason": "gone"}
+    with scripted(folder, {"subscribe": {**SNAPSHOT, "events": [ended, said, moved]}}):
         result = run("events", "--json")
+        assert run("events").stdout.endswith("schedule  removed  w  gone\n")
     values = [json.loads(line) for line in result.stdout.splitlines()]
     for value in values:
         jsonschema.validate(value, schema_of(value["schema"]))
-    assert [value["seq"] for value in values] == [2, 3]
+    assert [value["seq"] for value in values] == [2, 3, 4]
     assert values[0]["exit"]["at"] == "1970-01-01T00:00:01.500Z"
 
 

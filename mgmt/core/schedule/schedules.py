@@ -176,17 +176,21 @@ class Schedules:
         if self._running is None or self._running[0] != event.number:
             return
         job, snapshot, result = self._jobs[0], self._running[1], event.result
-        route = job.asked.route
-        if route not in self._sessions.calls:
-            self._jobs.popleft()  # expired, or its session ended: nothing is changed for nobody
-        elif not job.exact or snapshot == self.snapshot():
-            self._jobs.popleft()
-            if isinstance(result, MgmtError):
-                job.refused(now, result, out)
-                self._sessions.refuse(route, result, out)
-            else:
-                self._sessions.answer(route, frames.Outcome.OK, job.done(now, result, out), out)
-        self._begin(out)
+        try:
+            if job.asked.route not in self._sessions.calls:
+                self._jobs.popleft()  # expired, or its session ended: nothing is changed for nobody
+            elif not job.exact or snapshot == self.snapshot():
+                self._jobs.popleft()
+                self._finish(now, job, result, out)
+        finally:
+            self._begin(out)  # whatever comes of one request, the others have their turn
+
+    def _finish(self, now: Now, job: Job, result: Any, out: list[fx.Effect]) -> None:
+        if isinstance(result, MgmtError):
+            job.refused(now, result, out)
+            self._sessions.refuse(job.asked.route, result, out)
+        else:
+            self._sessions.answer(job.asked.route, frames.Outcome.OK, job.done(now, result, out), out)
 
     def forget(self, route: Route) -> None:
         """Nobody waits for it any more. One that is computed now is dropped when that is done."""
