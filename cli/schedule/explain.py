@@ -9,7 +9,6 @@ import click
 from mgmt.protocol.errors import Exit, MgmtError
 
 from ..completion import complete_tasks
-from ..completion import complete_tasks
 from ..invocation import Invocation, verb
 from . import COMMANDS, tables
 from .plan import algorithm_option, nodes_option, read, this_machine
