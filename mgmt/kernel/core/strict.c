@@ -8,6 +8,7 @@
 #include "strict_tests.h"
 
 #define ROOM_BITS 62
+#define AHEAD 8
 #define FEW 64 /* tasks that a removal may walk over */
 /* While many tasks are placed in the order of urgency a ceiling is lifted again when deadlines have grown by an
  * eighth, where it hides more room than this: less is not worth the tests. */
@@ -407,6 +408,9 @@ enum k_status strict_place(struct strict *s, uint32_t first, uint32_t n, enum st
     for (; i < n; i++) {
         uint32_t x = pairs[i].item, q;
         const struct strict_task *task = &s->task[x];
+        const char *soon = (const char *)&s->task[pairs[i + AHEAD < n ? i + AHEAD : i].item];
+        __builtin_prefetch(soon);
+        __builtin_prefetch(soon + 64);
         if (s->test == STRICT_FP && order == STRICT_BY_URGENCY && task->deadline / 9 > horizon / 8) {
             /* Deadlines have grown by an eighth: what failed then may pass now. */
             horizon = task->deadline;

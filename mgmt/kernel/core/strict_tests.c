@@ -52,7 +52,7 @@ static size_t gather(struct level *level, const struct strict *s, uint32_t q, ui
     size_t at = SIZE_MAX;
     const uint32_t *near = s->near + (size_t)q * STRICT_NEAR;
     for (uint32_t i = 0; s->cpu[q].count <= STRICT_NEAR && i < s->cpu[q].count; i++)
-        __builtin_prefetch(&s->task[near[i]]);
+        __builtin_prefetch(&s->task[near[i]]); /* all at once: the walk would wait for each */
     for (uint32_t y = s->cpu[q].head; y != STRICT_NONE; y = s->task[y].next) {
         if (x != STRICT_NONE && at == SIZE_MAX && strict_before(s, x, y)) {
             at = level->n;
