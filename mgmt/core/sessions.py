@@ -204,6 +204,13 @@ class Sessions:
             text = f"{listener.asked.verb}: the deadline passed before the answer; what was started goes on"
             self._dismiss(route, frames.Outcome.EXPIRED, MgmtError("expired", text).as_body(), out)
 
+    def fail(self, route: Route, error: MgmtError, out: list[fx.Effect]) -> None:
+        """Answer a request of which nobody knows how far it came: parked, listening, or neither."""
+        if route in self.listeners:
+            self._dismiss(route, frames.Outcome.ERROR, error.as_body(), out)
+        else:
+            out.append(fx.Answer(route, frames.Outcome.ERROR, error.as_body()))
+
     def close(self, error: MgmtError, out: list[fx.Effect]) -> None:
         """Refuse whatever still waits."""
         for route in list(self.calls):

@@ -6,6 +6,7 @@ parked and is answered by a later event.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -52,9 +53,12 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
         _forget_abandoned(state, out)
         while sessions.ended:
             state.leases.on_session_ended(sessions.ended.pop(), out)
-        changes, supervisor.changes = supervisor.changes, []
-        for change in changes:
-            _on_change(state, now, change, out)
+        changes, supervisor.changes = deque(supervisor.changes), []
+        try:
+            while changes:
+                _on_change(state, now, changes.popleft(), out)
+        finally:
+            supervisor.changes[:0] = changes  # a bug in one of them costs nobody the others
         state.operations.on_change(out)
     _forget_undeclared(state)
     _commit(state, out)

@@ -11,7 +11,7 @@ import signal as signals
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from mgmt.core import event as ev
 from mgmt.core.event import Now
 from mgmt.core.state import Identity, State
 from mgmt.core.step import LEGACY_PLANE, step
+from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import Settings
 from mgmt.shell import sight
@@ -54,6 +55,9 @@ FIRST_SAMPLE_S = 0.02  # after a start
 SAMPLE_S = 5.0  # how often CPU and memory of units are looked at
 WORKERS = 2  # threads for what may block: reading logs, walking /proc
 FLUSH_S = 0.5  # how long the last answers may take at the end
+UNTELLABLE = (
+    "the answer could not be put into words: a fault of mgmt itself; its traceback is in the daemon's log"
+)
 
 
 class Daemon:
@@ -105,7 +109,7 @@ class Daemon:
         self._spawner.settings = settings
         self._units = Units(self._loop, self._spawner, self.emit)
         self._commands = Commands(self._loop)
-        self._probes = Probes(self._loop, self._commands, self._spawner.log_path, self._submit, self.emit)
+        self._probes = Probes(self._loop, self._commands, self._spawner.log_path, self._submit, self._post)
         self._commits = Commits(
             self._loop, self._store, self._prepare, lambda effect: self._perform[type(effect)](effect)
         )
@@ -178,12 +182,13 @@ class Daemon:
         # First: a unit that is started may be given the folder of a start that nobody knows any more.
         restored = self._restored.units.items() if self._restored.same_boot else ()
         self._units.clean({(name, unit["incarnation"]) for name, unit in restored if unit["has_process"]})
-        self.emit(self._restored)
-        self._sample()
-        endpoint = self._state.settings.endpoints.control
-        log.info("ready: pid %d, control endpoint %s", os.getpid(), endpoint)
-        self._notifier.ready(f"serving on {endpoint}")
         try:
+            # The one event whose fault ends the daemon: it would know its units in part only. They run on.
+            self.emit(self._restored)
+            self._sample()
+            endpoint = self._state.settings.endpoints.control
+            log.info("ready: pid %d, control endpoint %s", os.getpid(), endpoint)
+            self._notifier.ready(f"serving on {endpoint}")
             loop.run_forever()
         finally:
             self._close()
@@ -202,19 +207,56 @@ class Daemon:
                 log.warning("%s: a hook of the former daemon was still running and is ended", hook)
 
     def emit(self, event: ev.Event) -> None:
-        """Feed an event to the core and carry out what it wants; nested events wait for their turn."""
+        """Feed an event to the core and carry out what it wants; nested events wait for their turn.
+
+        To be called last: an exception, which only a bug can raise, goes through here to the loop, which logs it
+        with its traceback and goes on. Who has more to do uses `_post`.
+        """
         self._queue.append(event)
-        if self._stepping:
-            return
+        if not self._stepping:
+            self._work()
+
+    def _post(self, event: ev.Event) -> None:
+        """Feed an event in a turn of its own."""
+        self._loop.call_soon(self.emit, event)
+
+    def _work(self) -> None:
         self._stepping = True
+        broken: ev.Event | None = None
+        effects: list[fx.Effect] = []
         try:
             while self._queue:
-                self._commits.carry_out(step(self._state, _now(), self._queue.popleft()))
+                broken, effects = self._queue.popleft(), []
+                step(self._state, _now(), broken, effects)
+                broken = None
+                self._commits.carry_out(effects)
         finally:
             self._stepping = False
+            if broken is not None:
+                self._on_fault(broken, effects)
+            if self._queue:
+                self._loop.call_soon(self._work)
+
+    def _on_fault(self, event: ev.Event, effects: list[fx.Effect]) -> None:
+        """A step raised: the core hears of it next, with what the step had come to, and answers who asked."""
+        if isinstance(event, ev.Faulted):
+            self._commits.carry_out(effects)  # the fault is in what every step does: go on as well as we can
+            return
+        route = getattr(event, "route", None)
+        if any(isinstance(effect, fx.Answer) and effect.route is route for effect in effects):
+            route = None
+        what = event.verb if isinstance(event, ev.Asked) else type(event).__name__
+        self._queue.appendleft(ev.Faulted(route, what, tuple(effects)))
 
     def _submit(self, work: Callable[[], None]) -> None:
-        self._workers.submit(work)
+        self._workers.submit(work).add_done_callback(self._on_worked)
+
+    def _on_worked(self, work: Future[None]) -> None:
+        # In the worker, which would keep the exception to itself.
+        fault = work.exception()
+        if fault is not None:
+            context = {"message": "a worker failed", "exception": fault}
+            self._loop.call_soon_threadsafe(self._loop.call_exception_handler, context)
 
     def _close(self) -> None:
         self._notifier.stopping()
@@ -246,7 +288,15 @@ class Daemon:
         self._loop.call_soon(self._loop.stop)
 
     def _answer(self, effect: fx.Answer) -> None:
-        (self.legacy if effect.route.plane == LEGACY_PLANE else self.native).answer(effect)
+        plane = self.legacy if effect.route.plane == LEGACY_PLANE else self.native
+        told = False
+        try:
+            plane.answer(effect)
+            told = True
+        finally:
+            if not told:  # a bug: the answer cannot be encoded, but this one can
+                error = MgmtError("internal", UNTELLABLE)
+                plane.answer(fx.Answer(effect.route, frames.Outcome.ERROR, error.as_body()))
 
     def _remove_endpoint(self, effect: fx.RemoveEndpoint) -> None:
         self._prober.stop(effect.endpoint)
@@ -260,7 +310,7 @@ class Daemon:
 
     def _run_hook(self, effect: fx.RunHook) -> None:
         def done(ok: bool, detail: str) -> None:
-            self.emit(ev.HookEnded(effect.unit, effect.incarnation, effect.which, ok, detail))
+            self._post(ev.HookEnded(effect.unit, effect.incarnation, effect.which, ok, detail))
 
         backend = effect.backend.model_copy(update={"command": effect.hook.command})
         try:
@@ -294,10 +344,12 @@ class Daemon:
         self._submit(read)
 
     def _on_config(self, event: ev.ConfigRead) -> None:
-        self.emit(event)
-        self._spawner.settings = self._state.settings
-        if event.route is None:
-            self._notifier.ready("configuration applied")
+        try:
+            self.emit(event)
+        finally:
+            self._spawner.settings = self._state.settings
+            if event.route is None:
+                self._notifier.ready("configuration applied")
 
     def _inspect(self, effect: fx.Inspect) -> None:
         path = ipc_path(effect.endpoint)
@@ -319,7 +371,7 @@ class Daemon:
             event = ev.MaskChecked(effect.unit, effect.incarnation, wrong)
             self._loop.call_soon_threadsafe(self.emit, event)
 
-        self._workers.submit(look)
+        self._submit(look)
 
     def _read_log(self, effect: fx.ReadLog) -> None:
         path = self._spawner.log_path(effect.unit)
@@ -340,7 +392,7 @@ class Daemon:
                 result = error
             self._loop.call_soon_threadsafe(self.emit, ev.LogRead(effect.route, result))
 
-        self._workers.submit(read)
+        self._submit(read)
 
     # ---- signals and periodic work ----
 
@@ -359,9 +411,9 @@ class Daemon:
         self._loop.call_later(interval_s, self._beat, interval_s)
 
     def _sample(self) -> None:
-        self._take_sample()
-        self._look_at_logs()
         self._loop.call_later(SAMPLE_S, self._sample)
+        self._look_at_logs()
+        self._take_sample()
 
     def _look_at_logs(self) -> None:
         if self._looks_at_logs:
@@ -391,8 +443,8 @@ class Daemon:
     def _take_first_samples(self) -> None:
         """Of all that were started together. The first sample has memory, a share of CPU needs two."""
         names, self._unsampled = self._unsampled, set()
-        self._take_sample(names)
         self._loop.call_later(1.0, self._take_sample, names)
+        self._take_sample(names)
 
     def _take_sample(self, only: Collection[str] | None = None) -> None:
         units = self._state.supervisor.units

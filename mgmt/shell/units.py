@@ -229,9 +229,13 @@ class Units:
 
     def _on_shim_end(self, key: Key, process: _Process) -> None:
         self._loop.remove_reader(process.pidfd)
-        if process.control.fileno() >= 0:
+        try:
             self._on_packets(key, process)
-            self._loop.remove_reader(process.control.fileno())
+        finally:  # whatever its last words cause
+            self._bury(key, process)
+
+    def _bury(self, key: Key, process: _Process) -> None:
+        self._loop.remove_reader(process.control.fileno())
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WNOHANG)
         os.close(process.pidfd)
