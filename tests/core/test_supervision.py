@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from mgmt.core import effect as fx
 from mgmt.core.placement import Demand, Ledger, plan
-from mgmt.core.supervision import find_cycle
 from mgmt.core.supervision.dependencies import Needs, dependants, start_set
 from mgmt.protocol.errors import MgmtError
 from tests.core.builders import a_config, a_model, a_probe, a_restart, a_topology, a_unit
@@ -69,10 +68,8 @@ def test_graphs() -> None:
         "c": Needs(after={"d": "ready"}),
         "d": Needs(),
     }
-    assert find_cycle(graph) == []
     assert start_set(graph, ["a"]) == {"a", "b", "c"}
     assert dependants(graph, "b") == {"a"}
-    assert find_cycle({**graph, "d": Needs(after={"b": "ready"})}) == ["b", "c", "d", "b"]
 
 
 # ---- probes and hooks ----
@@ -235,6 +232,22 @@ def test_a_restart_brings_back_no_dependant_that_is_being_stopped() -> None:
     world.settle()
     assert "gone" not in world.state.supervisor.units
     assert [world.unit(name).incarnation for name in ("db", "app")] == [2, 2]
+
+
+def test_a_unit_that_the_configuration_no_longer_has_is_not_started_again_while_it_ends() -> None:
+    world = a_daemon([], {"gone": a_unit(), "kept": a_unit()})
+    client = world.client()
+    client.ask("start", targets=["gone"])
+    world.settle()
+    client.ask("apply")
+    world.reads(a_config([], {"kept": a_unit()}))
+    assert [client.ask(verb, targets=["kept", "gone"]).code for verb in ("start", "restart")] == [
+        "unknown-unit"
+    ] * 2
+    assert world.unit("kept").state == "STOPPED"
+    stop = client.ask("stop", targets=["gone"])
+    world.settle()
+    assert stop.ok and "gone" not in world.state.supervisor.units
 
 
 # ---- what outlives the daemon ----
