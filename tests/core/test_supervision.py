@@ -283,3 +283,17 @@ def test_after_a_restart_of_the_machine_what_was_wanted_is_started_again() -> No
     assert world.unit("up").state == "RUNNING" and world.unit("up").incarnation == 2
     assert world.unit("stopped").state == "STOPPED" and world.unit("stopped").incarnation == 1
     world.drain()
+
+
+def test_a_restart_that_was_cut_off_in_a_hook_waits_for_what_it_requires() -> None:
+    world = a_daemon([], {"db": a_unit(), "app": a_unit(requires=["db"], pre_start=5.0)})
+    client = world.client()
+    client.ask("start", targets=["app"])
+    world.start("db")
+    world.expect(fx.RunHook, unit="app", which="pre_start")
+    client.ask("restart", targets=["db"])
+    assert world.unit("app").state == "STOPPING" and world.unit("db").stop_reason
+    world.die()
+    assert world.unit("app").waiting_for == "db to be ready"
+    world.settle()
+    assert {name: world.unit(name).state for name in ("db", "app")} == {"db": "RUNNING", "app": "RUNNING"}
