@@ -85,6 +85,8 @@ def _calls(sessions: Sessions) -> None:
 
 
 def _keys(sessions: Sessions) -> None:
+    if len(sessions.remembered) > sessions.limits.requests:
+        _broken("remembered idempotency keys stay within their limit", len(sessions.remembered))
     for key, known in sessions.remembered.items():
         if known.answer is None and (
             known.call not in sessions.calls or sessions.calls[known.call].key != key
