@@ -28,6 +28,7 @@ from mgmt.core.step import LEGACY_PLANE, step
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import Settings
+from mgmt.settings.units import HooksSettings
 from mgmt.shell import sight
 from mgmt.shell.commands import Commands
 from mgmt.shell.commits import Commits
@@ -194,16 +195,14 @@ class Daemon:
             self._close()
 
     def _end_former_hooks(self) -> None:
-        """Of units whose life a hook may have held up when the former daemon was killed."""
-        records = self._restored.units
-        held_up = {
-            (name, record["incarnation"])
-            for name, record in records.items()
-            if record["state"] in ("STARTING", "STOPPING")
-        }
-        token_of = self._state.supervisor.token_of
-        if held_up and self._restored.same_boot:
-            for hook in end_hooks(lambda *key: token_of(*key) if key in held_up else None):
+        """Looks at every process there is, hence only where there may be one."""
+        supervisor = self._state.supervisor
+        hooked = (
+            name not in supervisor.units or supervisor.units[name].spec.backend.hooks != HooksSettings()
+            for name in self._restored.units
+        )
+        if self._restored.same_boot and any(hooked):
+            for hook in end_hooks(supervisor.token_of):
                 log.warning("%s: a hook of the former daemon was still running and is ended", hook)
 
     def emit(self, event: ev.Event) -> None:
