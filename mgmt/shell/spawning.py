@@ -147,6 +147,8 @@ class Spawner:
             argv += ["--cwd", filled.cwd]
         if effect.cpus:
             argv += ["--cpus", ",".join(map(str, effect.cpus))]
+        if effect.memory_nodes:
+            argv += ["--memory-nodes", ",".join(map(str, effect.memory_nodes))]
         if scheduling.policy == "deadline":
             times = (
                 scheduling.runtime_us,

@@ -180,6 +180,43 @@ def test_a_place_depends_on_what_is_declared_and_on_no_order_and_nothing_is_held
     assert sum(place.memory_bytes for place in held) <= topology.memory_bytes
 
 
+def test_a_unit_of_a_numa_node_has_its_cpus_and_its_memory() -> None:
+    units = {
+        "all": a_unit(placement={"numa_node": 1}),
+        "one": a_unit(placement={"numa_node": 0, "cpus": 1}),
+        "named": a_unit(cpus="1-2", placement={"numa_node": 0}),
+        "anywhere": a_unit(placement={"cpus": 1}),
+        "nowhere": a_unit(placement={"numa_node": 7}),
+    }
+    world = a_daemon([], units, topology=a_topology(cpus=4, nodes=2))
+    client = world.client()
+    assert client.ask("start", targets=["nowhere"]).code == "no-capacity"
+    del units["nowhere"]
+    client.ask("start", targets=list(units))
+    spawns = {name: world.expect(fx.Spawn, unit=name) for name in units}
+    assert {
+        name: (spawn.cpus, spawn.memory_nodes) for name, spawn in spawns.items() if name != "anywhere"
+    } == {
+        "all": ((2, 3), (1,)),
+        "one": ((0,), (0,)),
+        "named": ((1, 2), (0, 1)),
+    }
+    assert spawns["anywhere"].memory_nodes == ()
+    assert "its memory comes from NUMA node 1 alone" in client.ask("explain", target="all").ok["lines"]
+    world.settle()
+    planned = client.ask("plan")
+    world.reads(a_config([], {**units, "named": a_unit(cpus="1-2")}))
+    reasons = {row["unit"]: row["reason"] for row in planned.ok["actions"]}
+    assert "NUMA nodes of its memory" in reasons["named"] and reasons["all"] == "unchanged"
+
+
+def test_a_machine_of_one_numa_node_is_not_asked_to_bind_memory() -> None:
+    world = a_daemon([], {"u": a_unit(placement={"numa_node": 0})})
+    world.client().ask("start", targets=["u"])
+    spawn = world.expect(fx.Spawn, unit="u")
+    assert spawn.cpus == (0, 1) and spawn.memory_nodes == ()
+
+
 def test_a_refusal_names_the_holder_and_changes_nothing() -> None:
     alone = {"cpus": 2, "exclusive": True}
     world = a_daemon([], {"a": a_unit(placement=alone), "b": a_unit(placement=alone)})

@@ -118,7 +118,9 @@ class Undying(Outside):
             world.adopt_all()
             self.come_to_rest()
             after = self.picture()
-            differ = {name: (before[name], after.get(name)) for name in before if before[name] != after.get(name)}
+            differ = {
+                name: (before[name], after.get(name)) for name in before if before[name] != after.get(name)
+            }
             assert not differ, f"a death changed what runs: {differ}"
         self.end()
 
