@@ -19,11 +19,13 @@ from hypothesis import strategies as st
 
 from mgmt import config, strictjson
 from mgmt.config import load, parse, search_path
+from mgmt.core.models import Registry
 from mgmt.launch import Found, find_backend_script, launch
 from mgmt.protocol import defaults, places
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import BackendSettings, ModelSettings, Settings, parse_cpus
 from mgmt.settings.relations import find_cycle
+from mgmt.shell.logs import archive_name
 
 ROOT = Path(__file__).parents[2]
 ANCESTOR = ROOT / "tests" / "data" / "symphony_config.json"
@@ -358,6 +360,14 @@ REFUSED: list[tuple[Any, str, str]] = [
     ("x", "", 'must be an object, not "x"'),
     (None, "", "must be an object, not null"),
 ]  # fmt: skip
+
+
+def test_the_longest_name_of_a_unit_fits_into_the_names_of_its_files(tmp_path: Path) -> None:
+    model = a_model("m" * defaults.MAX_UNIT_NAME_CHARS, replicas=defaults.MAX_REPLICAS)
+    value = {**with_backend(), "supported_models": [model]}
+    unit = max((spec.name for spec in Registry(parse(value)).all_specs()), key=len)
+    (tmp_path / f"{unit}.{2**63}").mkdir()  # of a start, in the runtime folder and among the control groups
+    (tmp_path / archive_name(Path(f"{unit}.log"), 0.0, 2**64 - 1)).touch()
 
 
 def test_relations_without_a_cycle_load_however_they_cross() -> None:
