@@ -478,7 +478,7 @@ def _on_faulted(state: State, now: Now, event: ev.Faulted, out: list[fx.Effect])
 
 
 def _on_stop_requested(state: State, now: Now, event: ev.StopRequested, out: list[fx.Effect]) -> None:
-    """The first signal stops in order; a further one, or one after `stop-service`, does not wait for anything."""
+    """The first signal stops in order; a further one, or one after `stop-service`, kills every unit at once."""
     if state.quit_said:
         return  # units that were handed over are the next daemon's
     fast = event.fast or state.stopping
