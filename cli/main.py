@@ -82,9 +82,10 @@ class Commands(click.Group):
             from difflib import get_close_matches  # only here: each call of mgmt would pay for it
 
             near = get_close_matches(args[0], COMMANDS, n=2)
-            if near:
-                error.message += f" Did you mean {' or '.join(near)}?"
-            raise
+            if not near:
+                raise
+            text = f"{error.format_message()} Did you mean {' or '.join(near)}?"
+            raise click.UsageError(text, ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
