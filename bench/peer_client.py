@@ -34,10 +34,17 @@ def circus(address: str) -> Verbs:
     from circus.client import CircusClient
 
     client = CircusClient(endpoint=address, timeout=120)
+
+    def stop() -> Any:
+        # It refuses while the start still goes on, although every program runs.
+        while (reply := client.send_message("stop", waiting=True))["status"] != "ok":
+            time.sleep(0.05)
+        return reply
+
     return {
         "status": lambda: client.send_message("status")["statuses"],
         "start": lambda: client.send_message("start", waiting=False),
-        "stop": lambda: client.send_message("stop", waiting=True),
+        "stop": stop,
     }
 
 

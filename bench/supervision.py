@@ -16,6 +16,7 @@ from bench.supervisors import Circus, Ours, Peer, Supervisord
 
 FEW, MANY = 10, 200
 PAUSE_S = 0.02  # between two crashes: each meets a supervisor at rest
+PEER_PAUSE_S = 1.7  # peers take an end in the first second for a start that failed
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -46,15 +47,15 @@ def _crash(quick: bool, programs: Path | None) -> list[Figure]:
     with supervisors.ours(FEW) as ours, supervisors.floor(FEW) as floor, _peers(programs, FEW) as peers:
         ours.start_ms()
 
-        def crash(supervisor: supervisors.Supervisor) -> Callable[[], float]:
+        def crash(supervisor: supervisors.Supervisor, pause_s: float = PAUSE_S) -> Callable[[], float]:
             def once() -> float:
-                time.sleep(PAUSE_S)
+                time.sleep(pause_s)
                 return supervisor.respawn_ms()
 
             return once
 
         once_ms, floor_ms = interleave(times, crash(ours), crash(floor))
-        taken = [[peer.respawn_ms() for _ in range(peer_times)] for peer in peers]
+        taken = interleave(peer_times, *(crash(peer, PEER_PAUSE_S) for peer in peers))
     name = "kill -9 to respawned"
     figures = [
         Figure(f"{name}, p50", "ms", once_ms, floor_ms, floor.name, "ratio<=", 2),

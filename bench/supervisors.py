@@ -72,7 +72,11 @@ class Supervisor:
             time.sleep(0.001)
 
     def wait_for_none(self) -> None:
-        daemon.wait_until(lambda: not children(self.pid), LIMIT_S)
+        end = time.monotonic() + LIMIT_S
+        while left := children(self.pid):
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self.name}: {len(left)} units are left after a stop")
+            time.sleep(0.01)
 
     def respawn_ms(self) -> float:
         """From SIGKILL of one unit until its successor's program is seen in /proc."""

@@ -74,6 +74,20 @@ class Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches  # only here: each call of mgmt would pay for it
+
+            near = get_close_matches(args[0], COMMANDS, n=2)
+            if not near:
+                raise
+            text = f"{error.format_message()} Did you mean {' or '.join(near)}?"
+            raise click.UsageError(text, ctx) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, row[1]) for name, row in COMMANDS.items()])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket as posix
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +18,14 @@ from mgmt.client.session import START_HINT, Answer, CloseData, Effect, Happened,
 from mgmt.protocol import defaults
 from mgmt.protocol.errors import MgmtError
 
+_EVENT = struct.Struct("=HI")  # what a socket monitor sends first: the event, its value
+
 
 def probe(endpoint: str) -> None:
     """Raise MgmtError `unreachable` or `denied` when nobody can answer at an ipc endpoint; microseconds.
 
-    libzmq would retry for ever without a word. Other transports are left to the connect timeout.
+    libzmq would retry for ever without a word. Over a network nothing is known in microseconds: there the monitor
+    of the socket tells.
     """
     path = endpoint.removeprefix("ipc://")
     if path == endpoint:
@@ -79,10 +83,9 @@ class Wires:
             self._context = zmq.Context()
         if self._control is None:
             control = self._dealer()
-            # Any message of the monitor means that the connection broke.
             monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
             address = f"inproc://control-{id(self)}"
-            control.monitor(address, zmq.EVENT_DISCONNECTED)
+            control.monitor(address, zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED)
             monitor.connect(address)
             try:
                 control.connect(conversation.endpoint)
@@ -105,8 +108,12 @@ class Wires:
         for socket in tuple(self._data.values()):
             for message in _arrived(socket):
                 conversation.received_data(now_s, message)
-        if self._monitor is not None and _arrived(self._monitor):
-            conversation.disconnected(now_s)
+        if self._monitor is not None:
+            events = {_EVENT.unpack_from(message[0])[0] for message in _arrived(self._monitor)}
+            if zmq.EVENT_DISCONNECTED in events:
+                conversation.disconnected(now_s)
+            elif events:
+                conversation.refused(now_s)
         if self._control is not None:
             for message in _arrived(self._control):
                 conversation.received(now_s, message[0])

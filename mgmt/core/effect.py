@@ -56,13 +56,15 @@ class CancelTimer:
 class Spawn:
     """Start a unit's process: Started or SpawnFailed follows, then Exited, then Emptied.
 
-    `env` comes on top of the daemon's environment and the specification's.
+    Its memory comes from the NUMA nodes `memory_nodes` alone, from any when that is empty. `env` comes on top of
+    the daemon's environment and the specification's.
     """
 
     unit: str
     backend: RunSettings
     model: ModelSettings
     cpus: tuple[int, ...]
+    memory_nodes: tuple[int, ...]
     gpus: tuple[str, ...]
     incarnation: int
     endpoint: str

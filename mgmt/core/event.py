@@ -226,8 +226,20 @@ class HandOver:
 
 
 @dataclass(frozen=True, slots=True)
+class Faulted:
+    """The step of an earlier event raised an exception: a bug, whose traceback the shell has logged.
+
+    `effects` are those it had come to, `route` is whoever asked by that event and has no answer among them.
+    """
+
+    route: Route | None
+    what: str
+    effects: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
-    """SIGTERM or SIGINT; the second one is `fast`."""
+    """SIGTERM or SIGINT; the second one is `fast`, as is any that comes when the daemon is stopping already."""
 
     reason: str
     fast: bool
@@ -255,5 +267,6 @@ Event = (
     | ConfigRead
     | Computed
     | HandOver
+    | Faulted
     | StopRequested
 )

@@ -88,6 +88,8 @@ def _calls(sessions: Sessions) -> None:
 
 
 def _keys(sessions: Sessions) -> None:
+    if len(sessions.remembered) > sessions.limits.requests:
+        _broken("remembered idempotency keys stay within their limit", len(sessions.remembered))
     for key, known in sessions.remembered.items():
         if known.answer is None and (
             known.call not in sessions.calls or sessions.calls[known.call].key != key
@@ -129,8 +131,7 @@ def _units(state: State) -> None:
                 _broken(rule, f"{name} in {unit.state}")
         if unit.endpoint and endpoints.setdefault(unit.endpoint, name) != name:
             _broken("no two units share an endpoint", f"{name} and {endpoints[unit.endpoint]}")
-        belongs = any(unit is one for one in state.loading.units(unit.spec.model.name))
-        if belongs == (name in state.undeclared):
+        if state.loading.is_declared(unit) == (name in state.undeclared):
             _broken("a unit belongs to its model, unless it is to be forgotten", name)
         if unit.wanted and unit.state is UnitState.STOPPED and not unit.waiting_for and not state.stopping:
             _broken("a wanted unit that is stopped waits for something", name)

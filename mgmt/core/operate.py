@@ -9,7 +9,7 @@ from mgmt.core import event as ev
 from mgmt.core import status
 from mgmt.core.event import Asked, Now
 from mgmt.core.models.operations import targets
-from mgmt.core.placement import Place
+from mgmt.core.placement import Place, memory_nodes
 from mgmt.core.reconcile import Action, actions, untouchable
 from mgmt.core.schedule.report import dumped
 from mgmt.core.state import State
@@ -147,6 +147,9 @@ def _explain(state: State, now: Now, asked: Asked, body: msg.Explain, out: list[
     elif planned.cpus:
         kind = "for itself" if planned.exclusive else "shared"
         lines.append(f"its CPUs are {', '.join(map(str, planned.cpus))} ({kind}): {planned.why}")
+        nodes = memory_nodes(state.ledger.topology, unit.spec.demand, planned)
+        if nodes:
+            lines.append(f"its memory comes from NUMA node {', '.join(map(str, nodes))} alone")
     if not unit.has_process and unit.state in AT_REST and not planned.fault:
         try:
             state.ledger.check(name)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mgmt.core.models import Registry
-from mgmt.core.placement import Place, plan
+from mgmt.core.placement import Place, memory_nodes, plan
 from mgmt.core.state import State
 from mgmt.core.supervision import AT_REST, Unit, UnitSpec, dependants
 from mgmt.core.supervision import State as UnitState
@@ -66,8 +66,15 @@ def actions(state: State, settings: Settings) -> list[Action]:
         else:
             changed = differences(unit.spec, spec)
             place = places.get(name, Place())
-            if unit.state not in AT_REST and (place.cpus, place.gpus) != (unit.place.cpus, unit.place.gpus):
+            ends = unit.state is UnitState.STOPPING or bool(unit.stop_reason)  # and gets its place anew
+            holds = unit.state not in AT_REST and not ends
+            topology = state.ledger.topology
+            if holds and (place.cpus, place.gpus) != (unit.place.cpus, unit.place.gpus):
                 changed.append(f"place ({_cpus(unit.place)} -> {_cpus(place)})")
+            elif holds and memory_nodes(topology, unit.spec.demand, unit.place) != memory_nodes(
+                topology, spec.demand, place
+            ):
+                changed.append("the NUMA nodes of its memory")
             reason = "changed: " + ", ".join(changed) if changed else "unchanged"
             rows[name] = Action(name, "restart" if changed else "keep", reason)
     graph = {name: spec.needs for name, spec in specs.items()}
@@ -80,10 +87,7 @@ def actions(state: State, settings: Settings) -> list[Action]:
 
 def _is_up(unit: Unit) -> bool:
     """Whether it runs, or is going to: not at rest, or waiting, and not about to end for good."""
-    if unit.waiting_for:
-        return True
-    ends = (unit.state is UnitState.STOPPING or bool(unit.stop_reason)) and not unit.start_when_empty
-    return unit.state not in AT_REST and not ends
+    return bool(unit.waiting_for) or not unit.is_down_soon
 
 
 def differences(old: UnitSpec, new: UnitSpec) -> list[str]:

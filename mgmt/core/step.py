@@ -6,6 +6,7 @@ parked and is answered by a later event.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -29,9 +30,12 @@ __all__ = ["HANDLERS", "LEGACY_PLANE", "scheduling", "step"]
 HELLOS = frozenset({"hello", "backend-hello"})
 
 
-def step(state: State, now: Now, event: ev.Event) -> list[fx.Effect]:
-    """Apply one event; the effects are to be carried out in order."""
-    out: list[fx.Effect] = []
+def step(state: State, now: Now, event: ev.Event, out: list[fx.Effect] | None = None) -> list[fx.Effect]:
+    """Apply one event; the effects are to be carried out in order.
+
+    They are gathered in `out`: after an exception it has those that the step had come to, for a Faulted.
+    """
+    out = [] if out is None else out
     _ON[type(event)](state, now, event, out)
     _settle(state, now, out)
     return out
@@ -43,14 +47,18 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
     touched = bool(supervisor.dirty)
     while touched or supervisor.changes or sessions.ended or sessions.abandoned:
         # First, so that the slices above see what goes on at once as going on, never as at rest.
+        version = supervisor.version
         state.ordering.on_change(now, out)
-        touched = False
+        touched = supervisor.version != version
         _forget_abandoned(state, out)
         while sessions.ended:
             state.leases.on_session_ended(sessions.ended.pop(), out)
-        changes, supervisor.changes = supervisor.changes, []
-        for change in changes:
-            _on_change(state, now, change, out)
+        changes, supervisor.changes = deque(supervisor.changes), []
+        try:
+            while changes:
+                _on_change(state, now, changes.popleft(), out)
+        finally:
+            supervisor.changes[:0] = changes  # a bug in one of them costs nobody the others
         state.operations.on_change(out)
     _forget_undeclared(state)
     _commit(state, out)
@@ -458,10 +466,29 @@ def _on_log_read(state: State, now: Now, event: ev.LogRead, out: list[fx.Effect]
         state.sessions.answer(event.route, frames.Outcome.OK, event.result, out)
 
 
+def _on_faulted(state: State, now: Now, event: ev.Faulted, out: list[fx.Effect]) -> None:
+    """What the broken step changed stays, so what it wanted done about that is done, too: a unit that became
+    STARTING without its Spawn would be so for ever. What it had noted and not handed up yet, `_settle` now does.
+    """
+    out += event.effects
+    state.count("faults")
+    text = f"{event.what}: a fault of mgmt itself"
+    state.journal.record(now, "daemon", {"what": "fault", "reason": text}, out)
+    if event.route is not None:
+        text += "; its traceback is in the daemon's log, please report it; `mgmt status` tells what was done"
+        state.sessions.fail(event.route, MgmtError("internal", text), out)
+
+
 def _on_stop_requested(state: State, now: Now, event: ev.StopRequested, out: list[fx.Effect]) -> None:
+    """The first signal stops in order; a further one, or one after `stop-service`, kills every unit at once."""
+    if state.quit_said:
+        return  # units that were handed over are the next daemon's
+    fast = event.fast or state.stopping
     _stop(state, now, event.reason, out)
-    if event.fast:
+    if fast:
         for unit in state.supervisor.units.values():
+            # Outright, whoever still requires it: one that is killed while it counts as up would start again.
+            state.supervisor.stop(now, unit, out, event.reason, wanted=True)
             state.supervisor.kill(unit, out, "fast stop")
 
 
@@ -497,6 +524,9 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
         )
         if declared is not None:
             state.loading.adopt(unit)
+            if unit.wanted and not unit.start_when_empty:
+                # A stop that nobody asked for: the former daemon was being stopped, and this one is not.
+                unit.start_when_empty, unit.stop_reason = unit.state is UnitState.STOPPING, ""
         else:
             state.undeclared.add(name)
         supervisor.restore(now, unit, out, declared is not None)
@@ -530,6 +560,7 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.Sampled: lambda state, now, event, out: state.supervisor.on_sampled(event),
     ev.LogRead: _on_log_read,
     ev.StopRequested: _on_stop_requested,
+    ev.Faulted: _on_faulted,
     ev.HandOver: _on_hand_over,
     ev.Restored: _on_restored,
     ev.Adopted: lambda state, now, event, out: state.supervisor.on_adopted(now, event, out),

@@ -37,6 +37,9 @@ GRACE_S = 10.0  # from the stop signal to SIGKILL of the whole tree
 MAX_LOG_BYTES = 10 << 20  # a captured output file is rotated at this size
 MAX_OLD_LOGS = 5  # rotated files kept beside the current one
 MAX_REPLICAS = 64  # processes of one model
+# Files and folders are named after a unit, and a file's name has at most 255 bytes: this leaves room for the
+# number of a replica or of a start, and for the time and inode of a rotated log.
+MAX_UNIT_NAME_CHARS = 128
 
 # --- restart of a backend (config: `model_backends.*.restart`) ---
 RESTART_DELAY_S = 1.0  # before the first restart

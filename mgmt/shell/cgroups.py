@@ -273,11 +273,14 @@ class Cgroups:
 
     # ---- deeds ----
 
-    def _prepare(self, hierarchy: Hierarchy) -> None:
-        """Makes OWN/NAME; on version 2 it gets the controllers, as far as we may. Raises OSError."""
+    def _prepare(self, hierarchy: Hierarchy, again: bool = False) -> None:
+        """Makes OWN/NAME; on version 2 it gets the controllers, as far as we may. Raises OSError.
+
+        `again`: it is known to be gone.
+        """
         group, shims = hierarchy.base / self._name, hierarchy.base / SHIM_LEAF
-        is_there = group.is_dir() and (shims.is_dir() or not hierarchy.holds_units)
-        if hierarchy.prepared and hierarchy.refusal is None and is_there:
+        is_there = not hierarchy.holds_units or shims.is_dir()
+        if hierarchy.prepared and hierarchy.refusal is None and is_there and not again:
             return
         hierarchy.prepared, hierarchy.refusal = True, None
         hierarchy.withheld.clear()
@@ -337,6 +340,9 @@ class Cgroups:
     def _leaf(self, hierarchy: Hierarchy, name: str) -> Path:
         leaf = hierarchy.base / self._name / name
         try:
+            self._make(leaf)
+        except FileNotFoundError:
+            self._prepare(hierarchy, again=True)
             self._make(leaf)
         except FileExistsError:
             # Never share it: what lives there is not this unit, and would be killed with it.

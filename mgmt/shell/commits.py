@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 from mgmt.core import effect as fx
@@ -12,8 +13,9 @@ from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.store import Batch, SqliteStore
 
-# Nobody outside sees these, and none of them has to be undone: they never wait.
-_AT_ONCE = (fx.SetTimer, fx.CancelTimer)
+# Nothing of these has to outlive the daemon: they never wait. A group must not: who reads that a replica is gone
+# (a reading answer overtakes) must not find the relay still sending requests there.
+_AT_ONCE = (fx.SetTimer, fx.CancelTimer, fx.RelayGroup)
 _TO_CALLERS = (fx.Answer, fx.Tell)
 
 
@@ -43,7 +45,7 @@ class Commits:
     def carry_out(self, effects: list[fx.Effect]) -> None:
         """The effects of one step; a Commit is the first of them.
 
-        Answers and messages of steps without a commit overtake: they tell nothing that is not durable.
+        Answers and messages of steps without a commit overtake: they report, and promise nothing.
         """
         if effects and isinstance(effects[0], fx.Commit):
             if not self._gathered:
@@ -56,16 +58,14 @@ class Commits:
             for effect in effects:
                 if isinstance(effect, fx.Spawn):
                     self._prepare(effect)
-                self._perform(effect)
+            self._perform_all(iter(effects))
             return
-        held = self._held[-1]
+        self._held[-1] += [effect for effect in effects if not isinstance(effect, _AT_ONCE)]
         for effect in effects:
-            if isinstance(effect, _AT_ONCE):
-                self._perform(effect)
-                continue
             if isinstance(effect, fx.Spawn):
                 self._prepare(effect)
-            held.append(effect)
+            elif isinstance(effect, _AT_ONCE):
+                self._perform(effect)
 
     def _write(self) -> None:
         units: dict[str, Any] = {}
@@ -94,13 +94,20 @@ class Commits:
     def _on_commit(self, failure: str) -> None:
         effects = self._held.popleft()
         notes = [effect for effect in effects if isinstance(effect, fx.Note)]
-        for effect in effects:
-            if isinstance(effect, fx.Answer) and failure:
-                self._perform(_not_durable(effect, failure))
-            elif not isinstance(effect, fx.Note):
+        if failure:
+            effects = [_not_durable(e, failure) if isinstance(e, fx.Answer) else e for e in effects]
+        # Notes last: what people read can wait for what units wait for.
+        self._perform_all(chain((e for e in effects if not isinstance(e, fx.Note)), notes))
+
+    def _perform_all(self, effects: Iterator[fx.Effect]) -> None:
+        """One that raises, which only a bug makes it do, takes none of the others with it."""
+        try:
+            for effect in effects:
                 self._perform(effect)
-        for note in notes:  # last: what people read can wait for what units wait for
-            self._perform(note)
+        finally:
+            rest = list(effects)
+            if rest:
+                self._loop.call_soon(self._perform_all, iter(rest))
 
 
 def _is_told(effect: fx.Effect) -> bool:

@@ -1,13 +1,14 @@
 """The relay: data messages from clients to replicas and back, by lease, without decoding a body.
 
 A message keeps all its frames but the ROUTER's identity frame. The tag's lease chooses the group of replicas,
-the least occupied one gets the request, and `outstanding` remembers who is owed its one answer.
+the least occupied one gets the request, and `outstanding` remembers who is owed its one answer, and until when: a
+replica that falls silent holds neither its clients nor its places for ever.
 """
 
 from __future__ import annotations
 
 import struct
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, TimerHandle
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +23,11 @@ from mgmt.shell.router import HWM, Pump, Router, recv, send
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _NOBLOCK = int(zmq.NOBLOCK)
 _LEASE = slice(6, 14)
+_DEADLINE_MS = slice(2, 6)
+NEVER_S = float("inf")
+
+SWEEP_S = 0.1  # deadlines are looked at this often at most: an answer may come that much after its own
+HELD_FRAMES = 4  # of the largest size: what is held for a client that does not read, in bytes
 _REQUEST_HEAD = bytes((VERSION, DataKind.REQUEST))
 
 
@@ -46,13 +52,15 @@ def _receive_answer(socket: zmq.Socket[bytes]) -> list[Any]:
 
 @dataclass(slots=True)
 class _Replica:
-    """A connection to one backend; `outstanding` maps lease-and-id to the identity that waits."""
+    """A connection to one backend; `outstanding` maps lease-and-id to the identity that waits, and its deadline
+    in seconds of the loop's clock.
+    """
 
     unit: str
     endpoint: str
     socket: zmq.Socket[bytes]
     pump: Pump
-    outstanding: dict[bytes, bytes] = field(default_factory=dict)
+    outstanding: dict[bytes, tuple[bytes, float]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -79,11 +87,20 @@ class Relay:
         self._max_queue = max_queue
         self._groups: dict[str, _Group] = {}
         self._leases: dict[bytes, _Group] = {}
-        self.strays = (
-            0  # answers nobody waits for: of a client that left, or of a backend that repeats itself
-        )
+        # Answers nobody waits for: of a client that left, too late, or of a backend that repeats itself.
+        self.strays = 0
+        self._sweep_timer: TimerHandle | None = None
+        self._sweep_at_s = NEVER_S
+        self._swept_s = 0.0
         self.router = Router(
-            loop, context, endpoint, 2 * max_frame_bytes, self._on_request, self._on_lost, _receive_request
+            loop,
+            context,
+            endpoint,
+            2 * max_frame_bytes,
+            self._on_request,
+            self._on_lost,
+            _receive_request,
+            HELD_FRAMES * max_frame_bytes,
         )
 
     # ---- effects ----
@@ -108,6 +125,8 @@ class Relay:
                 group.replicas[unit] = self._connect(unit, endpoint)
 
     def close(self) -> None:
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
         for group in self._groups.values():
             for replica in group.replicas.values():
                 self._drop(replica)
@@ -161,29 +180,70 @@ class Relay:
                 peer, tag, DataKind.BUSY, MgmtError("busy", f"{replica.unit} does not read; try later")
             )
             return
-        outstanding[key] = peer
+        deadline_ms = int.from_bytes(tag[_DEADLINE_MS])
+        if not deadline_ms:
+            outstanding[key] = peer, NEVER_S
+            return
+        deadline_s = self._loop.time() + deadline_ms / 1000
+        outstanding[key] = peer, deadline_s
+        if deadline_s < self._sweep_at_s:
+            self._sweep_at(deadline_s)
 
     def _on_answer(self, replica: _Replica, message: list[Any]) -> None:
         tag: bytes = message[0]
-        peer = replica.outstanding.get(tag[LEASE_AND_ID])
-        if peer is None or len(tag) != TAG_BYTES or tag[1] < DataKind.RESULT:
+        waiting = replica.outstanding.get(tag[LEASE_AND_ID])
+        if waiting is None or len(tag) != TAG_BYTES or tag[1] < DataKind.RESULT:
             self.strays += 1
             return
         del replica.outstanding[tag[LEASE_AND_ID]]
-        self.router.send(peer, message)
+        self.router.send(waiting[0], message)
+
+    def _sweep_at(self, deadline_s: float) -> None:
+        """Look at the deadlines when the earliest one passes, but not too often."""
+        at_s = max(deadline_s, self._swept_s + SWEEP_S)
+        if at_s < self._sweep_at_s:
+            if self._sweep_timer is not None:
+                self._sweep_timer.cancel()
+            self._sweep_at_s = at_s
+            self._sweep_timer = self._loop.call_at(at_s, self._sweep)
+
+    def _sweep(self) -> None:
+        """Answer what is overdue; its place is free, and an answer that comes yet is a stray."""
+        self._swept_s = now_s = self._loop.time()
+        self._sweep_timer, self._sweep_at_s = None, NEVER_S
+        earliest_s = NEVER_S
+        for group in self._groups.values():
+            for replica in group.replicas.values():
+                overdue = []
+                for key, (_, deadline_s) in replica.outstanding.items():
+                    if deadline_s <= now_s:
+                        overdue.append(key)
+                    elif deadline_s < earliest_s:
+                        earliest_s = deadline_s
+                if overdue:
+                    self._expire(replica, overdue)
+        if earliest_s < NEVER_S:
+            self._sweep_at(earliest_s)
+
+    def _expire(self, replica: _Replica, keys: list[bytes]) -> None:
+        text = f"{replica.unit} did not answer before the deadline; what it was asked may still be done"
+        expired = MgmtError("expired", text, unit=replica.unit)
+        for key in keys:
+            peer, _ = replica.outstanding.pop(key)
+            self._answer(peer, _request_tag(key), DataKind.EXPIRED, expired)
 
     def _drop(self, replica: _Replica) -> None:
         replica.pump.close()
         replica.socket.close(0)
         lost = MgmtError("backend-lost", f"{replica.unit} died before it answered", unit=replica.unit)
-        for key, peer in replica.outstanding.items():
-            tag = bytes((VERSION, DataKind.REQUEST, 0, 0, 0, 0)) + key
-            self._answer(peer, tag, DataKind.ERROR, lost)
+        for key, (peer, _) in replica.outstanding.items():
+            self._answer(peer, _request_tag(key), DataKind.ERROR, lost)
 
     def _connect(self, unit: str, endpoint: str) -> _Replica:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.SNDHWM, HWM)
+        # Requests that expired at a silent replica may still be queued for it: these are bounded here.
+        socket.setsockopt(zmq.SNDHWM, 2 * self._max_queue)
         socket.setsockopt(zmq.RCVHWM, HWM)
         socket.setsockopt(zmq.RECONNECT_IVL, 10)
         socket.connect(endpoint)
@@ -212,6 +272,10 @@ class Relay:
 
     def _on_lost(self, peer: bytes, reason: str) -> None:
         """The client left: what its requests bring back will be strays."""
+
+
+def _request_tag(lease_and_id: bytes) -> bytes:
+    return bytes((VERSION, DataKind.REQUEST, 0, 0, 0, 0)) + lease_and_id
 
 
 def _load(replica: _Replica) -> int:

@@ -2,9 +2,10 @@
  * mgmt-shim: the parent of one supervised unit. It outlives the daemon.
  *
  *   mgmt-shim --dir DIR [--fd N] [--log FILE] [--log-max-bytes N] [--log-keep K] [--cwd D] [--shim-cgroup PATH]...
- *     [--cgroup PATH]... [--cpus 0-3,8] [--policy other|batch|idle|fifo:P|rr:P|deadline:RUNTIME:DEADLINE:PERIOD]
- *     [--nice N] [--rlimit NAME=SOFT:HARD]... [--oom-score-adj N] [--umask 022] [--user UID] [--group GID]
- *     [--groups A,B] [--timer-slack-ns N] [--mlock] [--gated] -- PROGRAM ARG...
+ *     [--cgroup PATH]... [--cpus 0-3,8] [--memory-nodes 0,1]
+ *     [--policy other|batch|idle|fifo:P|rr:P|deadline:RUNTIME:DEADLINE:PERIOD] [--nice N]
+ *     [--rlimit NAME=SOFT:HARD]... [--oom-score-adj N] [--umask 022] [--user UID] [--group GID] [--groups A,B]
+ *     [--timer-slack-ns N] [--mlock] [--gated] -- PROGRAM ARG...
  *
  * It prepares and executes PROGRAM, owns the pipe of its output, reaps every descendant (it is a subreaper,
  * so double forks and new sessions come back to it), and answers on two kinds of SOCK_SEQPACKET connections:
@@ -333,6 +334,9 @@ static void leader_gone(int status, const struct rusage *used)
 {
     struct text *t = &shim.end;
     bool exited = WIFEXITED(status);
+    int left = shim.childless ? 0 : signal_descendants(0);
+    if (!shim.childless && left == 0)
+        left = 1; /* whoever forks and ends all the time may be missed, but there is somebody */
     if (exited)
         put(t, " code=%d", WEXITSTATUS(status));
     else
@@ -340,8 +344,7 @@ static void leader_gone(int status, const struct rusage *used)
     put(t, " utime_us=%lld stime_us=%lld maxrss_kb=%ld mono_ns=%lld real_ns=%lld left=%d",
         (long long)used->ru_utime.tv_sec * 1000000 + used->ru_utime.tv_usec,
         (long long)used->ru_stime.tv_sec * 1000000 + used->ru_stime.tv_usec, used->ru_maxrss,
-        (long long)clock_ns(CLOCK_MONOTONIC), (long long)clock_ns(CLOCK_REALTIME),
-        shim.childless ? 0 : signal_descendants(0));
+        (long long)clock_ns(CLOCK_MONOTONIC), (long long)clock_ns(CLOCK_REALTIME), left);
     take_event(LEADER_GONE);
     pipe_read(CHUNKS_AT_END); /* whoever hears `exited` may read its last words in the log */
     bool empty = shim.childless && !(shim.killing && !cgroups_are_empty());

@@ -137,7 +137,8 @@ class Spawner:
         groups = self.cgroups.create(effect.unit, effect.incarnation, backend.resources, realtime=realtime)
         if groups:
             # Written before the process exists: the next daemon must be able to empty and remove them.
-            (folder / CGROUPS_FILE).write_text("\n".join(map(str, groups)), encoding="utf-8")
+            with open(f"{folder}/{CGROUPS_FILE}", "wb", buffering=0) as file:
+                file.write(os.fsencode("\n".join(map(str, groups))))
         for group in self.cgroups.shim_groups():
             argv += ["--shim-cgroup", str(group)]
         for group in groups:
@@ -146,6 +147,8 @@ class Spawner:
             argv += ["--cwd", filled.cwd]
         if effect.cpus:
             argv += ["--cpus", ",".join(map(str, effect.cpus))]
+        if effect.memory_nodes:
+            argv += ["--memory-nodes", ",".join(map(str, effect.memory_nodes))]
         if scheduling.policy == "deadline":
             times = (
                 scheduling.runtime_us,

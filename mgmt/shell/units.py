@@ -229,9 +229,13 @@ class Units:
 
     def _on_shim_end(self, key: Key, process: _Process) -> None:
         self._loop.remove_reader(process.pidfd)
-        if process.control.fileno() >= 0:
+        try:
             self._on_packets(key, process)
-            self._loop.remove_reader(process.control.fileno())
+        finally:  # whatever its last words cause
+            self._bury(key, process)
+
+    def _bury(self, key: Key, process: _Process) -> None:
+        self._loop.remove_reader(process.control.fileno())
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WNOHANG)
         os.close(process.pidfd)
@@ -378,10 +382,9 @@ def parse_packet(packet: bytes) -> tuple[str, dict[str, str]]:
 def read_tail(path: Path) -> str:
     """The last lines of a log, at most TAIL_LINES of them from its last TAIL_BYTES."""
     try:
-        with path.open("rb") as file:
-            file.seek(0, os.SEEK_END)
-            file.seek(max(0, file.tell() - TAIL_BYTES))
-            data = file.read(TAIL_BYTES)
+        with open(path, "rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            data = os.pread(file.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES)) if size else b""
     except OSError:
         return ""
     return "\n".join(data.decode("utf-8", "replace").splitlines()[-TAIL_LINES:])

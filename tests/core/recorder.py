@@ -187,6 +187,7 @@ class World:
         self.timers: dict[tuple[Any, ...], int] = {}
         self.deeds: list[Deed] = []
         self.adoptions: dict[Key, None] = {}  # asked for, not told
+        self.telling: Key | None = None  # what is being told of it
         self.hooks: dict[Asking, Hook] = {}
         self.questions: dict[Asking, fx.AskProbe] = {}
         self.events: list[dict[str, Any]] = list(self.history)
@@ -221,6 +222,7 @@ class World:
         self.deaths, self.dies_after = self.deaths + 1, None
         if not same_boot:
             self.processes.clear()
+            self.now_ns = START_NS // 2  # another clock
         for key, process in list(self.processes.items()):
             process.said_ready = False  # it will say it again
             record = self.store.get(key[0])
@@ -234,6 +236,21 @@ class World:
         units, events = frames.unpack(frames.pack(self.store)), frames.unpack(frames.pack(self.history))
         workloads = frames.unpack(frames.pack(self.workloads))
         self.feed(ev.Restored(units, events, same_boot, workloads))
+        for name, record in units.items():
+            unit = self.state.supervisor.units.get(name)
+            if unit is None:
+                assert not record["has_process"] or not same_boot, f"{name} is forgotten with a process"
+                continue
+            assert unit.incarnation >= record["incarnation"], f"{name} would use an incarnation twice"
+            others = (other.spec.needs for other in self.state.supervisor.units.values() if other.wanted)
+            needed = any(name in needs.requires or name in needs.wants for needs in others)
+            assert unit.wanted >= record["wanted"] or name in self.state.undeclared, f"{name} is given up"
+            assert unit.wanted <= record["wanted"] or needed, f"{name} is started again"
+            if record["has_process"] and same_boot:
+                now = to_record(unit)
+                kept = ("incarnation", "pid", "restarts", "failures_ns", "last_exit", "place", "endpoint")
+                lost = [key for key in kept if now[key] != record[key]]
+                assert unit.has_process and not lost, f"{name}: {lost} are lost"
 
     def adopt(self, key: Key, shim_lives: bool = True) -> None:
         """What the new daemon finds of a process; without its shim, a living one is ended at once."""
@@ -250,13 +267,21 @@ class World:
         if process.failed:
             self.feed(ev.SpawnFailed(*key, process.failed))
             return
+        self.telling = key
         if shim_lives:
             self.feed(ev.Adopted(*key, process.pid, 7))
         elif not process.gone:
             process.end = process.end if not process.leader else (None, None)
             process.leader, process.left, process.gone = False, 0, True
         if not process.leader and self.deaths == deaths:
+            unit = self.state.supervisor.units[key[0]]
+            heard = unit.leader_gone
+            self.telling = None
             self.feed(ev.Exited(*key, *process.end, process.left, process.tail))
+            if self.deaths == deaths and not heard:
+                last = unit.last_exit
+                assert last is not None and (last.code, last.signal) == process.end, f"{key}: {last}"
+        self.telling = None
         if process.gone and self.deaths == deaths:
             self.feed(ev.Emptied(*key))
 
@@ -341,23 +366,26 @@ class World:
         """The running program says it is ready, in the way of its kind."""
         process = self.process(unit)
         assert process.started and process.leader
-        process.said_ready = True
-        if process.spawn.backend.kind == "plain":
-            return
         if process.spawn.backend.kind == "symphony":
             self.expect(fx.ProbeHandshake, unit=unit)
-            self.feed(ev.HandshakeAnswered(unit, process.spawn.incarnation, protocols))
-            return
-        backend = self.backend(process)
-        proof = self.proof(process)
-        ready = backend.ask("backend-ready", protocols=list(protocols), **proof)
-        assert ready.ok == {}
+        self.says_ready(process, *protocols)
+
+    def says_ready(self, process: Process, *protocols: str) -> None:
+        """As `ready`, asked or not; a plain unit says nothing."""
+        deaths, process.said_ready = self.deaths, True
+        if process.spawn.backend.kind == "symphony":
+            self.feed(ev.HandshakeAnswered(*process.key, protocols))
+        elif process.spawn.backend.kind == "native":
+            backend = self.backend(process)
+            if self.deaths == deaths:
+                backend.ask("backend-ready", protocols=list(protocols), **self.proof(process))
 
     def backend(self, process: Process) -> Client:
         """The session that a native backend opens before it loads its model."""
         client = Client(self, f"{process.spawn.unit}.{process.spawn.incarnation}".encode())
         hello = client.ask("backend-hello", versions=[1], pid=process.pid, **self.proof(process))
-        client.session = hello.ok["session"]
+        if hello.answers:
+            client.session = hello.ok["session"]
         return client
 
     def proof(self, process: Process) -> dict[str, Any]:
@@ -435,12 +463,15 @@ class World:
             if not process.leader and not process.left:
                 self.tree_ends(process)
                 return True
+            if process.leader and getattr(process.spawn.backend, "oneshot", False):
+                self.leader_ends(process, 0)
+                return True
             if (
                 process.leader
                 and not process.said_ready
                 and self.unit(process.spawn.unit).state == "STARTING"
             ):
-                self.ready(process.spawn.unit)
+                self.says_ready(process)
                 return True
         for key, hook in self.hooks.items():
             self.hook_ends(*key, ok=not hook.cancelled)
@@ -657,7 +688,7 @@ class World:
         assert (("grace", name) in timers) <= (state == "STOPPING")
         assert (("retry", name) in timers) == (unit.retry_ns is not None)
         assert not unit.hook or (*key, unit.hook) in self.hooks, f"{name}: {unit.hook} does not run"
-        if process is None or sought:
+        if process is None or sought or self.telling == key:
             return
         ends = process.killed or unit.hook or not process.leader
         if state == "STARTING":

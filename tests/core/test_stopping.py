@@ -8,7 +8,7 @@ import pytest
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from tests.core.builders import a_model, a_restart
+from tests.core.builders import a_model, a_restart, a_unit
 from tests.core.recorder import Client, World, a_daemon
 
 
@@ -114,6 +114,40 @@ def test_a_fast_stop_at_once_signals_and_kills() -> None:
     world.expect(fx.SignalUnit, unit="echo")
     world.obey(world.expect(fx.KillUnit, unit="echo"))
     assert world.quits() == 1
+
+
+def test_a_fast_stop_waits_for_no_dependant_and_restarts_nobody() -> None:
+    units = {"db": a_unit(restart=a_restart("always")), "app": a_unit(requires=["db"])}
+    world = a_daemon([], units)
+    world.client().ask("start", targets=["app"])
+    world.settle()
+    world.feed(ev.StopRequested("SIGTERM", fast=False))
+    world.expect(fx.SignalUnit, unit="app")
+    assert world.unit("db").state == "RUNNING" and world.unit("db").stop_reason
+    world.feed(ev.StopRequested("SIGTERM", fast=True))
+    world.obey(world.expect(fx.KillUnit, unit="db"))
+    states = [event["state"] for event in world.events if event.get("unit") == "db"]
+    assert states == ["STARTING", "RUNNING", "STOPPING", "STOPPED"] and not world.quits()
+    world.obey(world.expect(fx.KillUnit, unit="app"))
+    assert world.quits() == 1
+    assert world.unit("db").wanted and world.unit("app").wanted, "the next daemon starts them again"
+    world.drain()
+
+
+def test_a_stop_signal_after_stop_service_is_the_second_one() -> None:
+    world, client = running()
+    client.ask("stop-service")
+    world.expect(fx.SignalUnit, unit="echo")
+    world.feed(ev.StopRequested("SIGTERM", fast=False))
+    world.obey(world.expect(fx.KillUnit, unit="echo"))
+    assert world.quits() == 1
+
+
+def test_a_stop_signal_after_a_hand_over_leaves_the_units_alone() -> None:
+    world, _ = running()
+    world.feed(ev.HandOver("SIGUSR1"))
+    assert world.feed(ev.StopRequested("SIGTERM", fast=True)) == []
+    assert world.unit("echo").state == "RUNNING"
 
 
 def test_a_repeated_stop_changes_nothing() -> None:

@@ -88,7 +88,7 @@ def test_a_backend_of_another_version_is_refused_and_says_so(start: Start) -> No
 # S11, fault 8: restarts with a growing delay, and a visible end
 def test_a_crash_loop_ends_in_fatal_at_the_limit(start: Start) -> None:
     restart = {"delay_s": 0.05, "factor": 2.0, "jitter": 0.0, "limit": 3}
-    daemon = start_one(start, faulty("dies-after-ready", "--delay-s", "0.05", "--code", "5", restart=restart))
+    daemon = start_one(start, faulty("dies-after-ready", "--delay-s", "0.3", "--code", "5", restart=restart))
     watcher = daemon.native()
     watcher.ok("subscribe")
     daemon.loaded("m")

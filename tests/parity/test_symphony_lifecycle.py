@@ -13,7 +13,7 @@ import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import zmq
@@ -49,23 +49,39 @@ def file_of(endpoint: str) -> Path:
     return Path(endpoint.removeprefix("ipc://"))
 
 
-def status_times_s(daemon: Daemon, until: Any) -> list[float]:
+class Times(NamedTuple):
+    """In seconds: how long each status took, and how late this process woke from a short sleep before it."""
+
+    status: list[float]
+    lateness: list[float]
+
+
+def status_times_s(daemon: Daemon, until: Any) -> Times:
     """How long a status took, again and again until the condition holds."""
-    times = []
+    times = Times([], [])
     peer = daemon.legacy_peer()
     while not until():
         begin = time.monotonic()
+        time.sleep(0.001)
+        times.lateness.append(time.monotonic() - begin - 0.001)
+        begin = time.monotonic()
         peer.ask("status")
         assert peer.answer()["success"]
-        times.append(time.monotonic() - begin)
+        times.status.append(time.monotonic() - begin)
     return times
 
 
-def assert_prompt(times: list[float]) -> None:
-    """All but the odd one that the machine itself delayed; and none as late as the ancestor's seconds."""
-    assert len(times) >= 20
-    assert statistics.quantiles(times, n=20)[-1] < STATUS_WITHIN_S, sorted(times)[-5:]
-    assert max(times) < 10 * STATUS_WITHIN_S, max(times)
+def assert_prompt(times: Times) -> None:
+    """All but the odd one that the machine itself delayed; and none as late as the ancestor's seconds.
+
+    A status takes four wakings of two processes: on a machine that has no time for anybody it may be that late.
+    """
+    assert len(times.status) >= 20
+    machine_s = 4 * statistics.quantiles(times.lateness, n=20)[-1]
+    assert statistics.quantiles(times.status, n=20)[-1] < STATUS_WITHIN_S + machine_s, sorted(times.status)[
+        -5:
+    ]
+    assert max(times.status) < 10 * STATUS_WITHIN_S + 4 * max(times.lateness), max(times.status)
 
 
 # ---- load and unload ----
@@ -377,7 +393,7 @@ def test_a_crash_leaves_status_working_and_a_reload_possible(start: Start) -> No
     unit = daemon.reaches("stub", "EXITED")
     assert unit["last_exit"]["signal"] == signal.SIGKILL
     assert daemon.legacy("status")["data"]["models"] == []
-    assert not file_of(first["endpoint"]).exists()
+    eventually(lambda: not file_of(first["endpoint"]).exists(), what="nobody finds its socket")
     eventually(lambda: not Path(f"/proc/{first['pid']}").exists(), what="it is reaped")
     second = daemon.loaded("stub")
     assert alive(second["pid"])
@@ -414,7 +430,8 @@ def test_a_death_is_noticed_within_50_ms(start: Start) -> None:
         assert (unit["state"], unit["pid"]) == ("EXITED", None)
     # The middle one: a single look may be late on a busy machine, a poll interval would show in all.
     assert statistics.median(delays) < NOTICED_WITHIN_S, delays
-    assert daemon.log().count("stub: RUNNING -> EXITED: killed by signal 9") == 7
+    text = "stub: RUNNING -> EXITED: killed by signal 9"
+    eventually(lambda: daemon.log().count(text) == 7, what="and written down")
 
 
 # S31: odd clients cannot disturb a loaded model

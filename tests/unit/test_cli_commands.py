@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from typing import Any
 
@@ -338,3 +339,14 @@ def test_a_refusing_backend_is_an_error_of_its_row(folder: str) -> None:
     with scripted(folder, {}, model=refuse):
         result = run("request", "echo", "--text", "this")
     assert (result.exit_code, result.stderr) == (Exit.FAILED, "error: cannot read this\n")
+
+
+@pytest.mark.parametrize("command", ["status", "load-model m", "events", "top --once", "stop echo"])
+def test_without_a_daemon_on_a_network_address_every_command_fails_at_once(command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+    began_s = time.monotonic()
+    result = run(*command.split(), "--endpoint", endpoint)
+    assert result.exit_code == Exit.UNREACHABLE
+    assert f"no daemon at {endpoint}" in result.stderr and "mgmt start-service" in result.stderr
+    assert time.monotonic() - began_s < 2.0

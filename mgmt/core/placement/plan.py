@@ -12,8 +12,9 @@ from mgmt.core.placement.topology import Cpu, Topology
 class Demand:
     """What a unit asks for.
 
-    `cpus` lists fixed CPUs; else `count` of them are chosen (0: not pinned). `layout` compact fills a NUMA node
-    and its cores first, spread takes as many nodes and cores as it can. `exclusive` CPUs are nobody else's.
+    `cpus` lists fixed CPUs; else `count` of them are chosen (0: all of its node, not pinned without one). `layout`
+    compact fills a NUMA node and its cores first, spread takes as many nodes and cores as it can. `exclusive` CPUs
+    are nobody else's. `node` is the NUMA node it asks for; its memory comes from there, too.
     `gpus` fixes GPUs by UUID, else `gpu_count` are chosen; a GPU is always exclusive. Memory is a promise.
     `realtime`: it has a real-time policy and declares no demand, so beside it no deadline can be promised.
     """
@@ -73,6 +74,16 @@ def plan(topology: Topology, demands: Iterable[Demand], tasks: Set[int] = frozen
     return places
 
 
+def memory_nodes(topology: Topology, demand: Demand, place: Place) -> tuple[int, ...]:
+    """The NUMA nodes that the unit's memory is bound to: those of its CPUs, when it asks for a node.
+
+    Empty, which is all of them, on a machine that has only one: its kernel need not even know the question.
+    """
+    if demand.node is None or len(topology.nodes) < 2:
+        return ()
+    return tuple(sorted({cpu.node for cpu in topology.cpus if cpu.id in place.cpus}))
+
+
 def _order(demand: Demand) -> tuple[int, int, str]:
     rank = 0 if demand.cpus else 1 if demand.exclusive else 2
     return rank, -(len(demand.cpus) or demand.count), demand.unit
@@ -100,27 +111,30 @@ def _place(
     node = demand.node if demand.node is not None else min(near) if near else None
     if demand.cpus:
         chosen, why = demand.cpus, "the configuration names these CPUs"
-    elif demand.count:
+    elif demand.count or demand.node is not None:
         candidates = [cpu for cpu in topology.cpus if node is None or cpu.node == node]
-        if demand.count > len(candidates):
-            where = f"NUMA node {node}" if node is not None else "this machine"
-            return Place(fault=f"{demand.count} CPUs are asked for, {where} has {len(candidates)}")
         free = [cpu for cpu in candidates if cpu.id not in taken]
+        if not candidates:
+            return Place(fault=f"there is no NUMA node {node} with CPUs that this daemon may use")
+        count = demand.count or len(candidates if demand.exclusive else free or candidates)
+        if count > len(candidates):
+            where = f"NUMA node {node}" if node is not None else "this machine"
+            return Place(fault=f"{count} CPUs are asked for, {where} has {len(candidates)}")
         unused = [cpu for cpu in free if not used[cpu.id]]
-        if demand.exclusive and len(unused) >= demand.count:
+        if demand.exclusive and len(unused) >= count:
             free = unused
-        if demand.count <= len(free):
+        if count <= len(free):
             why = f"{demand.layout} among {len(free)} CPUs that nobody has for himself"
         else:
             free, why = (
                 candidates,
                 f"{demand.layout} among all {len(candidates)}: the exclusive ones are oversubscribed",
             )
-        chosen = tuple(sorted(cpu.id for cpu in _choose(free, demand.count, demand.layout, used)))
+        chosen = tuple(sorted(cpu.id for cpu in _choose(free, count, demand.layout, used)))
         apart = [cpu for cpu in free if cpu.id not in tasks]
-        if demand.excludes_tasks and not tasks.isdisjoint(chosen) and demand.count <= len(apart):
+        if demand.excludes_tasks and not tasks.isdisjoint(chosen) and count <= len(apart):
             # Only now: what is not in the way of tasks stays where it would be without them.
-            chosen = tuple(sorted(cpu.id for cpu in _choose(apart, demand.count, demand.layout, used)))
+            chosen = tuple(sorted(cpu.id for cpu in _choose(apart, count, demand.layout, used)))
             why = f"{demand.layout} among {len(apart)} CPUs that nobody has for himself and no task is on"
     else:
         chosen, why = (), "not pinned"

@@ -61,6 +61,8 @@ class Health:
         was_ready = unit.ready
         self.forget(unit, out)
         self.reset(unit)
+        if unit.sought:
+            return
         if unit.state is State.RUNNING:
             self.begin(now, unit, out)
             if unit.ready is not was_ready:

@@ -16,6 +16,8 @@ from mgmt.core.supervision.supervisor import Supervisor
 from mgmt.core.supervision.unit import AT_REST, State, Unit
 from mgmt.protocol.errors import MgmtError
 
+UP = frozenset({State.STARTING, State.RUNNING, State.BACKOFF})
+
 
 class Ordering:
     """Starts and stops through here respect the relations between units."""
@@ -51,7 +53,11 @@ class Ordering:
         for unit in todo:
             if unit.spec.name in names:
                 unit.config_path = config_path
-            if unit.stop_reason and not unit.start_when_empty:
+            if unit.stop_reason and any(
+                supervisor.units[name].stop_reason for name in unit.spec.needs.requires
+            ):
+                unit.start_when_empty = True  # it must stop in any case, for what it requires to be restarted
+            elif unit.stop_reason and not unit.start_when_empty:
                 unit.stop_reason = ""  # that stop is overtaken
             unit.wanted = True
             supervisor.touch(unit)
@@ -81,7 +87,8 @@ class Ordering:
     def restart(self, now: Now, units: list[Unit], out: list[fx.Effect], reasons: Mapping[str, str]) -> None:
         """Stop the units, and before each whoever requires it, then start them all; one at rest is just started.
 
-        `reasons` by name. MgmtError `no-capacity` as in `check`; nothing is changed then.
+        Who requires one and is being stopped for good stays so. `reasons` by name. MgmtError `no-capacity` as in
+        `check`; nothing is changed then.
         """
         at_rest = [unit for unit in units if unit.state in AT_REST]
         self.check(at_rest)
@@ -91,7 +98,7 @@ class Ordering:
             if unit.state not in AT_REST:
                 reason = victims[unit.spec.name] = reasons[unit.spec.name]
                 for name in dependants(graph, unit.spec.name):
-                    if self._supervisor.units[name].state not in AT_REST:
+                    if not self._supervisor.units[name].is_down_soon:
                         victims.setdefault(
                             name, f"{unit.spec.name}, which it requires, is restarted: {reason}"
                         )
@@ -107,19 +114,18 @@ class Ordering:
     def on_change(self, now: Now, out: list[fx.Effect]) -> None:
         """Somebody changed: whoever waited for that goes on."""
         for unit in self._supervisor.units.values():
-            if unit.waiting_for:
+            if unit.waiting_for or (unit.start_when_empty and unit.state is State.STOPPED):
                 self._try(now, unit, out)
             elif unit.stop_reason:
                 self._try_to_stop(now, unit, out)
-            elif unit.start_when_empty and unit.state is State.STOPPED:
-                unit.start_when_empty = False
-                self._supervisor.touch(unit)
-                self._try(now, unit, out)
 
     def _try(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
         if unit.state not in AT_REST:
             self._supervisor.start(now, unit, out, unit.config_path)  # in BACKOFF or STOPPING: sooner
             return
+        if unit.start_when_empty:  # it is
+            unit.start_when_empty = False
+            self._supervisor.touch(unit)
         waiting_for, hopeless = self._unmet(unit)
         if not waiting_for and not hopeless and not unit.has_process:
             try:
@@ -187,7 +193,8 @@ class Ordering:
         if unit.state in (State.STARTING, State.RUNNING):
             for name in dependants(self.graph(), unit.spec.name):
                 other = self._supervisor.units[name]
-                if other.has_process or other.state not in AT_REST:
+                stays = other.state in UP and not other.stop_reason  # it came to require this one only lately
+                if (other.has_process or other.state not in AT_REST) and not stays:
                     return
         again = unit.start_when_empty
         self._supervisor.stop(now, unit, out, unit.stop_reason, wanted=unit.wanted)

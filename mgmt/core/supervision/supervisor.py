@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import Now
-from mgmt.core.placement import Ledger, Place
+from mgmt.core.placement import Ledger, Place, memory_nodes
 from mgmt.core.supervision.health import Health, startup_kind
 from mgmt.core.supervision.restart import after_end
 from mgmt.core.supervision.unit import AT_REST, Exit, State, Unit, UnitSpec
@@ -44,7 +44,7 @@ class Supervisor:
         self.version = 0  # grows with every visible change; caches key on it
         self.ledger = ledger
         self.health = Health(self)
-        self.after_hooks: set[tuple[str, int, str]] = set()  # post_start and post_stop hooks that run
+        self.hooks: set[tuple[str, int, str]] = set()  # all that run, those no life waits for included
         self._secret = secret
         self._control_endpoint = control_endpoint
         self._socket_prefix = socket_prefix
@@ -177,7 +177,7 @@ class Supervisor:
 
     def is_busy(self) -> bool:
         """Whether a process or a hook of any unit exists."""
-        return bool(self.after_hooks) or any(unit.has_process or unit.hook for unit in self.units.values())
+        return bool(self.hooks) or any(unit.has_process for unit in self.units.values())
 
     def touch(self, unit: Unit) -> None:
         """Something of the unit changed that is seen, or must be known to the next daemon."""
@@ -211,10 +211,10 @@ class Supervisor:
             self._empty(now, unit, out)
         elif unit.state is State.BACKOFF and unit.retry_ns is not None:
             out.append(fx.SetTimer(("retry", name), unit.retry_ns))
-        elif unit.state is State.STOPPING and unit.has_process:
+        elif unit.state is State.STOPPING and unit.has_process and not unit.leader_gone:
             # It is asked again when it is adopted; one that is not even executed yet has this time.
             out.append(fx.SetTimer(("grace", name), now.mono_ns + int(backend.grace_s * 1e9)))
-        elif unit.state is State.STOPPING:
+        elif unit.state is State.STOPPING and not unit.has_process:
             self._empty(now, unit, out)
 
     def on_adopted(self, now: Now, event: ev.Adopted, out: list[fx.Effect]) -> None:
@@ -233,8 +233,12 @@ class Supervisor:
         elif unit.state is State.STARTING:
             self.watch_start(now, unit, out)
         elif unit.state is State.RUNNING:
-            self.health.begin(now, unit, out)
-            self.changes.append(Change(unit, State.RUNNING, State.RUNNING, "adopted", unit.incarnation))
+            self._found(now, unit, out)
+
+    def _found(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
+        """A running unit of a former daemon is there: it may get requests, and is asked how it is."""
+        self.health.begin(now, unit, out)
+        self.changes.append(Change(unit, State.RUNNING, State.RUNNING, "adopted", unit.incarnation))
 
     def on_vanished(self, now: Now, event: ev.Vanished, out: list[fx.Effect]) -> None:
         """Nothing is left of a process that was meant to exist: it was never started, or its traces are gone."""
@@ -256,6 +260,7 @@ class Supervisor:
     # ---- what happened ----
 
     def on_started(self, now: Now, event: ev.Started, out: list[fx.Effect]) -> None:
+        was_sought = event.unit in self.units and self.units[event.unit].sought
         unit = self._of(event.unit, event.incarnation)
         if unit is None:
             return
@@ -266,6 +271,8 @@ class Supervisor:
             out.append(fx.KillUnit(event.unit, event.incarnation))  # told to a shim that was not there yet
         elif unit.state is State.STARTING:
             self.watch_start(now, unit, out)
+        elif unit.state is State.RUNNING and was_sought:
+            self._found(now, unit, out)
         if unit.early is not None:
             self.on_ready(now, unit, unit.early, out)
 
@@ -290,7 +297,8 @@ class Supervisor:
         self._move(unit, "ready", State.RUNNING, reason)
         if unit.pid is not None:
             out.append(fx.Inspect(name, unit.incarnation, unit.pid, unit.place.cpus, unit.endpoint))
-        self.health.begin(now, unit, out)
+        if not unit.sought:
+            self.health.begin(now, unit, out)
         if unit.spec.backend.hooks.post_start is not None:
             self._run_hook(unit, "post_start", out)
 
@@ -301,7 +309,7 @@ class Supervisor:
         self.touch(unit)
 
     def on_hook_ended(self, now: Now, event: ev.HookEnded, out: list[fx.Effect]) -> None:
-        self.after_hooks.discard((event.unit, event.incarnation, event.which))
+        self.hooks.discard((event.unit, event.incarnation, event.which))
         if not event.ok:
             text = f"{event.unit}: hook {event.which} failed: {event.detail}"
             out.append(fx.Note("WARNING", text, {"unit": event.unit}))
@@ -418,6 +426,7 @@ class Supervisor:
                 backend=spec.backend,
                 model=spec.model,
                 cpus=unit.place.cpus,
+                memory_nodes=memory_nodes(self.ledger.topology, spec.demand, unit.place),
                 gpus=unit.place.gpus,
                 incarnation=unit.incarnation,
                 endpoint=unit.endpoint,
@@ -443,8 +452,7 @@ class Supervisor:
         spec = unit.spec
         if which in ("pre_start", "pre_stop"):
             unit.hook = which
-        else:
-            self.after_hooks.add((spec.name, unit.incarnation, which))
+        self.hooks.add((spec.name, unit.incarnation, which))
         out.append(
             fx.RunHook(
                 unit=spec.name,

@@ -174,6 +174,12 @@ class Unit:
             return self.is_completed
         return self.ready and not self.stop_reason
 
+    @property
+    def is_down_soon(self) -> bool:
+        """At rest, or on its way there for good: told to stop and not to start again."""
+        ends = self.state is State.STOPPING or bool(self.stop_reason)
+        return self.state in AT_REST or (ends and not self.start_when_empty)
+
     def move(self, trigger: str, to: State, reason: str) -> State:
         """Step along the table and return the former state; IllegalTransition changes nothing."""
         if to not in TRANSITIONS.get((self.state, trigger), ()):
