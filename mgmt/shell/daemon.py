@@ -107,9 +107,15 @@ class Daemon:
         )
         self._prober = Prober(self._loop, self._context, self.emit)
         self._timers = Timers(self._loop, lambda key: self.emit(ev.TimerFired(key)))
-        self._spawner = Spawner(backend_path, runtime / "units", log_dir, self._environ, self._cgroups)
-        self._spawner.settings = settings
-        self._units = Units(self._loop, self._spawner, self.emit)
+        self._spawner = Spawner(
+            backend_path,
+            runtime / "units",
+            log_dir,
+            self._environ,
+            self._cgroups,
+            lambda: self._state.settings,
+        )
+        self._units = Units(self._loop, self._spawner, self._submit, self.emit)
         self._commands = Commands(self._loop)
         self._probes = Probes(self._loop, self._commands, self._spawner.log_path, self._submit, self._post)
         self._commits = Commits(
@@ -317,7 +323,10 @@ class Daemon:
 
         backend = effect.backend.model_copy(update={"command": effect.hook.command})
         try:
-            filled = self._spawner.fill(backend, effect.model, effect.unit, effect.endpoint, None)
+            script = self._spawner.find_script(
+                backend
+            )  # of a backend, not of its hook: hardly ever asked for
+            filled = self._spawner.fill(backend, effect.model, effect.unit, effect.endpoint, None, script)
         except MgmtError as error:
             self._loop.call_soon(done, False, error.text)
             return
@@ -350,7 +359,6 @@ class Daemon:
         try:
             self.emit(event)
         finally:
-            self._spawner.settings = self._state.settings
             if event.route is None:
                 self._notifier.ready("configuration applied")
 

@@ -54,7 +54,7 @@ def test_who_asked_is_told_and_the_daemon_goes_on(daemon: Daemon) -> None:
     assert refusal["code"] == "internal" and not refusal["retryable"]
     assert refusal["text"].startswith("explain: ") and "daemon's log" in refusal["text"]
     assert daemon.status()["service"]["counters"]["faults"] == 1
-    assert "a bug in a handler" in eventually(daemon.log) and "Traceback" in daemon.log()
+    eventually(lambda: "a bug in a handler" in daemon.log() and "Traceback" in daemon.log())
     events = daemon.control.ok("subscribe", since=0, follow=False)["events"]
     assert any(event.get("what") == "fault" and "explain" in event["reason"] for event in events)
     assert not daemon.legacy("load-model", model_name="a")["success"]
@@ -80,4 +80,4 @@ def test_an_answer_that_cannot_be_encoded_is_an_answer(daemon: Daemon) -> None:
     refusal = daemon.control.refused("models")
     assert refusal["code"] == "internal" and "log" in refusal["text"]
     assert daemon.control.ok("status")
-    assert "TypeError" in daemon.log()
+    eventually(lambda: "TypeError" in daemon.log(), what="the traceback is in the log")
