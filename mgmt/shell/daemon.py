@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import uvloop
@@ -128,6 +129,10 @@ class Daemon:
         self._sampler = sight.Sampler()
         self._unsampled: set[str] = set()  # started a moment ago
         self._workers = ThreadPoolExecutor(WORKERS, "worker")
+        all_there = Barrier(WORKERS + 1)  # now: a pool makes its threads when it first needs them, if it can
+        for _ in range(WORKERS):
+            self._workers.submit(all_there.wait)
+        all_there.wait()
         self._stop_signals = 0
         secret = restored.meta.get("secret") or secrets.token_bytes(32)
         self._state = State(
