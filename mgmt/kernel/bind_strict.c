@@ -45,9 +45,10 @@ static PyObject *raise_refused(struct placement *self, uint32_t x, const struct 
 {
     struct kernel_state *state = PyType_GetModuleState(Py_TYPE(self));
     PyObject *arguments = Py_BuildValue(
-        "IssLLLLL", (unsigned)x, test_names[self->s.test], reason_names[why->reason],
+        "IssLLLLLL", (unsigned)x, test_names[self->s.test], reason_names[why->reason],
         why->cpu == STRICT_NONE ? -1LL : (long long)why->cpu, why->missing == STRICT_NONE ? -1LL : (long long)why->missing,
-        (long long)why->needed, (long long)why->available, (long long)why->largest_wcet);
+        (long long)why->needed, (long long)why->available, (long long)why->largest_wcet,
+        why->cpu == STRICT_NONE ? -1LL : (long long)self->s.cpu[why->cpu].node);
     if (arguments) {
         PyErr_SetObject(state->placement[1], arguments);
         Py_DECREF(arguments);

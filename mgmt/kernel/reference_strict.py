@@ -409,7 +409,9 @@ class Placement:
         largest = {q: self._largest_wcet(x, new, q) for q in roomy}
         q = max(roomy, key=lambda q: (largest[q], -roomy.index(q)))
         if not self._has_capacity(new, q):
-            return self._refused(x, "utilisation", q, largest=largest[q])
+            needed = -(-(self._load(q) + new.u) * PPM // ONE)
+            available = PPM - self._reserve[q]
+            return self._refused(x, "utilisation", q, -1, max(needed, available + 1), available, largest[q])
         level = self._level(x, new, q)
         if self._test == "edf":
             if self._meets_demand(level) is None:
@@ -432,7 +434,8 @@ class Placement:
         available: int = 0,
         largest: int = 0,
     ) -> Refused:
-        return Refused(x, self._test, reason, cpu, late, needed, available, largest)
+        node = self._node[cpu] if cpu >= 0 else -1
+        return Refused(x, self._test, reason, cpu, late, needed, available, largest, node)
 
     def _largest_wcet(self, x: int, new: Task, q: int) -> int:
         low, high = 0, new.wcet

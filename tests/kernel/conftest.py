@@ -22,6 +22,12 @@ class TheFile:
         return importlib.util.spec_from_file_location(NAME, FILE) if name == NAME else None
 
 
+def pytest_report_header() -> str:
+    from mgmt import kernel
+
+    return f"kernel: {kernel.IMPLEMENTATION} {getattr(getattr(kernel, '_kernel', None), '__file__', '')}"
+
+
 if FILE := os.environ.get("MGMT_KERNEL_FILE"):
     if NAME in sys.modules:
         raise ImportError(f"{NAME} was imported before MGMT_KERNEL_FILE could name another")

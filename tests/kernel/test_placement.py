@@ -35,7 +35,8 @@ def outcome(call: Any, *args: Any, **more: Any) -> Outcome:
     except Refused as why:
         numbers = () if why.reason == "demand" else (why.needed, why.available)
         return (
-            "refused", why.task, why.test, why.reason, why.cpu, why.late_task, *numbers, why.largest_wcet,
+            "refused", why.task, why.test, why.reason, why.cpu, why.node, why.late_task, *numbers,
+            why.largest_wcet,
         )  # fmt: skip
     except (KeyError, ValueError) as error:
         return (type(error).__name__,)
@@ -260,7 +261,9 @@ def test_a_bulk_that_does_not_fit_changes_nothing(implementation: Any) -> None:
     assert placement.loads() == [0.3, 0.0]
     assert placement.tasks_on(0) == [7]
     placement.admit(8, 1, 10, memory=40)
-    with pytest.raises(Refused, match="its memory 1 passes the 0 left"):
+    with pytest.raises(
+        Refused, match="its memory 1 passes the 0 left on node 0, which has most left; 1 less would fit there"
+    ):
         placement.admit(9, 1, 10, memory=1)
 
 
@@ -309,7 +312,8 @@ def test_refusals_name_what_would_fit(implementation: Any) -> None:
         placement.admit(5, 9, 10)
     why = refused.value
     assert why.largest_wcet > 0
-    text = f"task 5: the load of CPU {why.cpu} would pass its capacity"
+    assert (why.task, why.test, why.reason, why.node, why.available) == (5, "fp", "utilisation", 0, 10**6)
+    text = f"task 5: the load of CPU {why.cpu} of node 0 would be {why.needed / 10**6:.6f}, more than its 1.000000"
     text += f"; a WCET of at most {why.largest_wcet} would fit there"
     assert str(why) == text
     with pytest.raises(Refused):
@@ -460,7 +464,7 @@ def test_no_proposal_where_no_move_helps(implementation: Any) -> None:
 
 
 @pytest.mark.parametrize("test", TESTS)
-def test_many_tasks_on_one_cpu(test: str) -> None:
+def test_many_tasks_on_one_cpu(test: Any) -> None:
     """More than are found without a walk, in and out, in the order of urgency all the while."""
     random = Random(17)
     both = [a_placement([0], test=test), reference_strict.Placement([0], test=test)]

@@ -46,7 +46,11 @@
 DEFINE(plain, )
 #if defined __x86_64__ && defined __GNUC__
 DEFINE(avx2, __attribute__((target("avx2"))))
+#ifdef __clang__ /* which knows no preferred width */
+DEFINE(avx512, __attribute__((target("avx512f,avx512dq"))))
+#else
 DEFINE(avx512, __attribute__((target("avx512f,avx512dq,prefer-vector-width=512"))))
+#endif
 #endif
 
 /* The cost once more, with the part of a second counted again; rare, so that it may be slow. */

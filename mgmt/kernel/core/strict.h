@@ -76,7 +76,7 @@ enum strict_reason {
     STRICT_FITS,
     STRICT_NO_CPU,     /* the target and the mask leave none */
     STRICT_NO_MEMORY,  /* needed; available on the node that has most */
-    STRICT_NO_TIME,    /* utilisation above 1 - reserve */
+    STRICT_NO_TIME,    /* `needed` millionths of utilisation, rounded up, of which the reserve leaves `available` */
     STRICT_LATE,       /* task `missing` would answer at `needed` (-1: not within 16 deadlines), due at `available` */
     STRICT_DEMAND,     /* within `available` units of time `needed` must be served */
     STRICT_UNDECIDED,  /* the test passes 64 bits or its limit of steps */

@@ -248,8 +248,12 @@ static enum k_status what_fails(const struct strict *s, uint32_t x, uint32_t q, 
     int64_t wcet = s->task[x].wcet;
     enum k_status status = has_capacity(s, q, x, wcet, scratch, &fits);
     refusal->reason = STRICT_NO_TIME;
-    if (status != K_OK || !fits)
+    if (status != K_OK || !fits) {
+        k_uint128 load = (k_uint128)s->cpu[q].load + s->task[x].u;
+        refusal->available = STRICT_PPM - s->cpu[q].reserve;
+        refusal->needed = k_max((int64_t)((load * STRICT_PPM + STRICT_ONE - 1) / STRICT_ONE), refusal->available + 1);
         return status;
+    }
     struct level level;
     if (!make_level(&level, (size_t)s->cpu[q].count + 1, &scratch))
         return K_NOMEM;
