@@ -5,12 +5,13 @@ PY := $(VENV)/bin/python
 MIN := 3.11
 JOBS ?= 2
 PYTEST_ARGS ?=
+FUZZ_S ?= 5
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3 /usr/bin/python3.11)
 # What a rebuild depends on. Plain Python needs none: the installation is editable.
 SOURCES := $(wildcard mgmt/shell/shim.c mgmt/shell/shim/*.c mgmt/shell/build.py mgmt/rt/*.[ch] mgmt/kernel/*.c mgmt/kernel/core/*.[ch])
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test check bench drift wheel clean
+.PHONY: help venv run test check sanitize bench drift wheel clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -23,6 +24,7 @@ help: ## this list
 	@echo '  CC, CFLAGS   C compiler and extra flags for what is compiled (default: cc)'
 	@echo '  JOBS         test processes at once (default: 2)'
 	@echo '  PYTEST_ARGS  more arguments for pytest, e.g. PYTEST_ARGS="-k notify -x"'
+	@echo '  FUZZ_S       seconds that each fuzz target runs (default: 5)'
 	@echo '  PIP_*        settings of pip, e.g. PIP_INDEX_URL=https://mirror.example/simple'
 
 venv: $(VENV)/.built ## create .venv and build everything in it
@@ -42,6 +44,11 @@ check: venv build/typed ## lint, formatting, types, floors, generated files
 	pass lint-imports --no-logo; \
 	pass python -m tests.drift --check; \
 	exit $$failed
+
+sanitize: venv ## the C kernel: warnings, static analysis, fuzzing, its tests under sanitizers
+	@tests/kernel/warnings.sh
+	@tests/kernel/fuzz/fuzz.sh $(FUZZ_S)
+	@tests/kernel/sanitize.sh -n $(JOBS)
 
 bench: venv ## measure against floors of the same run
 	@$(PY) -m bench

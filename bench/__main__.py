@@ -12,7 +12,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bench import control, kernel, lifecycle, machine, relay, resources, rt, supervision
+from bench import (
+    control,
+    kernel,
+    kernel_placement,
+    lifecycle,
+    machine,
+    relay,
+    resources,
+    rt,
+    supervision,
+)
 from bench.figure import HEAD, Figure
 
 GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
@@ -25,6 +35,7 @@ GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
     "resources": resources.resources,
     "supervision": supervision.supervision,
     "kernel": kernel.kernel,
+    "kernel-placement": kernel_placement.kernel_placement,
     "rt": rt.rt,
 }
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"

@@ -112,6 +112,41 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "wait": "Answer when ready; else at once.",
         },
     ),
+    "schedule-explain": (
+        "Explain a periodic task: its place, its worst response, and how much it could grow.",
+        {
+            "task": "Its name, or WORKLOAD/NAME where several have it.",
+        },
+    ),
+    "schedule-rebalance": (
+        "Propose moves of periodic tasks that even out the load of the CPUs.",
+        {
+            "apply": "Make the moves; else only say them.",
+        },
+    ),
+    "schedule-remove": (
+        "Take a workload and all its tasks out of the schedule.",
+        {
+            "workload": "Its name.",
+        },
+    ),
+    "schedule-show": (
+        "Show the periodic tasks that are in force, and where.",
+        {
+            "workload": "Only this workload; none: all.",
+            "offset": "Tasks to leave out, of a schedule that takes several parts.",
+        },
+    ),
+    "schedule-submit": (
+        "Admit a workload of periodic tasks: all of them get CPUs where every deadline is kept, or none does.",
+        {
+            "documents": "YAML or JSON documents of one workload, parsed.",
+            "nodes": "Documents of nodes, parsed; none: those of the workload, else this machine.",
+            "algorithm": "Which CPUs are tried first.",
+            "replace": "Take the place of a workload of the same name.",
+            "dry_run": "Only say what would be; change nothing.",
+        },
+    ),
     "start": (
         "Start units or models, after what they require; answered when they are ready.",
         {

@@ -48,6 +48,16 @@ def complete_models(context: click.Context, _: click.Parameter, prefix: str) -> 
     return _items(context, prefix, (("models", "models", "model"),))
 
 
+def complete_workloads(context: click.Context, _: click.Parameter, prefix: str) -> list[CompletionItem]:
+    """Names of workloads of periodic tasks."""
+    return _items(context, prefix, (("schedule-show", "workloads", "workload"),))
+
+
+def complete_tasks(context: click.Context, _: click.Parameter, prefix: str) -> list[CompletionItem]:
+    """Names of periodic tasks; of a large schedule, the first ones."""
+    return _items(context, prefix, (("schedule-show", "tasks", "task"),))
+
+
 def _items(
     context: click.Context, prefix: str, questions: tuple[tuple[str, str, str], ...]
 ) -> list[CompletionItem]:

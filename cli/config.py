@@ -45,7 +45,9 @@ def check(invocation: Invocation, file: str | None, named: str | None) -> int:
     for warning in warnings:
         if not invocation.json:
             click.echo(f"warning: {where}: {warning}", err=True)
-    invocation.say(f"{where}: valid, {len(loaded.settings.supported_models)} models")
+    counts = {"model": len(loaded.settings.supported_models), "unit": len(loaded.settings.units)}
+    has = ", ".join(f"{count} {noun}{'s' * (count != 1)}" for noun, count in counts.items() if count)
+    invocation.say(f"{where}: valid, {has or 'no models and no units'}")
     if invocation.json:
         body = {"file": str(loaded.path) if loaded.path else None, "valid": True, "warnings": warnings}
         invocation.emit("mgmt.config-check/1", {**body, "problems": []})

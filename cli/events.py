@@ -72,4 +72,7 @@ def described(event: dict[str, Any]) -> str:
     if "node" in event:
         change = f"{event['was']} -> {event['state']}"
         return f"{head}node {event['node']}  {change}{reason}".partition("\n")[0]
+    if event["kind"] == "schedule":
+        whose = f"  {event['workload']}" if event["workload"] else ""
+        return f"{head}schedule  {event['what']}{whose}{reason}".partition("\n")[0]
     return f"{head}daemon  {event['what']}{reason}".partition("\n")[0]

@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "load-model": ("load_model", _verb("load-model")),
     "unload-model": ("unload_model", _verb("unload-model")),
     "models": ("models", _verb("models")),
+    "schedule": ("schedule", "Place periodic tasks on CPUs, prove their deadlines, draw the schedule."),
     "request": ("request", "Send one request to a model and print its answer."),
     "wait": ("wait", _verb("wait")),
     "is-ready": ("conditions", "Exit 0 when a unit or model is ready."),
@@ -75,6 +76,20 @@ class Commands(click.Group):
         command = getattr(module, f"{name}_" if iskeyword(name) else name)
         assert isinstance(command, click.Command)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches  # only here: each call of mgmt would pay for it
+
+            near = get_close_matches(args[0], COMMANDS, n=2)
+            if not near:
+                raise
+            text = f"{error.format_message()} Did you mean {' or '.join(near)}?"
+            raise click.UsageError(text, ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

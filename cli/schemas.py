@@ -29,7 +29,7 @@ def _list(schema: Schema) -> Schema:
     return {"type": "array", "items": schema}
 
 
-def _object(optional: tuple[str, ...] = (), **properties: Schema) -> Schema:
+def _object(optional: tuple[str, ...] = (), /, **properties: Schema) -> Schema:
     return {
         "type": "object",
         "properties": properties,
@@ -53,6 +53,23 @@ ANSWER = {
     ]
 }
 
+# Where a task got its CPU in a placement by TIMPANI's rules; CPU -1: none.
+SPOT = _object(node=STRING, cpu={"type": "integer", "minimum": -1})
+TASK_SPOT = _object(task=STRING, **SPOT["properties"])
+PLACED = {
+    "placed": COUNT,
+    "phantom": COUNT,
+    "unplaced": COUNT,
+    "late": NAMES_LIST,
+    "refusal": _maybe(STRING),
+}
+COMPARED = _object(
+    workload=STRING,
+    tasks=COUNT,
+    left=_object(**PLACED),
+    right=_object(**PLACED),
+    differences=_list(_object(task=STRING, left=SPOT, right=SPOT)),
+)
 STORE = _object(path=STRING, rows={"type": "object", "additionalProperties": COUNT}, text=STRING)
 KEY = _object(name=STRING, role=STRING, comment=STRING, public=STRING, file=_maybe(STRING))
 
@@ -84,6 +101,24 @@ OWN: dict[str, Schema] = {
     "mgmt.key/1": KEY,
     "mgmt.store-check/1": STORE,
     "mgmt.store-recover/1": STORE,
+    "mgmt.schedule-compat/1": _object(
+        file=STRING,
+        mode={"const": "compat"},
+        algorithm=STRING,
+        workload=STRING,
+        ok=BOOL,
+        tasks=_list(TASK_SPOT),
+        **PLACED,
+    ),
+    "mgmt.schedule-compare/1": _object(
+        left=STRING, right=STRING, compared=COUNT, differing=COUNT, workloads=_list(COMPARED)
+    ),
+    "mgmt.schedule-replay/1": _object(
+        file=STRING,
+        passed=COUNT,
+        failed=COUNT,
+        failures=_list(_object(id=STRING, category=STRING, difference=STRING)),
+    ),
     "mgmt.schema/1": _object(json_schema={"type": "object"}),
     "mgmt.doctor/1": _object(probes=_list(PROBE)),
     "mgmt.completion/1": _object(shell=STRING, script=STRING),
@@ -105,6 +140,12 @@ REPLIES = {
     "mgmt.explain/1": "explain",
     "mgmt.nodes/1": "nodes",
     "mgmt.node/1": "node-wait",
+    "mgmt.schedule-submit/1": "schedule-submit",
+    "mgmt.schedule-show/1": "schedule-show",
+    "mgmt.schedule-remove/1": "schedule-remove",
+    "mgmt.schedule-explain/1": "schedule-explain",
+    "mgmt.schedule-rebalance/1": "schedule-rebalance",
+    "mgmt.schedule-plan/1": "schedule-show",  # its tasks and CPUs; what is in force has more
 }
 EVENT = "mgmt.event/1"
 SNAPSHOT = "mgmt.snapshot/1"
@@ -130,11 +171,21 @@ def schema_of(name: str) -> Schema:
         body["required"].append("failed")
     if name == "mgmt.explain/1":
         body = _object(units=_list(body))
+    if name == "mgmt.schedule-plan/1":
+        body = _planned(body)
     if name == SNAPSHOT:
         del body["properties"]["events"]
         body["required"].remove("events")
         body["properties"]["kind"] = {"const": "snapshot"}
     return _named(body, name)
+
+
+def _planned(shown: Schema) -> Schema:
+    """A schedule of one workload that nobody submitted: the same rows of tasks, CPUs and chains."""
+    rows = {key: shown["properties"][key] for key in ("tasks", "cpus")}
+    chains = _list({"$ref": "#/$defs/ScheduleChain"})
+    head = {"file": STRING, "mode": {"const": "strict"}, "workload": STRING, "algorithm": STRING}
+    return {**_object(**head, hyperperiod_us=COUNT, **rows, chains=chains), "$defs": shown["$defs"]}
 
 
 def _event() -> Schema:

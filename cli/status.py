@@ -151,7 +151,7 @@ def overview(
         lines[1:] = [render.painted(line, unit["state"]) for line, unit in zip(lines[1:], units, strict=True)]
     if no_headers:
         return lines[1:]
-    return [headline(service), *(lines if units else ["No models currently loaded"])]
+    return [headline(service), *scheduled(service), *(lines if units else ["No models currently loaded"])]
 
 
 def _node(unit: Unit) -> str:
@@ -175,6 +175,13 @@ def headline(service: dict[str, Any]) -> str:
         f"mgmt {service['version']} {service['state']}, pid {service['pid']}, "
         f"up {render.duration(service['uptime_s'])}, epoch {service['epoch']}, {service['control_endpoint']}"
     )
+
+
+def scheduled(service: dict[str, Any]) -> list[str]:
+    """A line about periodic tasks, when there are any; a daemon of an older version says nothing of them."""
+    count = service.get("workloads", 0)
+    what = f"{count} workload{'' if count == 1 else 's'} of periodic tasks in force"
+    return [f"{what}: mgmt schedule show"] if count else []
 
 
 def exit_text(record: dict[str, Any] | None) -> str:

@@ -21,7 +21,16 @@ from pydantic_core import PydanticUndefined
 from mgmt import strictjson, template
 from mgmt.protocol import defaults, places
 from mgmt.protocol.errors import MgmtError
-from mgmt.settings import BackendSettings, ModelSettings, Settings, Table, did_you_mean, shown, table_in
+from mgmt.settings import (
+    BackendSettings,
+    ModelSettings,
+    Settings,
+    Table,
+    did_you_mean,
+    relations,
+    shown,
+    table_in,
+)
 from mgmt.settings.policy import PolicySettings
 
 # --- reading ------------------------------------------------------------------------------------------------
@@ -110,9 +119,11 @@ def _settings(
         settings = Settings.model_validate(value, context=context)
     except ValidationError as error:
         known = {location for location, _ in problems}
-        found += [
-            (item["loc"], _say(item)) for item in error.errors(include_url=False) if item["loc"] not in known
-        ]
+        for item in error.errors(include_url=False):
+            location = item["loc"]
+            if location not in known:
+                about_key = location[-1:] == ("[key]",)  # of a table that names things
+                found.append((location[:-1] if about_key else location, _say(item)))
     found += _across(value)
     if settings is None or found:
         raise _bad_config(path, found)
@@ -194,14 +205,15 @@ def _across(raw: dict[str, Any]) -> Iterator[strictjson.Problem]:
             option = hole.removeprefix(template.OPTION)
             if option != hole and isinstance(options, dict) and option not in options:
                 yield (*here, "options"), f"lacks {option!r}, which the command or environment asks for"
-    yield from _unit_names(models, taken)
+    yield from _replica_names(models, taken)
+    yield from relations.faults(raw, taken)
     default = raw.get("default_model")
     if isinstance(default, str) and default and default not in taken:
         hint = did_you_mean(default, taken)
         yield ("default_model",), f"{shown(default)} is no name or alias of a model{hint}"
 
 
-def _unit_names(models: object, taken: Mapping[str, str]) -> Iterator[strictjson.Problem]:
+def _replica_names(models: object, taken: Mapping[str, str]) -> Iterator[strictjson.Problem]:
     """The replicas of a model are units NAME.0, NAME.1, ...; no model may go by such a name."""
     for index, model in enumerate(models if isinstance(models, list) else []):
         replicas = model.get("replicas") if isinstance(model, dict) else None

@@ -78,6 +78,29 @@ VALUES: dict[str, Any] = {
     "machine_id": "0123456789abcdef0123456789abcdef",
     "agent": "fedcba9876543210fedcba9876543210",
     "log_dir": "/var/lib/mgmt-agent/logs",
+    "workload": "control",
+    "task": "steer",
+    "tasks": ["sense", "steer"],
+    "to_node": "local",
+    "nodes": ["local"],
+    "documents": [
+        {
+            "workload": "control",
+            "tasks": [{"name": "steer", "period_us": 10_000, "wcet_us": 2_000, "priority": 50}],
+        }
+    ],
+    "closed": "",
+    "period_us": 10_000,
+    "wcet_us": 2_000,
+    "deadline_us": 10_000,
+    "response_us": 2_500,
+    "slack_us": 7_500,
+    "hyperperiod_us": 10_000,
+    "allowed": [2, 3],
+    "utilisation": 0.25,
+    "before": 0.75,
+    "after": 0.5,
+    "chain": "sense-to-steer",
 }
 # The same name with another shape.
 SPECIAL: dict[tuple[str, str], Any] = {
@@ -114,6 +137,18 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("Plan", "config"): {"supported_models": []},
     ("Apply", "config"): {"supported_models": []},
     ("DumpReply", "state"): {"undeclared": []},
+    ("Workload", "tasks"): 2,
+    ("Workload", "version"): 42,
+    ("ScheduleReply", "version"): 42,
+    ("ScheduleSubmitted", "version"): 42,
+    ("ScheduleRemoved", "tasks"): 2,
+    ("ScheduleRemoved", "version"): 42,
+    ("ScheduleRebalanced", "version"): 42,
+    ("ScheduleCpu", "tasks"): 2,
+    ("ScheduleSubmit", "nodes"): [{"nodes": {"local": {"available_cpus": [2, 3]}}}],
+    ("ScheduledTask", "target"): "local",
+    ("ScheduleEvent", "what"): "submitted",
+    ("TaskExplanation", "lines"): ["on CPU 2 of node 'local': chosen by best_fit_decreasing"],
 }
 # One for each outcome that is not ok.
 REFUSALS: dict[str, dict[str, Any]] = {

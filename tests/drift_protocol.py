@@ -123,9 +123,8 @@ def _type(kind: Any) -> str:
         return "map" if parts[1] is Any else f"map of {_type(parts[1])}"
     if isinstance(kind, type) and issubclass(kind, Message):
         return _linked(kind)
-    return {str: "string", int: "integer", float: "float", bool: "boolean", bytes: "bin", type(None): "nil"}[
-        kind
-    ]
+    simple = {str: "string", int: "integer", float: "float", bool: "boolean", bytes: "bin"}
+    return {**simple, type(None): "nil", Any: "any"}[kind]
 
 
 def _models_in(kind: Any) -> list[type[Message]]:

@@ -12,11 +12,7 @@ from .report import plain
 
 def read(text: str) -> Any:
     """Nested dicts and lists of str; what is empty or null is "". Anchors and merge keys are followed."""
-    try:
-        import yaml
-    except ImportError:
-        text = "YAML is read with PyYAML, which is not installed here: pip install 'mgmt[import]'"
-        raise MgmtError("not-available", text) from None
+    import yaml
 
     def build(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
         if isinstance(node, yaml.MappingNode):

@@ -101,6 +101,7 @@ class Session:
         self._epoch = 0
         self._hello = 0  # id of the hello that waits for its welcome
         self._hello_waiters: list[int] = []
+        self._patient = False  # that hello outlasts a restart of the daemon
         self._greetings = 0
         self._heartbeat_at_s = NEVER
         self._silent_since_s = NEVER
@@ -177,6 +178,14 @@ class Session:
         requests, self._requests = self._requests, {}
         for request in requests.values():
             self._finish(now_s, request, None, error)
+
+    def unreached(self, now_s: float) -> None:
+        """A connection could not be made. A daemon that was just lost may come back; no other is waited for."""
+        hello = self._requests.get(self._hello)
+        if hello is not None and not self._patient:
+            del self._requests[self._hello]
+            text = f"no daemon at {self.endpoint} (nobody listens there): {START_HINT}, or check the address"
+            self._finish(now_s, hello, None, MgmtError("unreachable", text))
 
     def tick(self, now_s: float) -> None:
         """Do what is due; to be called after reading, so that nothing that has arrived expires."""
@@ -300,8 +309,9 @@ class Session:
         self._last_sent_s = now_s
         self._effects.append(Send(request.id, frame))
 
-    def _greet(self, now_s: float) -> None:
+    def _greet(self, now_s: float, patient: bool = False) -> None:
         self._greetings += 1
+        self._patient = patient
         self._hello = self._new_id()
         body = {"versions": [frames.VERSION], "name": self._name}
         request = _Request(self._hello, "hello", body, now_s + self._connect_timeout_s, "", self._welcomed)
@@ -370,7 +380,7 @@ class Session:
         self._heartbeat_at_s = self._silent_since_s = NEVER
         self._session_ended(now_s, reason)
         if (self._requests or self._hello_waiters) and not self._hello:
-            self._greet(now_s)
+            self._greet(now_s, patient=True)
 
     def _finish(
         self, now_s: float, request: _Request, body: dict[str, Any] | None, error: MgmtError | None

@@ -22,7 +22,8 @@ from mgmt.protocol.keys import Credentials
 def probe(endpoint: str) -> None:
     """Raise MgmtError `unreachable` or `denied` when nobody can answer at an ipc endpoint; microseconds.
 
-    libzmq would retry for ever without a word. Other transports are left to the connect timeout.
+    libzmq would retry for ever without a word. Over a network nothing is known in microseconds: there the monitor
+    of the socket tells.
     """
     path = endpoint.removeprefix("ipc://")
     if path == endpoint:
@@ -91,7 +92,7 @@ class Wires:
             monitor: zmq.Socket[bytes] = self._context.socket(zmq.PAIR)
             self._made += 1  # the former one's address is given back some time later
             address = f"inproc://control-{id(self)}-{self._made}"
-            control.monitor(address, zmq.EVENT_DISCONNECTED | curve.WATCHED)
+            control.monitor(address, zmq.EVENT_DISCONNECTED | zmq.EVENT_CONNECT_RETRIED | curve.WATCHED)
             monitor.connect(address)
             try:
                 control.connect(places.dialled(conversation.endpoint))
@@ -155,6 +156,8 @@ class Wires:
         for event, value in map(curve.event_of, _arrived(monitor)):
             if event == zmq.EVENT_DISCONNECTED:
                 self._conversation.disconnected(now_s)
+            elif event == zmq.EVENT_CONNECT_RETRIED:
+                self._conversation.unreached(now_s)
             else:
                 error = self._handshakes.judge(now_s, event, value) or error
         if error is not None:

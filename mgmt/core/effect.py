@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,13 +56,15 @@ class CancelTimer:
 class Spawn:
     """Start a unit's process: Started or SpawnFailed follows, then Exited, then Emptied.
 
-    `env` comes on top of the daemon's environment and the specification's.
+    Its memory comes from the NUMA nodes `memory_nodes` alone, from any when that is empty. `env` comes on top of
+    the daemon's environment and the specification's.
     """
 
     unit: str
     backend: RunSettings
     model: ModelSettings
     cpus: tuple[int, ...]
+    memory_nodes: tuple[int, ...]
     gpus: tuple[str, ...]
     incarnation: int
     endpoint: str
@@ -147,13 +149,14 @@ class CancelHook:
 class Commit:
     """Make this durable before anything else of the same step is carried out.
 
-    `units`: record by name, None to forget it. `events` are numbered; older ones than `keep_events_from` go.
-    `assignments` (by unit) and `nodes` are written like units.
+    `units`, `workloads`, `assignments` (by unit), `nodes`: record by name, None to forget it. `events` are
+    numbered; older ones than `keep_events_from` go.
     """
 
     units: Mapping[str, Mapping[str, Any] | None]
     events: tuple[Mapping[str, Any], ...]
     keep_events_from: int
+    workloads: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     assignments: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     nodes: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
 
@@ -225,6 +228,14 @@ class ReadConfig:
     apply: bool
     config: Mapping[str, Any] | None
     path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Call a pure function in a worker thread; Computed follows with its result."""
+
+    number: int
+    work: Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +339,7 @@ Effect = (
     | RelayLease
     | ReadLog
     | ReadConfig
+    | Compute
     | Note
     | Quit
     | ToNode

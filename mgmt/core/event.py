@@ -114,6 +114,7 @@ class Restored:
     units: dict[str, dict[str, Any]]
     events: list[dict[str, Any]]
     same_boot: bool
+    workloads: dict[str, dict[str, Any]] = field(default_factory=dict)
     assignments: dict[str, dict[str, Any]] = field(default_factory=dict)
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -226,6 +227,14 @@ class ConfigRead:
 
 
 @dataclass(frozen=True, slots=True)
+class Computed:
+    """What the function of a Compute returned, or the error that it raised."""
+
+    number: int
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
 class HandOver:
     """Leave without stopping the units."""
 
@@ -330,6 +339,7 @@ Event = (
     | Sampled
     | LogRead
     | ConfigRead
+    | Computed
     | HandOver
     | Faulted
     | StopRequested

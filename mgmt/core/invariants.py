@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fractions import Fraction
 from typing import NoReturn
 
 from mgmt.core.event import Route
 from mgmt.core.nodes import NodeState
 from mgmt.core.placement import conflict_between
+from mgmt.core.schedule.workload import LOCAL
 from mgmt.core.sessions import Sessions
 from mgmt.core.state import State
 from mgmt.core.supervision import AT_REST, Unit
@@ -34,6 +36,7 @@ def check(state: State) -> None:
     _leases(state)
     _units(state)
     _places(state)
+    _schedules(state)
     _waiters(state)
     _journal(state)
     _nodes(state)
@@ -87,6 +90,8 @@ def _calls(sessions: Sessions) -> None:
 
 
 def _keys(sessions: Sessions) -> None:
+    if len(sessions.remembered) > sessions.limits.requests:
+        _broken("remembered idempotency keys stay within their limit", len(sessions.remembered))
     for key, known in sessions.remembered.items():
         if known.answer is None and (
             known.call not in sessions.calls or sessions.calls[known.call].key != key
@@ -128,8 +133,7 @@ def _units(state: State) -> None:
                 _broken(rule, f"{name} in {unit.state}")
         if unit.endpoint and endpoints.setdefault(unit.endpoint, name) != name:
             _broken("no two units share an endpoint", f"{name} and {endpoints[unit.endpoint]}")
-        belongs = any(unit is one for one in state.loading.units(unit.spec.model.name))
-        if belongs == (name in state.undeclared):
+        if state.loading.is_declared(unit) == (name in state.undeclared):
             _broken("a unit belongs to its model, unless it is to be forgotten", name)
         if unit.wanted and unit.state is UnitState.STOPPED and not unit.waiting_for and not state.stopping:
             _broken("a wanted unit that is stopped waits for something", name)
@@ -219,9 +223,44 @@ def _places(state: State) -> None:
     for name, unit in units.items():
         if (name in held) != (unit.has_process or unit.state not in AT_REST):
             _broken("who is not at rest holds a place, and nobody else does", f"{name} in {unit.state}")
-    promised = sum(place.memory_bytes for place in held.values())
+    promised = sum(place.memory_bytes for place in held.values()) + state.ledger.task_memory_bytes
     if promised > state.ledger.topology.memory_bytes:
         _broken("no more memory is promised than there is", promised)
+
+
+def _schedules(state: State) -> None:
+    """Every task is on a CPU that it may have, and none is promised more than it can do, to tasks and units."""
+    schedules, ledger = state.schedules, state.ledger
+    if schedules.version > state.journal.seq:
+        _broken("a version is the number of an event", schedules.version)
+    loads: dict[tuple[str, int], Fraction] = {}
+    tests: dict[tuple[str, int], str] = {}
+    tasks: dict[int, str] = {}
+    memory_mb = 0
+    for name, entry in sorted(schedules.entries.items()):
+        nodes = {node.name: node for node in entry.workload.nodes}
+        if entry.workload.name != name or not 0 < entry.version <= schedules.version:
+            _broken("a workload is found by its name, of a version that was told", name)
+        if len(entry.cpus) != len(entry.workload.tasks):
+            _broken("every task has one CPU", name)
+        for task, (node, cpu) in zip(entry.workload.tasks, entry.cpus, strict=True):
+            allowed = task.node in ("", node) and (task.cpus is None or cpu in task.cpus)
+            if node not in nodes or cpu not in nodes[node].cpus or not allowed:
+                _broken("a task is on a CPU that it was bound to", f"{name}/{task.name} on {node}/{cpu}")
+            if tests.setdefault((node, cpu), entry.test) != entry.test:
+                _broken("one test holds on a CPU", f"{node}/{cpu}")
+            loads[node, cpu] = loads.get((node, cpu), Fraction()) + Fraction(task.wcet_us, task.period_us)
+            if node == LOCAL:
+                tasks.setdefault(cpu, name)
+                memory_mb += task.memory_mb
+    for place, load in loads.items():
+        if load > 1:
+            _broken("no CPU is promised twice", f"{place}: {load}")
+    if ledger.tasks != tasks or ledger.task_memory_bytes != memory_mb << 20:
+        _broken("the ledger knows the tasks of this machine", tasks)
+    for cpu, unit in ledger.closed().items():
+        if cpu in tasks:
+            _broken("no CPU is promised twice", f"CPU {cpu} to unit {unit} and to tasks of {tasks[cpu]}")
 
 
 def _waiters(state: State) -> None:
@@ -234,6 +273,7 @@ def _waiters(state: State) -> None:
         "a lease": state.lease_waiters,
         "a node": state.node_waiters,
         "an answer of a node": [ask.route for ask in state.node_asks.values()],
+        "a schedule": state.schedules.waiting(),
     }
     seen: set[Route] = set()
     for what, routes in kept.items():

@@ -9,8 +9,9 @@ from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import Asked, Now
 from mgmt.core.models.operations import targets
-from mgmt.core.placement import Place, plan
+from mgmt.core.placement import Place, memory_nodes
 from mgmt.core.reconcile import Action, actions, untouchable
+from mgmt.core.schedule.report import dumped
 from mgmt.core.state import State
 from mgmt.core.supervision import AT_REST, to_record
 from mgmt.core.supervision import State as UnitState
@@ -98,7 +99,7 @@ def _put_in_force(
     state.settings = settings.model_copy(update=kept)
     state.registry.reset(state.settings)
     specs = {spec.name: spec for spec in state.registry.all_specs()}
-    state.ledger.replan(plan(state.ledger.topology, (spec.demand for spec in specs.values())))
+    state.replan()
     for name, unit in state.supervisor.units.items():
         if name in specs:
             unit.spec = specs[name]
@@ -154,6 +155,9 @@ def _explain(state: State, now: Now, asked: Asked, body: msg.Explain, out: list[
     elif planned.cpus:
         kind = "for itself" if planned.exclusive else "shared"
         lines.append(f"its CPUs are {', '.join(map(str, planned.cpus))} ({kind}): {planned.why}")
+        nodes = memory_nodes(state.ledger.topology, unit.spec.demand, planned)
+        if nodes:
+            lines.append(f"its memory comes from NUMA node {', '.join(map(str, nodes))} alone")
     if not unit.has_process and unit.state in AT_REST and not planned.fault:
         try:
             state.ledger.check(name)
@@ -222,5 +226,6 @@ def _dump(state: State, now: Now, asked: Asked, body: msg.Dump, out: list[fx.Eff
             "assignments": {
                 name: posting.to_record() for name, posting in sorted(state.supervisor.postings.items())
             },
+            "schedules": {name: dumped(entry) for name, entry in sorted(state.schedules.entries.items())},
         }
     }

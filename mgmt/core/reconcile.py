@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mgmt.core.models import Registry
-from mgmt.core.placement import Place, plan
+from mgmt.core.placement import Place, memory_nodes, plan
 from mgmt.core.state import State
 from mgmt.core.supervision import AT_REST, Unit, UnitSpec, dependants
 from mgmt.core.supervision import State as UnitState
@@ -44,7 +44,8 @@ class Action:
 def actions(state: State, settings: Settings) -> list[Action]:
     """One row for each unit that runs or is declared to run, in name order."""
     specs = {spec.name: spec for spec in Registry(settings).all_specs()}
-    places = plan(state.ledger.topology, (spec.demand for spec in specs.values()))
+    tasks = state.ledger.tasks.keys()
+    places = plan(state.ledger.topology, (spec.demand for spec in specs.values()), tasks)
     rows: dict[str, Action] = {}
     units = state.supervisor.units
     loaded = {unit.spec.model.name for unit in units.values() if unit.wanted}
@@ -67,8 +68,13 @@ def actions(state: State, settings: Settings) -> list[Action]:
             place = places.get(name, Place())
             ends = unit.state is UnitState.STOPPING or bool(unit.stop_reason)  # and gets its place anew
             holds = unit.state not in AT_REST and not ends
+            topology = state.ledger.topology
             if holds and (place.cpus, place.gpus) != (unit.place.cpus, unit.place.gpus):
                 changed.append(f"place ({_cpus(unit.place)} -> {_cpus(place)})")
+            elif holds and memory_nodes(topology, unit.spec.demand, unit.place) != memory_nodes(
+                topology, spec.demand, place
+            ):
+                changed.append("the NUMA nodes of its memory")
             reason = "changed: " + ", ".join(changed) if changed else "unchanged"
             rows[name] = Action(name, "restart" if changed else "keep", reason)
     graph = {name: spec.needs for name, spec in specs.items()}

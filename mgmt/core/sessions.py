@@ -87,6 +87,7 @@ class Sessions:
         self.ended: list[Session] = []
         self.abandoned: list[Route] = []
         self.remembered: dict[Key, Remembered] = {}
+        self._answered: dict[Key, None] = {}  # the keys that have their answer, the oldest first
         self._numbered = 0
 
     # ---- sessions ----
@@ -173,14 +174,11 @@ class Sessions:
         if route in self.calls:
             return
         key = self._key_of(asked)
-        if key is not None and len(self.remembered) >= self.limits.requests:
-            text = (
-                f"{len(self.remembered)} idempotency keys are remembered, which is the limit; try again later"
-            )
-            raise MgmtError("busy", text)
         self._listen(asked, route, out)
         self.calls[route] = Call(asked, key, [route])
         if key is not None:
+            if len(self.remembered) >= self.limits.requests:
+                self._forget_oldest(out)
             self.remembered[key] = Remembered(asked.verb, asked.body, route)
             out.append(fx.SetTimer(("key", key), now.mono_ns + self.limits.key_ns))
 
@@ -197,6 +195,7 @@ class Sessions:
             return
         if outcome == frames.Outcome.OK:
             self.remembered[call.key].answer = (outcome, body)
+            self._answered[call.key] = None
         else:
             # A refusal had no effect to protect: the same key may try again.
             del self.remembered[call.key]
@@ -212,6 +211,13 @@ class Sessions:
         if listener is not None:
             text = f"{listener.asked.verb}: the deadline passed before the answer; what was started goes on"
             self._dismiss(route, frames.Outcome.EXPIRED, MgmtError("expired", text).as_body(), out)
+
+    def fail(self, route: Route, error: MgmtError, out: list[fx.Effect]) -> None:
+        """Answer a request of which nobody knows how far it came: parked, listening, or neither."""
+        if route in self.listeners:
+            self._dismiss(route, frames.Outcome.ERROR, error.as_body(), out)
+        else:
+            out.append(fx.Answer(route, frames.Outcome.ERROR, error.as_body()))
 
     def close(self, error: MgmtError, out: list[fx.Effect]) -> None:
         """Refuse whatever still waits."""
@@ -279,9 +285,15 @@ class Sessions:
         if known is None:
             return
         if known.answer is not None:
-            del self.remembered[key]
+            del self.remembered[key], self._answered[key]
         else:
             out.append(fx.SetTimer(("key", key), now.mono_ns + self.limits.key_ns))
+
+    def _forget_oldest(self, out: list[fx.Effect]) -> None:
+        """Make room for a key: no more requests than keys can be waiting, so there is one with an answer."""
+        key = next(iter(self._answered))
+        del self.remembered[key], self._answered[key]
+        out.append(fx.CancelTimer(("key", key)))
 
     def _key_of(self, asked: Asked) -> Key | None:
         if not asked.key:

@@ -10,6 +10,7 @@ from mgmt.core.journal import Journal
 from mgmt.core.models import Conditions, Handshakes, Leases, Loading, Operations, Registry
 from mgmt.core.nodes import Agent, AgentFacts, Fleet, Roster
 from mgmt.core.placement import Ledger, Topology, plan
+from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.supervision import Ordering, UnitSpec
 from mgmt.protocol import defaults
@@ -31,6 +32,7 @@ class Identity:
     log_dir: str
     started: Now
     topology: Topology = field(default_factory=lambda: Topology(()))
+    host: str = ""  # what the machine calls itself
 
 
 @dataclass(slots=True)
@@ -95,6 +97,7 @@ class State:
         self.leases = Leases(identity.secret, self.sessions, settings.endpoints.relay)
         self.handshakes = Handshakes(self.registry, self.supervisor, self.loading, self.sessions)
         self.conditions = Conditions(self.registry, self.supervisor, self.loading, self.sessions)
+        self.schedules = Schedules(self.sessions, self.journal, self.ledger, identity.host, self.replan)
         # Lease requests that wait for a load: session, model, mode.
         self.lease_waiters: dict[Route, tuple[Session, str, str]] = {}
         # Units that the configuration no longer has; they go when nothing of them is left.
@@ -114,6 +117,11 @@ class State:
 
     def _declare(self, specs: list[UnitSpec]) -> None:
         self.loading.declare(specs, [])  # nobody waits for a load at an agent
+
+    def replan(self) -> None:
+        """Plan the places of the units anew: other ones are declared, or other CPUs have periodic tasks."""
+        demands = (spec.demand for spec in self.registry.all_specs())
+        self.ledger.replan(plan(self.ledger.topology, demands, self.ledger.tasks.keys()))
 
     def count(self, what: str) -> None:
         """One more of something an operator may want to know about."""

@@ -40,7 +40,7 @@ def unit_body(state: State, now: Now, unit: Unit) -> dict[str, Any]:
         "cpus": list(unit.place.cpus),
         "cpu_percent": unit.cpu_percent,
         "memory_bytes": unit.memory_bytes,
-        "endpoint": unit.endpoint,
+        "endpoint": unit.endpoint if unit.serves else "",
         "protocols": list(unit.protocols),
         "last_exit": exit_body(unit.last_exit),
         "next_start_s": max(0.0, (unit.retry_ns - now.mono_ns) / 1e9) if unit.retry_ns is not None else None,
@@ -72,6 +72,7 @@ def service_body(state: State, now: Now) -> dict[str, Any]:
         "client_endpoint": endpoints.client_handshake,
         "cli_endpoint": endpoints.cli_management,
         "sessions": len(state.sessions.by_id),
+        "workloads": len(state.schedules.entries),
         "seq": state.journal.seq,
         "counters": dict(state.counters),
     }

@@ -6,10 +6,11 @@ parked and is answered by a later event.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mgmt.core import access, agency, cluster, operate, status
+from mgmt.core import access, agency, cluster, operate, scheduling, status
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import LEGACY_PLANE, SESSIONLESS, Asked, Now
@@ -25,7 +26,7 @@ from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
 
-__all__ = ["HANDLERS", "LEGACY_PLANE", "step"]
+__all__ = ["HANDLERS", "LEGACY_PLANE", "scheduling", "step"]
 
 # Each opens a session of its own: there is nothing to repeat, so they take no idempotency key.
 HELLOS = frozenset({"hello", "backend-hello", "agent-hello"})
@@ -56,9 +57,12 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
         _forget_abandoned(state, out)
         while sessions.ended:
             state.leases.on_session_ended(sessions.ended.pop(), out)
-        changes, supervisor.changes = supervisor.changes, []
-        for change in changes:
-            _on_change(state, now, change, out)
+        changes, supervisor.changes = deque(supervisor.changes), []
+        try:
+            while changes:
+                _on_change(state, now, changes.popleft(), out)
+        finally:
+            supervisor.changes[:0] = changes  # a bug in one of them costs nobody the others
         state.operations.on_change(out)
     _forget_undeclared(state, out)
     if state.agent is not None:
@@ -86,7 +90,12 @@ def _commit(state: State, out: list[fx.Effect]) -> None:
         assignments = {name: known[name].to_record() if name in known else None for name in sorted(reposted)}
         nodes = {name: node_record(roster.nodes[name]) for name in sorted(roster.dirty)}
         commit = fx.Commit(
-            records, tuple(journal.fresh), journal.first(), assignments=assignments, nodes=nodes
+            records,
+            tuple(journal.fresh),
+            journal.first(),
+            state.schedules.records(),
+            assignments=assignments,
+            nodes=nodes,
         )
         out.insert(0, commit)
         reposted.clear()
@@ -113,6 +122,7 @@ def _forget_abandoned(state: State, out: list[fx.Effect]) -> None:
         state.handshakes.forget(route)
         state.operations.forget(route)
         cluster.forget(state, route)
+        state.schedules.forget(route)
         state.lease_waiters.pop(route, None)
 
 
@@ -498,7 +508,7 @@ def _on_faulted(state: State, now: Now, event: ev.Faulted, out: list[fx.Effect])
 
 
 def _on_stop_requested(state: State, now: Now, event: ev.StopRequested, out: list[fx.Effect]) -> None:
-    """The first signal stops in order; a further one, or one after `stop-service`, does not wait for anything."""
+    """The first signal stops in order; a further one, or one after `stop-service`, kills every unit at once."""
     if state.quit_said:
         return  # units that were handed over are the next daemon's
     fast = event.fast or state.stopping
@@ -535,6 +545,7 @@ def _on_hand_over(state: State, now: Now, event: ev.HandOver, out: list[fx.Effec
 def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect]) -> None:
     """The first event of a daemon's life: what the former one left, then what is to be started anyway."""
     state.journal.restore(event.events)
+    state.schedules.restore(event.workloads, out)
     supervisor = state.supervisor
     state.roster.restore(now, event.nodes, out)
     if state.agent is not None:
@@ -604,4 +615,5 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.Welcomed: agency.on_welcomed,
     ev.Refused: agency.on_refused,
     ev.DaemonNoticed: agency.on_daemon_noticed,
+    ev.Computed: lambda state, now, event, out: state.schedules.on_computed(now, event, out),
 }

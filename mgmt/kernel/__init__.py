@@ -10,6 +10,7 @@ documentation is in `__init__.pyi`.
 import os
 
 from .reference_placement import NO_AFFINITY, UNKNOWN, UNSET
+from .refusal import Refused
 from .tables import Infeasible, Table, TableFault
 
 if os.environ.get("MGMT_KERNEL") == "python":
@@ -31,6 +32,10 @@ if IMPLEMENTATION == "c":
     sensitivity = _kernel.sensitivity
     table = _kernel.table
     table_fault = _kernel.table_fault
+    Placement = _kernel.Placement
+    best_fit = _kernel.best_fit
+    score = _kernel.score
+    top_k = _kernel.top_k
     compat_best_fit_decreasing = _kernel.compat_best_fit_decreasing
     compat_hyperperiod = _kernel.compat_hyperperiod
     compat_least_loaded = _kernel.compat_least_loaded
@@ -50,4 +55,6 @@ else:
         compat_least_loaded,
         compat_target_node_priority,
     )
+    from .reference_score import score, top_k
+    from .reference_strict import Placement, best_fit
     from .reference_table import table, table_fault

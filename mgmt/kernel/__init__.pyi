@@ -11,9 +11,10 @@ than 2^20 steps, the analyses raise OverflowError; they never answer wrongly. Th
 GIL where that pays, on copies of what it was given.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, MutableSequence, Sequence
 from typing import Literal
 
+from .refusal import Refused as Refused
 from .tables import Infeasible as Infeasible
 from .tables import Table as Table
 from .tables import TableFault as TableFault
@@ -147,3 +148,138 @@ def compat_least_loaded(
     node_memory: Sequence[int],
 ) -> tuple[list[int], list[int]]: ...
 def compat_hyperperiod(periods: Sequence[int]) -> int: ...
+
+class Placement:
+    """Tasks on CPUs each of which passes an exact test; one task at a time, or many at once and then all or none.
+
+    CPU q belongs to node `node[q]`; nodes are numbered 0, 1, 2... in the order of their CPUs. `cpu_id[q]` is
+    the bit of masks that stands for CPU q (default 0); `memory[k]` what the tasks on node k may sum up to
+    (default: no limit); `reserve[q]` what stays free on CPU q, in millionths of it (default 0).
+
+    `test`, for each CPU:
+    "utilisation": the sum of wcet / period is at most 1 - reserve, as an exact fraction.
+    "fp": that, and the exact response time of every task is within its deadline (deadline <= period).
+    "edf": that, and the processor demand is met (QPA where deadlines are not the periods).
+    `priorities` False: deadline-monotonic (of deadline - jitter, then the lower number first). True: as given,
+    a higher number is more urgent, and tasks of equal priority delay each other.
+
+    `choose` says which CPUs are tried first: "best" those with least room, "least" those with most, "first"
+    those of the lowest number; ties go to the lower number. Where a test failed, CPUs are tried later for tasks
+    that are as large, and `admit` turns from "best" to the CPUs with most room after 3 failed tests. A task is
+    refused only where no CPU passes.
+
+    Times are integers of one unit up to int64, task numbers the caller's choice from 0 on, dense where
+    memory matters. A refusal raises `Refused` and changes nothing. Of one Placement only one thread may make
+    use at a time.
+    """
+
+    def __init__(
+        self,
+        node: Iterable[int],
+        cpu_id: Iterable[int] | None = None,
+        memory: Iterable[int] | None = None,
+        *,
+        reserve: Iterable[int] | None = None,
+        test: Literal["utilisation", "fp", "edf"] = "utilisation",
+        choose: Literal["best", "least", "first"] = "best",
+        priorities: bool = False,
+    ) -> None: ...
+    def admit(
+        self,
+        task: int,
+        wcet: int,
+        period: int,
+        deadline: int | None = None,
+        *,
+        jitter: int = 0,
+        priority: int = 0,
+        memory: int = 0,
+        target: int = -1,
+        mask: int | None = None,
+    ) -> int:
+        """Places a task that is not placed yet; its CPU. `target`: a node, negative for any.
+
+        `mask`: a bit for each `cpu_id` that is allowed, of any length; None: all.
+        """
+
+    def place(
+        self,
+        wcet: Sequence[int],
+        period: Sequence[int],
+        deadline: Sequence[int] | None = None,
+        *,
+        jitter: Sequence[int] | None = None,
+        priority: Sequence[int] | None = None,
+        memory: Sequence[int] | None = None,
+        target: Sequence[int] | None = None,
+        mask: Sequence[int | None] | None = None,
+        first: int = 0,
+        order: Literal["urgency", "utilisation", "given"] | None = None,
+    ) -> list[int]:
+        """Places tasks `first`, `first` + 1, ... of the columns, all or none; their CPUs.
+
+        `order` in which they are taken: "urgency" (default of "fp": each CPU fills with tasks of like periods,
+        which packs best and needs the fewest tests), "utilisation" descending (default otherwise), or
+        "given". Equal ones in the order given: hand them over sorted by name and the result does not depend
+        on the order of the input.
+        """
+
+    def remove(self, task: int) -> None: ...
+    def resize(self, task: int, wcet: int, period: int | None = None, deadline: int | None = None) -> int:
+        """Changes a task where it is; only its CPU is tested."""
+
+    def move(self, task: int, cpu: int) -> int:
+        """To this CPU, if its target, its mask, the memory and the test of the CPU allow it."""
+
+    def rebalance(self, most: int = 100) -> list[tuple[int, int, int]]:
+        """Moves (task, from, to), at most so many, that lower the greatest of `loads()`; changes nothing.
+
+        Carried out with `move` in this order, each is admitted. Each takes a task from the CPU with the greatest
+        load to the emptiest CPU that passes its test. Empty where no single move away from it helps.
+        """
+
+    def cpu_of(self, task: int) -> int: ...
+    def tasks_on(self, cpu: int) -> list[int]:
+        """Most urgent first."""
+
+    def response_times(self, cpu: int) -> list[int]:
+        """Worst response times of `tasks_on(cpu)`, from the nominal arrival; "fp" only."""
+
+    def loads(self) -> list[float]:
+        """Utilisation of every CPU, rounded."""
+
+def best_fit(
+    wcet: Sequence[int], period: Sequence[int], cpus: int, *, out: MutableSequence[int] | None = None
+) -> Sequence[int]:
+    """Best-fit by falling utilisation on `cpus` equal CPUs; the CPU of each task, in `out` where given.
+
+    What `Placement([0] * cpus).place(wcet, period)` answers, faster, without a state to change afterwards.
+    `out`: a writable buffer of int64. Raises Refused when a task finds no CPU.
+    """
+
+def score(
+    value: Sequence[float],
+    probability: Sequence[float],
+    duration_us: Sequence[float],
+    previous_runs: Sequence[float] | None = None,
+    codebase_value: Sequence[float] | None = None,
+    *,
+    default_offset: float = 0.0,
+    first_run_bonus: float = 100.0,
+    minimum_cost_ms: float = 20000.0,
+    subsecond_twice: bool = False,
+    out: MutableSequence[float] | None = None,
+) -> Sequence[float]:
+    """Offsets of candidates, one column entry each; lower is better. Buffers of float64 are read in place.
+
+    offset = cost / (codebase value * probability * value) + `default_offset`, in ms per unit of value; cost =
+    `minimum_cost_ms` + duration. `value` NaN: none, worth 1; otherwise `first_run_bonus` is added where
+    `previous_runs` is 0 (no column: all have run). `codebase_value` NaN or no column: 0.5; at least 0.1.
+    `subsecond_twice`: the part of the duration below a second counts twice, as in the ancestor's formula.
+    NaN where the probability is outside 0 to 1, the duration negative or infinite, or the expected value not
+    positive.
+    Returns `out`, or a new memoryview of format "d".
+    """
+
+def top_k(scores: Sequence[float], k: int) -> list[int]:
+    """The indices of the k smallest scores, best first, of equals the lower index; NaN is left out."""

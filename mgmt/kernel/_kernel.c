@@ -6,7 +6,8 @@ static int kernel_exec(PyObject *module)
     struct kernel_state *state = PyModule_GetState(module);
     state->memoryview_cast = PyUnicode_InternFromString("cast");
     state->int64_format = PyUnicode_InternFromString("q");
-    if (!state->memoryview_cast || !state->int64_format)
+    state->place = PyUnicode_InternFromString("place");
+    if (!state->memoryview_cast || !state->int64_format || !state->place)
         return -1;
     if (PyModule_AddFunctions(module, bind_analysis_methods) < 0 ||
         PyModule_AddFunctions(module, bind_table_methods) < 0 ||
@@ -34,6 +35,7 @@ static int kernel_clear(PyObject *module)
     if (state) {
         Py_CLEAR(state->memoryview_cast);
         Py_CLEAR(state->int64_format);
+        Py_CLEAR(state->place);
         Py_CLEAR(state->table);
         Py_CLEAR(state->table_fault);
         Py_CLEAR(state->infeasible);

@@ -2,6 +2,37 @@
 #include "bind.h"
 
 #include <string.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+#define LARGE_PAGE ((size_t)1 << 21)
+
+void *bind_memory(size_t size)
+{
+#if defined __linux__ && defined MADV_HUGEPAGE
+    if (size >= 2 * LARGE_PAGE) {
+        void *memory = NULL;
+        if (posix_memalign(&memory, LARGE_PAGE, size) != 0)
+            return NULL;
+        (void)madvise(memory, size, MADV_HUGEPAGE); /* may fail: then it is slower */
+        return memory;
+    }
+#endif
+    return PyMem_RawMalloc(size);
+}
+
+void bind_memory_free(void *memory, size_t size)
+{
+#if defined __linux__ && defined MADV_HUGEPAGE
+    if (size >= 2 * LARGE_PAGE) {
+        free(memory);
+        return;
+    }
+#endif
+    (void)size;
+    PyMem_RawFree(memory);
+}
 
 void bind_release(struct bind_column *column)
 {
@@ -247,6 +278,27 @@ PyObject *bind_list(const int64_t *data, Py_ssize_t n)
         else
             PyList_SET_ITEM(list, i, item);
     }
+    return list;
+}
+
+PyObject *bind_index_list(const int64_t *data, Py_ssize_t n, Py_ssize_t most)
+{
+    PyObject **made = most < n / 2 ? PyMem_Calloc((size_t)most + 1, sizeof *made) : NULL;
+    if (!made)
+        return bind_list(data, n);
+    PyObject *list = PyList_New(n);
+    for (Py_ssize_t i = 0; list && i < n; i++) {
+        PyObject **item = &made[data[i] + 1];
+        if (!*item)
+            *item = PyLong_FromLongLong(data[i]);
+        if (!*item)
+            Py_CLEAR(list);
+        else
+            PyList_SET_ITEM(list, i, Py_NewRef(*item));
+    }
+    for (Py_ssize_t k = 0; k <= most; k++)
+        Py_XDECREF(made[k]);
+    PyMem_Free(made);
     return list;
 }
 

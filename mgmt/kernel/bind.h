@@ -11,14 +11,16 @@
 struct kernel_state {
     PyObject *memoryview_cast; /* the string "cast" */
     PyObject *int64_format;    /* the string "q" */
+    PyObject *place;           /* the string "place"; a new one at each call would fill the cache of methods */
     PyObject *table, *table_fault, *infeasible; /* classes of mgmt.kernel.tables */
     PyObject *placement[8];    /* owned by bind_placement.c: heap types */
 };
 
 /* Defined by the binding files, called by _kernel.c. */
-extern PyMethodDef bind_analysis_methods[], bind_table_methods[], bind_placement_methods[];
+extern PyMethodDef bind_analysis_methods[], bind_table_methods[], bind_placement_methods[], bind_score_methods[];
 int bind_table_exec(PyObject *module);
 int bind_placement_exec(PyObject *module);
+int bind_strict_exec(PyObject *module); /* called by bind_placement_exec() */
 
 /* A column of numbers as read from Python: `data` until bind_release(). */
 struct bind_column {
@@ -44,6 +46,8 @@ PyObject *bind_new_ints(PyObject *module, Py_ssize_t n, int64_t **data);
 /* The first n int64 of a bytearray, which is cut to them, as a memoryview of format "q". */
 PyObject *bind_view(PyObject *module, PyObject *bytes, Py_ssize_t n);
 PyObject *bind_list(const int64_t *data, Py_ssize_t n);
+/* The same for numbers from -1 to most - 1, of which each is made once. */
+PyObject *bind_index_list(const int64_t *data, Py_ssize_t n, Py_ssize_t most);
 
 /* Arguments of a METH_FASTCALL | METH_KEYWORDS function into out[], absent ones NULL, None like absent for
  * those after `required`. names ends with NULL; the first `positional` may be given by position. */
@@ -54,6 +58,11 @@ bool bind_arguments(const char *function, const char *const *names, int position
 PyObject *bind_invalid(const char *name, Py_ssize_t index, int64_t value, const char *rule);
 /* The exception of a core status other than K_OK and K_INVALID. Returns NULL. */
 PyObject *bind_failed(enum k_status status, const char *function);
+
+/* Memory for an arena, NULL without an exception; large ones on large pages where there are such, since the
+ * faults of a first touch would be a good part of the time. */
+void *bind_memory(size_t size);
+void bind_memory_free(void *memory, size_t size); /* NULL is harmless */
 
 /* Runs `work` without the GIL when `large`, which should mean: more than about 5 us. */
 #define BIND_UNLOCKED(large, work)                             \

@@ -5,11 +5,41 @@
 
 #include "core/compat.h"
 
+static bool words_of_buffer(PyObject *from, const char *name, struct bind_column *column)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(from, &view, PyBUF_ND | PyBUF_FORMAT) < 0)
+        return false;
+    const char *format = view.format ? view.format : "B";
+    bool is_words = view.ndim == 1 && view.itemsize == 8 && strchr("QLN", format[0]) && !format[1];
+    if (is_words) {
+        column->n = view.len / 8;
+        column->owned = PyMem_Malloc((size_t)(view.len ? view.len : 1));
+        if (column->owned && view.len)
+            memcpy(column->owned, view.buf, (size_t)view.len);
+        if (!column->owned)
+            PyErr_NoMemory();
+    }
+    PyBuffer_Release(&view);
+    if (!is_words && !bind_ints_copy(from, name, column))
+        return false;
+    column->data = column->owned;
+    for (Py_ssize_t i = 0; !is_words && i < column->n; i++)
+        if (column->data[i] < 0) {
+            PyErr_Format(PyExc_OverflowError, "%s[%zd] is not between 0 and 2**64 - 1", name, i);
+            bind_release(column);
+            return false;
+        }
+    return column->owned != NULL;
+}
+
 /* A column of uint64: a buffer of that type, or anything bind_ints takes that is not negative, or a sequence
  * of integers up to 2^64 - 1. Always a copy: period is a divisor. */
 static bool bind_words(PyObject *from, const char *name, struct bind_column *column)
 {
     memset(column, 0, sizeof *column);
+    if (!PyList_CheckExact(from) && !PyTuple_CheckExact(from) && PyObject_CheckBuffer(from))
+        return words_of_buffer(from, name, column);
     PyObject *items = PySequence_Fast(from, "");
     if (!items) {
         PyErr_Format(PyExc_TypeError, "%s is %.80s: give a sequence or a buffer of numbers", name, Py_TYPE(from)->tp_name);
@@ -126,7 +156,7 @@ static PyObject *compat(enum compat_algorithm algorithm, const char *function, c
         bind_failed(status, function);
         goto out;
     }
-    PyObject *node_list = bind_list(node, n), *cpu_list = bind_list(node + n, n);
+    PyObject *node_list = bind_index_list(node, n, nodes), *cpu_list = bind_list(node + n, n);
     if (node_list && cpu_list)
         result = PyTuple_Pack(2, node_list, cpu_list);
     Py_XDECREF(node_list);
@@ -193,6 +223,5 @@ PyMethodDef bind_placement_methods[] = {
 
 int bind_placement_exec(PyObject *module)
 {
-    (void)module;
-    return 0;
+    return bind_strict_exec(module);
 }

@@ -19,6 +19,9 @@ MAX_REQUESTS = 16_384  # unanswered requests of all sessions together
 MAX_EVENT_HISTORY = 4096  # past events kept for a subscriber that comes back
 MAX_SUBSCRIBER_QUEUE = 1024  # events waiting for one slow subscriber before it is sent a new snapshot
 MAX_RELAY_QUEUE = 1024  # relayed requests in flight at one replica; the next one is answered `busy`
+MAX_SCHEDULE_CPUS = 4096  # of all nodes together; a description of each must fit into one message
+MAX_REBALANCE_MOVES = 1000  # of one proposal; the next one goes on
+SCHEDULE_PAGE_BYTES = 768 << 10  # of one answer about a schedule; the rest is asked for with an offset
 MAX_UNITS = 256  # backend processes of one daemon
 
 # --- times (config: `timing`) ---
@@ -50,6 +53,9 @@ GRACE_S = 10.0  # from the stop signal to SIGKILL of the whole tree
 MAX_LOG_BYTES = 10 << 20  # a captured output file is rotated at this size
 MAX_OLD_LOGS = 5  # rotated files kept beside the current one
 MAX_REPLICAS = 64  # processes of one model
+# Files and folders are named after a unit, and a file's name has at most 255 bytes: this leaves room for the
+# number of a replica or of a start, and for the time and inode of a rotated log.
+MAX_UNIT_NAME_CHARS = 128
 
 # --- restart of a backend (config: `model_backends.*.restart`) ---
 RESTART_DELAY_S = 1.0  # before the first restart
@@ -93,3 +99,16 @@ PROBE_PERIOD_S = 10.0  # from one question to the next; the first comes at once
 PROBE_TIMEOUT_S = 1.0  # an answer that takes longer is no answer
 PROBE_FAILURES = 3  # bad answers in a row before something is done about them
 HOOK_TIMEOUT_S = 30.0  # a hook that runs longer is killed
+
+# --- workloads of periodic tasks ---
+MIN_PERIOD_US = 1_000  # a task with a shorter period belongs into hardware or a driver
+MAX_PERIOD_US = 10_000_000  # ten seconds; what is slower needs no real-time schedule
+MAX_HYPERPERIOD_US = 3_600_000_000  # one hour; a longer one is a mistake in the periods
+MAX_WORKLOAD_TASKS = 100_000  # of one workload; ten times what one document was ever seen to hold
+MAX_WORKLOAD_NODES = 4096  # named in the documents of one workload
+MAX_TASK_MEMORY_MB = 1 << 30  # a pebibyte; more is a mistake in the unit
+MAX_WORKLOAD_BYTES = 32 << 20  # of one file of documents
+MAX_WORKLOAD_PROBLEMS = 20  # faults reported at once; the rest is counted
+MAX_TIMELINE_JOBS = 20_000  # that are drawn; what comes later is said to be left out
+
+LOCAL_NODE = "local"  # how this machine is called among its nodes

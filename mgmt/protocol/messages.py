@@ -174,6 +174,7 @@ class ServiceStatus(Message):
     client_endpoint: str = Field(description="legacy handshake endpoint")
     cli_endpoint: str = Field(description="legacy JSON endpoint")
     sessions: int
+    workloads: int = Field(description="workloads of periodic tasks that are in force")
     seq: int = Field(description="sequence number of the last event")
     counters: dict[str, int]
 
@@ -463,6 +464,177 @@ class Release(Message):
     lease: int = Field(ge=0)
 
 
+# ---- schedules -------------------------------------------------------------------------------------------
+
+Algorithm = Literal["best_fit_decreasing", "least_loaded", "target_node_priority"]
+Test = Literal["fp", "edf", "utilisation"]
+
+
+class ScheduledTask(Message):
+    """A periodic task on its CPU. Times in us."""
+
+    workload: str
+    task: str
+    node: str
+    cpu: int
+    policy: Literal["fifo", "rr", "deadline", "normal"]
+    priority: int
+    period_us: int
+    wcet_us: int = Field(description="worst-case execution time of one job")
+    deadline_us: int = Field(description="after the release")
+    release_us: int
+    jitter_us: int
+    memory_mb: int
+    max_dmiss: int = Field(description="deadlines it may miss before that is a fault")
+    target: str = Field(description="node it was bound to; empty: any")
+    allowed: list[int] | None = Field(description="CPUs it was bound to; None: any")
+    bound: Test = Field(description="the test its CPU passes")
+    response_us: int | None = Field(description="worst response time, where the test gives one")
+    slack_us: int | None = Field(description="how far its deadline lies behind that")
+
+
+class ScheduleCpu(Message):
+    """A CPU that takes periodic tasks."""
+
+    node: str
+    cpu: int
+    tasks: int
+    utilisation: float = Field(description="share of it that its tasks may use, 0 to 1")
+    test: Test | None = Field(description="what its tasks are tested by; None: it has none")
+    closed: str = Field(description="unit that keeps tasks off it; empty: none does")
+
+
+class ScheduleChain(Message):
+    """Tasks that hand data on one after the other."""
+
+    chain: str
+    tasks: list[str]
+    deadline_us: int | None
+    bound_us: int = Field(description="from the first input to the last output, at worst")
+
+
+class Workload(Message):
+    """What was admitted as one."""
+
+    workload: str
+    version: int = Field(description="of the schedule since its last change; 0: it is not in force")
+    at: float = Field(description="epoch seconds of its submission")
+    algorithm: Algorithm
+    tasks: int
+    nodes: list[str]
+    hyperperiod_us: int
+    chains: list[ScheduleChain]
+
+
+class ScheduleReply(Message):
+    """A part of the schedule: tasks from `offset` on, as many as fit into one message."""
+
+    version: int = Field(
+        description="number of the event that told the last change; parts of one version belong together"
+    )
+    workloads: list[Workload]
+    cpus: list[ScheduleCpu] = Field(description="in the first part only")
+    tasks: list[ScheduledTask] = Field(description="in order of workload and name")
+    total: int = Field(description="tasks in all parts")
+    next: int | None = Field(description="offset of the next part; None: this is the last one")
+
+
+class ScheduleSubmitted(ScheduleReply):
+    """The workload is in force, or would be: its tasks, and every CPU with them."""
+
+    workload: str
+    already: bool = Field(description="the same was in force before; nothing was changed")
+    replaced: bool
+
+
+@_request("schedule-submit", ScheduleSubmitted)
+class ScheduleSubmit(Message):
+    """Admit a workload of periodic tasks: all of them get CPUs where every deadline is kept, or none does."""
+
+    documents: list[Any] = Field(
+        min_length=1, max_length=64, description="YAML or JSON documents of one workload, parsed"
+    )
+    nodes: list[Any] = Field(
+        default=[],
+        max_length=64,
+        description="documents of nodes, parsed; none: those of the workload, else this machine",
+    )
+    algorithm: Algorithm = Field(default="best_fit_decreasing", description="which CPUs are tried first")
+    replace: bool = Field(default=False, description="take the place of a workload of the same name")
+    dry_run: bool = Field(default=False, description="only say what would be; change nothing")
+
+
+@_request("schedule-show", ScheduleReply, Audience.CLIENT)
+class ScheduleShow(Message):
+    """Show the periodic tasks that are in force, and where."""
+
+    workload: Name | None = Field(default=None, description="only this workload; none: all")
+    offset: int = Field(
+        default=0, ge=0, description="tasks to leave out, of a schedule that takes several parts"
+    )
+
+
+class ScheduleRemoved(Message):
+    workload: str
+    tasks: int = Field(description="tasks that are gone")
+    version: int
+
+
+@_request("schedule-remove", ScheduleRemoved)
+class ScheduleRemove(Message):
+    """Take a workload and all its tasks out of the schedule."""
+
+    workload: Name = Field(description="its name")
+
+
+class TaskExplanation(Message):
+    """Why a task is where it is, and what it could grow to."""
+
+    task: ScheduledTask
+    lines: list[str] = Field(description="one fact each, most important first")
+    beside: list[ScheduledTask] = Field(description="tasks of its CPU, itself included; most urgent first")
+    largest_wcet_us: int = Field(description="what its WCET could grow to, all else unchanged")
+
+
+@_request("schedule-explain", TaskExplanation, Audience.CLIENT)
+class ScheduleExplain(Message):
+    """Explain a periodic task: its place, its worst response, and how much it could grow."""
+
+    task: str = Field(
+        min_length=1,
+        max_length=2 * defaults.MAX_NAME_CHARS + 1,
+        description="its name, or WORKLOAD/NAME where several have it",
+    )
+
+
+class ScheduleMove(Message):
+    """A task that changes its CPU."""
+
+    workload: str
+    task: str
+    node: str
+    cpu: int
+    to_node: str
+    to_cpu: int
+
+
+class ScheduleRebalanced(Message):
+    """Moves that lower the load of the fullest CPU; in this order, every deadline is kept after each of them."""
+
+    version: int
+    moves: list[ScheduleMove]
+    before: float = Field(description="utilisation of the fullest CPU, 0 to 1")
+    after: float
+    applied: bool
+
+
+@_request("schedule-rebalance", ScheduleRebalanced)
+class ScheduleRebalance(Message):
+    """Propose moves of periodic tasks that even out the load of the CPUs."""
+
+    apply: bool = Field(default=False, description="make the moves; else only say them")
+
+
 # ---- events and logs -------------------------------------------------------------------------------------
 
 
@@ -502,6 +674,19 @@ class DaemonEvent(Message):
     seq: int
     at: float
     what: str
+    reason: str
+
+
+@_event("schedule")
+class ScheduleEvent(Message):
+    """Periodic tasks were admitted, moved or taken away, or a workload was refused."""
+
+    seq: int = Field(description="also the version of the schedule from this change on")
+    at: float = Field(description="epoch seconds")
+    what: Literal["submitted", "replaced", "removed", "refused", "rebalanced"]
+    workload: str = Field(
+        description="empty when it concerns several, or was refused before its name was read"
+    )
     reason: str
 
 

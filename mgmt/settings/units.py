@@ -140,7 +140,8 @@ class PlacementSettings(Table):
         "compact", description="close together (one NUMA node, whole cores), or as far apart as possible"
     )
     numa_node: Annotated[int, Field(strict=True, ge=0, le=1023)] | None = Field(
-        None, description="only CPUs of this NUMA node"
+        None,
+        description="only CPUs and memory of this NUMA node; all its CPUs when none are counted or named",
     )
     gpus: Annotated[int, Field(strict=True, ge=0, le=64)] | tuple[Text, ...] = Field(
         0, description="number of GPUs, or their UUIDs; a GPU belongs to one unit"

@@ -198,7 +198,7 @@ def _needs(value: object) -> object:
 
 
 Text = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(min_length=1, max_length=defaults.MAX_NAME_CHARS), AfterValidator(_name)]
+Name = Annotated[str, Field(min_length=1, max_length=defaults.MAX_UNIT_NAME_CHARS), AfterValidator(_name)]
 Cpus = Annotated[str, Field(min_length=1), AfterValidator(_cpus)]
 Env = Annotated[dict[str, str], AfterValidator(_env_names), AfterValidator(_env_templates)]
 Command = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_program), AfterValidator(_template)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from asyncio import AbstractEventLoop
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 from mgmt.core import effect as fx
@@ -57,24 +58,24 @@ class Commits:
             for effect in effects:
                 if isinstance(effect, fx.Spawn):
                     self._prepare(effect)
-                self._perform(effect)
+            self._perform_all(iter(effects))
             return
-        held = self._held[-1]
+        self._held[-1] += [effect for effect in effects if not isinstance(effect, _AT_ONCE)]
         for effect in effects:
-            if isinstance(effect, _AT_ONCE):
-                self._perform(effect)
-                continue
             if isinstance(effect, fx.Spawn):
                 self._prepare(effect)
-            held.append(effect)
+            elif isinstance(effect, _AT_ONCE):
+                self._perform(effect)
 
     def _write(self) -> None:
         units: dict[str, Any] = {}
+        workloads: dict[str, Any] = {}
         assignments: dict[str, Any] = {}
         nodes: dict[str, Any] = {}
         events: list[Any] = []
         for commit in self._gathered:
             units |= commit.units
+            workloads |= commit.workloads
             assignments |= commit.assignments
             nodes |= commit.nodes
             events += commit.events
@@ -86,6 +87,7 @@ class Commits:
             events=tuple(events),
             keep_events_from=keep_events_from,
             synced=synced,
+            workloads=workloads,
             assignments=assignments,
             nodes=nodes,
         )
@@ -98,13 +100,20 @@ class Commits:
     def _on_commit(self, failure: str) -> None:
         effects = self._held.popleft()
         notes = [effect for effect in effects if isinstance(effect, fx.Note)]
-        for effect in effects:
-            if isinstance(effect, fx.Answer) and failure:
-                self._perform(_not_durable(effect, failure))
-            elif not isinstance(effect, fx.Note):
+        if failure:
+            effects = [_not_durable(e, failure) if isinstance(e, fx.Answer) else e for e in effects]
+        # Notes last: what people read can wait for what units wait for.
+        self._perform_all(chain((e for e in effects if not isinstance(e, fx.Note)), notes))
+
+    def _perform_all(self, effects: Iterator[fx.Effect]) -> None:
+        """One that raises, which only a bug makes it do, takes none of the others with it."""
+        try:
+            for effect in effects:
                 self._perform(effect)
-        for note in notes:  # last: what people read can wait for what units wait for
-            self._perform(note)
+        finally:
+            rest = list(effects)
+            if rest:
+                self._loop.call_soon(self._perform_all, iter(rest))
 
 
 def _is_told(effect: fx.Effect) -> bool:

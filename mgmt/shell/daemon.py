@@ -11,8 +11,9 @@ import signal as signals
 import time
 from collections import deque
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import uvloop
@@ -25,14 +26,16 @@ from mgmt.core import event as ev
 from mgmt.core.event import NODES_PLANE, UPLINK_PLANE, Now
 from mgmt.core.state import Identity, State
 from mgmt.core.step import LEGACY_PLANE, step
-from mgmt.protocol import keys
+from mgmt.protocol import frames, keys
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.keys import Grant
 from mgmt.settings import Settings
+from mgmt.settings.units import HooksSettings
 from mgmt.shell import agent as agents
 from mgmt.shell import sight
 from mgmt.shell.commands import Commands
 from mgmt.shell.commits import Commits
+from mgmt.shell.computing import compute
 from mgmt.shell.door import Door
 from mgmt.shell.identity import boot_id
 from mgmt.shell.legacy import LegacyPlane
@@ -61,6 +64,9 @@ FIRST_SAMPLE_S = 0.02  # after a start
 SAMPLE_S = 5.0  # how often CPU and memory of units are looked at
 WORKERS = 2  # threads for what may block: reading logs, walking /proc
 FLUSH_S = 0.5  # how long the last answers may take at the end
+UNTELLABLE = (
+    "the answer could not be put into words: a fault of mgmt itself; its traceback is in the daemon's log"
+)
 
 
 class Daemon:
@@ -151,11 +157,17 @@ class Daemon:
             )
         self._prober = Prober(self._loop, self._context, self.emit)
         self._timers = Timers(self._loop, lambda key: self.emit(ev.TimerFired(key)))
-        self._spawner = Spawner(backend_path, runtime / "units", log_dir, self._environ, self._cgroups)
-        self._spawner.settings = settings
-        self._units = Units(self._loop, self._spawner, self.emit)
+        self._spawner = Spawner(
+            backend_path,
+            runtime / "units",
+            log_dir,
+            self._environ,
+            self._cgroups,
+            lambda: self._state.settings,
+        )
+        self._units = Units(self._loop, self._spawner, self._submit, self.emit)
         self._commands = Commands(self._loop)
-        self._probes = Probes(self._loop, self._commands, self._spawner.log_path, self._submit, self.emit)
+        self._probes = Probes(self._loop, self._commands, self._spawner.log_path, self._submit, self._post)
         self._commits = Commits(
             self._loop, self._store, self._prepare, lambda effect: self._perform[type(effect)](effect)
         )
@@ -166,6 +178,10 @@ class Daemon:
         self._sampler = sight.Sampler()
         self._unsampled: set[str] = set()  # started a moment ago
         self._workers = ThreadPoolExecutor(WORKERS, "worker")
+        all_there = Barrier(WORKERS + 1)  # now: a pool makes its threads when it first needs them, if it can
+        for _ in range(WORKERS):
+            self._workers.submit(all_there.wait)
+        all_there.wait()
         self._stop_signals = 0
         self._status = 0
         secret = restored.meta.get("secret") or secrets.token_bytes(32)
@@ -182,6 +198,7 @@ class Daemon:
                 log_dir=str(log_dir),
                 started=_now(),
                 topology=topology,
+                host=os.uname().nodename,
             ),
             agents.facts_of(agent, agent_id, topology, policy) if agent is not None else None,
         )
@@ -190,6 +207,7 @@ class Daemon:
             restored.units,
             restored.events,
             restored.meta.get("boot") == boot,
+            workloads=restored.workloads,
             assignments=restored.assignments,
             nodes=restored.nodes,
         )
@@ -219,6 +237,7 @@ class Daemon:
             fx.RelayGroup: self._set_group,
             fx.RelayLease: self.relay.set_lease,
             fx.ReadLog: self._read_log,
+            fx.Compute: lambda effect: compute(effect, self._workers, self._loop, self.emit),
             fx.Note: _note,
             fx.Quit: self._quit,
             fx.Beat: self._beat_node,
@@ -246,44 +265,80 @@ class Daemon:
         # First: a unit that is started may be given the folder of a start that nobody knows any more.
         restored = self._restored.units.items() if self._restored.same_boot else ()
         self._units.clean({(name, unit["incarnation"]) for name, unit in restored if unit["has_process"]})
-        self.emit(self._restored)
-        self._sample()
-        endpoint = self._state.settings.endpoints.control
-        log.info("ready: pid %d, control endpoint %s", os.getpid(), endpoint)
-        self._notifier.ready(f"serving on {endpoint}")
         try:
+            # The one event whose fault ends the daemon: it would know its units in part only. They run on.
+            self.emit(self._restored)
+            self._sample()
+            endpoint = self._state.settings.endpoints.control
+            log.info("ready: pid %d, control endpoint %s", os.getpid(), endpoint)
+            self._notifier.ready(f"serving on {endpoint}")
             loop.run_forever()
         finally:
             self._close()
         return self._status
 
     def _end_former_hooks(self) -> None:
-        """Of units whose life a hook may have held up when the former daemon was killed."""
-        records = self._restored.units
-        held_up = {
-            (name, record["incarnation"])
-            for name, record in records.items()
-            if record["state"] in ("STARTING", "STOPPING")
-        }
-        token_of = self._state.supervisor.token_of
-        if held_up and self._restored.same_boot:
-            for hook in end_hooks(lambda *key: token_of(*key) if key in held_up else None):
+        """Looks at every process there is, hence only where there may be one."""
+        supervisor = self._state.supervisor
+        hooked = (
+            name not in supervisor.units or supervisor.units[name].spec.backend.hooks != HooksSettings()
+            for name in self._restored.units
+        )
+        if self._restored.same_boot and any(hooked):
+            for hook in end_hooks(supervisor.token_of):
                 log.warning("%s: a hook of the former daemon was still running and is ended", hook)
 
     def emit(self, event: ev.Event) -> None:
-        """Feed an event to the core and carry out what it wants; nested events wait for their turn."""
+        """Feed an event to the core and carry out what it wants; nested events wait for their turn.
+
+        To be called last: an exception, which only a bug can raise, goes through here to the loop, which logs it
+        with its traceback and goes on. Who has more to do uses `_post`.
+        """
         self._queue.append(event)
-        if self._stepping:
-            return
+        if not self._stepping:
+            self._work()
+
+    def _post(self, event: ev.Event) -> None:
+        """Feed an event in a turn of its own."""
+        self._loop.call_soon(self.emit, event)
+
+    def _work(self) -> None:
         self._stepping = True
+        broken: ev.Event | None = None
+        effects: list[fx.Effect] = []
         try:
             while self._queue:
-                self._commits.carry_out(step(self._state, _now(), self._queue.popleft()))
+                broken, effects = self._queue.popleft(), []
+                step(self._state, _now(), broken, effects)
+                broken = None
+                self._commits.carry_out(effects)
         finally:
             self._stepping = False
+            if broken is not None:
+                self._on_fault(broken, effects)
+            if self._queue:
+                self._loop.call_soon(self._work)
+
+    def _on_fault(self, event: ev.Event, effects: list[fx.Effect]) -> None:
+        """A step raised: the core hears of it next, with what the step had come to, and answers who asked."""
+        if isinstance(event, ev.Faulted):
+            self._commits.carry_out(effects)  # the fault is in what every step does: go on as well as we can
+            return
+        route = getattr(event, "route", None)
+        if any(isinstance(effect, fx.Answer) and effect.route is route for effect in effects):
+            route = None
+        what = event.verb if isinstance(event, ev.Asked) else type(event).__name__
+        self._queue.appendleft(ev.Faulted(route, what, tuple(effects)))
 
     def _submit(self, work: Callable[[], None]) -> None:
-        self._workers.submit(work)
+        self._workers.submit(work).add_done_callback(self._on_worked)
+
+    def _on_worked(self, work: Future[None]) -> None:
+        # In the worker, which would keep the exception to itself.
+        fault = work.exception()
+        if fault is not None:
+            context = {"message": "a worker failed", "exception": fault}
+            self._loop.call_soon_threadsafe(self._loop.call_exception_handler, context)
 
     def _close(self) -> None:
         self._notifier.stopping()
@@ -326,15 +381,22 @@ class Daemon:
         self._loop.call_soon(self._loop.stop)
 
     def _answer(self, effect: fx.Answer) -> None:
-        plane = effect.route.plane
+        answer = self._answerer(effect.route.plane)
+        told = False
+        try:
+            answer(effect)
+            told = True
+        finally:
+            if not told:  # a bug: the answer cannot be encoded, but this one can
+                error = MgmtError("internal", UNTELLABLE)
+                answer(fx.Answer(effect.route, frames.Outcome.ERROR, error.as_body()))
+
+    def _answerer(self, plane: str) -> Callable[[fx.Answer], None]:
         if plane == LEGACY_PLANE:
-            self.legacy.answer(effect)
-        elif plane == NODES_PLANE:
-            self._below().answer(effect)
-        elif plane == UPLINK_PLANE:
-            self._up().answer(effect)
-        else:
-            self.native.answer(effect)
+            return self.legacy.answer
+        if plane == NODES_PLANE:
+            return self._below().answer
+        return self._up().answer if plane == UPLINK_PLANE else self.native.answer
 
     def _below(self) -> NodesPlane:
         assert self._nodes is not None, "only who serves agents has any"
@@ -364,11 +426,14 @@ class Daemon:
 
     def _run_hook(self, effect: fx.RunHook) -> None:
         def done(ok: bool, detail: str) -> None:
-            self.emit(ev.HookEnded(effect.unit, effect.incarnation, effect.which, ok, detail))
+            self._post(ev.HookEnded(effect.unit, effect.incarnation, effect.which, ok, detail))
 
         backend = effect.backend.model_copy(update={"command": effect.hook.command})
         try:
-            filled = self._spawner.fill(backend, effect.model, effect.unit, effect.endpoint, None)
+            script = self._spawner.find_script(
+                backend
+            )  # of a backend, not of its hook: hardly ever asked for
+            filled = self._spawner.fill(backend, effect.model, effect.unit, effect.endpoint, None, script)
         except MgmtError as error:
             self._loop.call_soon(done, False, error.text)
             return
@@ -402,10 +467,11 @@ class Daemon:
         self._submit(read)
 
     def _on_config(self, event: ev.ConfigRead) -> None:
-        self.emit(event)
-        self._spawner.settings = self._state.settings
-        if event.route is None:
-            self._notifier.ready("configuration applied")
+        try:
+            self.emit(event)
+        finally:
+            if event.route is None:
+                self._notifier.ready("configuration applied")
 
     def _inspect(self, effect: fx.Inspect) -> None:
         path = ipc_path(effect.endpoint)
@@ -427,7 +493,7 @@ class Daemon:
             event = ev.MaskChecked(effect.unit, effect.incarnation, wrong)
             self._loop.call_soon_threadsafe(self.emit, event)
 
-        self._workers.submit(look)
+        self._submit(look)
 
     def _read_log(self, effect: fx.ReadLog) -> None:
         path = self._spawner.log_path(effect.unit)
@@ -448,7 +514,7 @@ class Daemon:
                 result = error
             self._loop.call_soon_threadsafe(self.emit, ev.LogRead(effect.route, result))
 
-        self._workers.submit(read)
+        self._submit(read)
 
     # ---- signals and periodic work ----
 
@@ -474,9 +540,9 @@ class Daemon:
         self._loop.call_later(interval_s, self._beat, interval_s)
 
     def _sample(self) -> None:
-        self._take_sample()
-        self._look_at_logs()
         self._loop.call_later(SAMPLE_S, self._sample)
+        self._look_at_logs()
+        self._take_sample()
 
     def _look_at_logs(self) -> None:
         if self._looks_at_logs:
@@ -506,8 +572,8 @@ class Daemon:
     def _take_first_samples(self) -> None:
         """Of all that were started together. The first sample has memory, a share of CPU needs two."""
         names, self._unsampled = self._unsampled, set()
-        self._take_sample(names)
         self._loop.call_later(1.0, self._take_sample, names)
+        self._take_sample(names)
 
     def _take_sample(self, only: Collection[str] | None = None) -> None:
         units = self._state.supervisor.units

@@ -90,6 +90,11 @@ def pieces(path: Path) -> list[Piece]:
     return list(found.values())
 
 
+def is_old(suffix: str) -> bool:
+    """Whether `FILE.suffix` is an older file of a log FILE."""
+    return suffix.isdecimal() or suffix == TAKEN or _ARCHIVE.fullmatch(suffix) is not None
+
+
 def archive_name(path: Path, written_s: float, inode: int) -> str:
     """The name a compressed file of the log gets; names sort by time."""
     moment = datetime.fromtimestamp(written_s, UTC)

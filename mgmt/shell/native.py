@@ -88,26 +88,27 @@ class NativePlane:
 
     def _on_message(self, message: Frames, grant: Grant | None = None) -> None:
         peer = message[0]
+        event: ev.Event
         try:
             decoded = frames.decode(message[1:])
             if type(decoded) is frames.Request:
                 body = self._body(decoded)
                 timeout_ns = decoded.deadline_ms * 1_000_000 or self._timeout_ns
-                self._emit(
-                    ev.Asked(
-                        Route(self._serial(), PLANE, peer, decoded.id, decoded.session, None, grant),
-                        decoded.verb,
-                        body,
-                        time.monotonic_ns() + timeout_ns,
-                        decoded.key,
-                    )
+                event = ev.Asked(
+                    Route(self._serial(), PLANE, peer, decoded.id, decoded.session, None, grant),
+                    decoded.verb,
+                    body,
+                    time.monotonic_ns() + timeout_ns,
+                    decoded.key,
                 )
             elif type(decoded) is frames.Notice:
-                self._emit(ev.Noticed(peer, decoded.session, decoded.name, decoded.body, grant))
+                event = ev.Noticed(peer, decoded.session, decoded.name, decoded.body, grant)
             else:
                 raise FrameError("bad-frame", "only requests and notices are sent to a daemon", decoded[0])
         except FrameError as error:
             self._refuse(peer, error)
+        else:
+            self._emit(event)
 
     def _body(self, request: frames.Request) -> messages.Message:
         """The validated body."""

@@ -16,7 +16,8 @@ from mgmt.core import effect as fx
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.frames import LEASE_AND_ID, TAG_BYTES, DataKind
-from mgmt.shell.relay import Replica, connect
+from mgmt.shell.relay import NEVER_S, Replica, connect
+from mgmt.shell.router import HWM
 
 
 class Outpost:
@@ -42,7 +43,9 @@ class Outpost:
                 self._drop(replica)
         for unit, endpoint in wanted.items():
             if unit not in self._replicas:
-                self._replicas[unit] = connect(self._loop, self._context, unit, endpoint, self._on_answer)
+                self._replicas[unit] = connect(
+                    self._loop, self._context, unit, endpoint, self._on_answer, HWM
+                )
         self._models[effect.model] = set(wanted)
 
     def on_carried(self, message: list[Any]) -> None:
@@ -59,7 +62,7 @@ class Outpost:
         elif not replica.offer(message[1:]):
             self._refuse(unit, tag, DataKind.BUSY, MgmtError("busy", f"{unit} does not read; try later"))
         else:
-            replica.outstanding[tag[LEASE_AND_ID]] = b""
+            replica.outstanding[tag[LEASE_AND_ID]] = b"", NEVER_S
 
     def close(self) -> None:
         for replica in self._replicas.values():

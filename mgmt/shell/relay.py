@@ -1,13 +1,14 @@
 """The relay: data messages from clients to replicas and back, by lease, without decoding a body.
 
 A message keeps all its frames but the ROUTER's identity frame. The tag's lease chooses the group of replicas,
-the least occupied one gets the request, and `outstanding` remembers who is owed its one answer.
+the least occupied one gets the request, and `outstanding` remembers who is owed its one answer, and until when: a
+replica that falls silent holds neither its clients nor its places for ever.
 """
 
 from __future__ import annotations
 
 import struct
-from asyncio import AbstractEventLoop
+from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,11 @@ from mgmt.shell.router import HWM, Pump, Router, recv, send
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _NOBLOCK = int(zmq.NOBLOCK)
 _LEASE = slice(6, 14)
+_DEADLINE_MS = slice(2, 6)
+NEVER_S = float("inf")
+
+SWEEP_S = 0.1  # deadlines are looked at this often at most: an answer may come that much after its own
+HELD_FRAMES = 4  # of the largest size: what is held for a client that does not read, in bytes
 _REQUEST_HEAD = bytes((VERSION, DataKind.REQUEST))
 FAR = "node://"  # endpoints of units on other nodes: node://NODE/UNIT
 
@@ -53,22 +59,25 @@ def _receive_answer(socket: zmq.Socket[bytes]) -> list[Any]:
 
 
 class Outstanding:
-    """Requests that a replica has not answered: lease-and-id -> the identity that waits."""
+    """Requests that a replica has not answered: lease-and-id -> the identity that waits, and the deadline in
+    seconds of the loop's clock.
+    """
 
     __slots__ = ("outstanding",)
 
     def __init__(self) -> None:
-        self.outstanding: dict[bytes, bytes] = {}
+        self.outstanding: dict[bytes, tuple[bytes, float]] = {}
 
     def settles(self, tag: bytes) -> bytes | None:
         """Who waits for this answer, and no longer does; None when nobody does."""
         if len(tag) != TAG_BYTES or tag[1] < DataKind.RESULT:
             return None
-        return self.outstanding.pop(tag[LEASE_AND_ID], None)
+        waiting = self.outstanding.pop(tag[LEASE_AND_ID], None)
+        return None if waiting is None else waiting[0]
 
     def open_tags(self) -> list[bytes]:
         """The tags of the requests that will not be answered any more."""
-        return [bytes((VERSION, DataKind.REQUEST, 0, 0, 0, 0)) + key for key in self.outstanding]
+        return [_request_tag(key) for key in self.outstanding]
 
 
 class Replica(Outstanding):
@@ -120,10 +129,12 @@ def connect(
     unit: str,
     endpoint: str,
     on_answer: Callable[[Replica, list[Any]], None],
+    max_queue: int,
 ) -> Replica:
     socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.SNDHWM, HWM)
+    # Requests that expired at a silent replica may still be queued for it: these are bounded here.
+    socket.setsockopt(zmq.SNDHWM, 2 * max_queue)
     socket.setsockopt(zmq.RCVHWM, HWM)
     socket.setsockopt(zmq.RECONNECT_IVL, 10)
     socket.connect(endpoint)
@@ -160,9 +171,11 @@ class Relay:
         self._leases: dict[bytes, _Group] = {}
         self._far: dict[tuple[str, str], FarReplica] = {}  # by node and unit
         self.carry: Carry = _nowhere  # the way to agents, when there are any
-        self.strays = (
-            0  # answers nobody waits for: of a client that left, or of a backend that repeats itself
-        )
+        # Answers nobody waits for: of a client that left, too late, or of a backend that repeats itself.
+        self.strays = 0
+        self._sweep_timer: TimerHandle | None = None
+        self._sweep_at_s = NEVER_S
+        self._swept_s = 0.0
         self.router = Router(
             loop,
             context,
@@ -171,6 +184,7 @@ class Relay:
             self._on_request,
             self._on_lost,
             _receive_request,
+            HELD_FRAMES * max_frame_bytes,
             prepare=prepare,
         )
 
@@ -196,6 +210,8 @@ class Relay:
                 group.replicas[unit] = self._connect(unit, endpoint)
 
     def close(self) -> None:
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
         for group in self._groups.values():
             for replica in group.replicas.values():
                 self._drop(replica)
@@ -243,7 +259,48 @@ class Relay:
                 peer, tag, DataKind.BUSY, MgmtError("busy", f"{replica.unit} does not read; try later")
             )
             return
-        outstanding[key] = peer
+        deadline_ms = int.from_bytes(tag[_DEADLINE_MS])
+        if not deadline_ms:
+            outstanding[key] = peer, NEVER_S
+            return
+        deadline_s = self._loop.time() + deadline_ms / 1000
+        outstanding[key] = peer, deadline_s
+        if deadline_s < self._sweep_at_s:
+            self._sweep_at(deadline_s)
+
+    def _sweep_at(self, deadline_s: float) -> None:
+        """Look at the deadlines when the earliest one passes, but not too often."""
+        at_s = max(deadline_s, self._swept_s + SWEEP_S)
+        if at_s < self._sweep_at_s:
+            if self._sweep_timer is not None:
+                self._sweep_timer.cancel()
+            self._sweep_at_s = at_s
+            self._sweep_timer = self._loop.call_at(at_s, self._sweep)
+
+    def _sweep(self) -> None:
+        """Answer what is overdue; its place is free, and an answer that comes yet is a stray."""
+        self._swept_s = now_s = self._loop.time()
+        self._sweep_timer, self._sweep_at_s = None, NEVER_S
+        earliest_s = NEVER_S
+        for group in self._groups.values():
+            for replica in group.replicas.values():
+                overdue = []
+                for key, (_, deadline_s) in replica.outstanding.items():
+                    if deadline_s <= now_s:
+                        overdue.append(key)
+                    elif deadline_s < earliest_s:
+                        earliest_s = deadline_s
+                if overdue:
+                    self._expire(replica, overdue)
+        if earliest_s < NEVER_S:
+            self._sweep_at(earliest_s)
+
+    def _expire(self, replica: Replica | FarReplica, keys: list[bytes]) -> None:
+        text = f"{replica.unit} did not answer before the deadline; what it was asked may still be done"
+        expired = MgmtError("expired", text, unit=replica.unit)
+        for key in keys:
+            peer, _ = replica.outstanding.pop(key)
+            self._answer(peer, _request_tag(key), DataKind.EXPIRED, expired)
 
     def _on_answer(self, replica: Replica | FarReplica, message: list[Any]) -> None:
         peer = replica.settles(message[0])
@@ -274,14 +331,14 @@ class Relay:
 
     def _give_up(self, replica: Replica | FarReplica) -> None:
         lost = MgmtError("backend-lost", f"{replica.unit} died before it answered", unit=replica.unit)
-        peers, tags = list(replica.outstanding.values()), replica.open_tags()
+        peers, tags = [peer for peer, _ in replica.outstanding.values()], replica.open_tags()
         replica.outstanding.clear()
         for peer, tag in zip(peers, tags, strict=True):
             self._answer(peer, tag, DataKind.ERROR, lost)
 
     def _connect(self, unit: str, endpoint: str) -> Replica | FarReplica:
         if not endpoint.startswith(FAR):
-            return connect(self._loop, self._context, unit, endpoint, self._on_answer)
+            return connect(self._loop, self._context, unit, endpoint, self._on_answer, self._max_queue)
         replica = FarReplica(unit, endpoint, self.carry)
         self._far[replica.node, unit] = replica
         return replica
@@ -303,6 +360,10 @@ class Relay:
 
     def _on_lost(self, peer: bytes, reason: str) -> None:
         """The client left: what its requests bring back will be strays."""
+
+
+def _request_tag(lease_and_id: bytes) -> bytes:
+    return bytes((VERSION, DataKind.REQUEST, 0, 0, 0, 0)) + lease_and_id
 
 
 def _load(replica: Replica | FarReplica) -> int:

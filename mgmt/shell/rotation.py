@@ -13,11 +13,12 @@ import logging
 import os
 import shutil
 import struct
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mgmt.shell.logs import TAKEN, Mark, archive_name, pieces
+from mgmt.shell.logs import TAKEN, Mark, archive_name, is_old, pieces
 
 log = logging.getLogger("mgmt.shell.rotation")
 
@@ -42,6 +43,10 @@ class Rotation:
         self._log_path = log_path
         self._marks: dict[str, list[Mark]] = {}
         self._failed: set[str] = set()  # units whose last compression failed: said once
+        self._counted: tuple[Sequence[Watched], dict[Path, int]] = (
+            (),
+            {},
+        )  # for whom nothing was left to remove
 
     def marks(self, unit: str) -> tuple[Mark, ...]:
         """When the log had which size, oldest first; may be asked from any thread."""
@@ -52,12 +57,14 @@ class Rotation:
         known = {one.unit for one in watched}
         for unit in self._marks.keys() - known:
             del self._marks[unit]
-        return [one.unit for one in watched if self._look_at(one, now_s)]
+        old = [one.unit for one in watched if self._look_at(one, now_s)]
+        self._remove_surplus(watched)
+        return old
 
     def _look_at(self, one: Watched, now_s: float) -> bool:
         path = self._log_path(one.unit)
         if one.compress and (_beside(path, "1").exists() or _beside(path, TAKEN).exists()):
-            self._compress_turned(one.unit, path, one.keep)
+            self._compress_turned(one.unit, path)
         try:
             stat = path.stat()
         except OSError:
@@ -74,9 +81,23 @@ class Rotation:
             born_s = next(mark.at for mark in marks if mark.inode == stat.st_ino)
         return now_s - born_s >= one.max_age_s
 
-    def _compress_turned(self, unit: str, path: Path, keep: int) -> None:
+    def _remove_surplus(self, watched: Sequence[Watched]) -> None:
+        """The shim removes what it turned over once too often; archives, and files of a time when more were
+        kept, are ours. Folders are read when something in them changed.
+        """
+        logs = {self._log_path(one.unit): one.keep for one in watched}
+        changed_ns = {folder: _changed_ns(folder) for folder in {path.parent for path in logs}}
+        if (watched, changed_ns) == self._counted:
+            return
+        counts = Counter(path for folder in changed_ns for path in _old_files(folder))
+        for path, keep in logs.items():
+            if counts[path] > keep:
+                remove_surplus(path, keep)
+        self._counted = watched, changed_ns
+
+    def _compress_turned(self, unit: str, path: Path) -> None:
         try:
-            compress_turned(path, keep)
+            compress_turned(path)
         except OSError as error:
             if unit not in self._failed:
                 self._failed.add(unit)
@@ -91,10 +112,34 @@ def thinned(marks: list[Mark]) -> list[Mark]:
     return marks[:half:2] + marks[half:]
 
 
-def compress_turned(path: Path, keep: int) -> None:
-    """Compress every file of a log that was turned over, the oldest first, and keep `keep` of them. OSError."""
+def _changed_ns(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _old_files(folder: Path) -> Iterator[Path]:
+    """For every older file in the folder, the log it is of."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            log_name, dot, suffix = name.rpartition(".log.")
+            if dot and is_old(suffix):
+                yield folder / f"{log_name}.log"
+
+
+def remove_surplus(path: Path, keep: int) -> None:
+    """Of the older files of a log, compressed or not, keep the newest `keep`."""
     old = [piece for piece in pieces(path) if piece.path != path]
-    waiting = [piece for piece in old if not piece.compressed]
+    for piece in old[keep:]:
+        # If the shim turns over meanwhile, the name has a newer file, but one that is as far back by then.
+        with contextlib.suppress(OSError):
+            piece.path.unlink()
+
+
+def compress_turned(path: Path) -> None:
+    """Compress every file of a log that was turned over, the oldest first. OSError."""
+    waiting = [piece for piece in pieces(path) if piece.path != path and not piece.compressed]
     taken = _beside(path, TAKEN)
     for piece in reversed(waiting):
         if piece.path != taken:
@@ -103,10 +148,6 @@ def compress_turned(path: Path, keep: int) -> None:
                 piece.path.rename(taken)
         if taken.exists():
             _compress(path, taken)
-    if len(old) > keep:
-        archives = [piece for piece in pieces(path) if piece.compressed]
-        for piece in archives[keep:]:
-            piece.path.unlink(missing_ok=True)
 
 
 def _compress(path: Path, taken: Path) -> None:

@@ -13,6 +13,7 @@ import stat
 from asyncio import AbstractEventLoop, TimerHandle
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import zmq
@@ -34,7 +35,12 @@ _POLLIN = int(zmq.POLLIN)
 DRAIN_CAP = 256  # messages taken in one turn before the rest of the loop gets its chance
 FLUSH_S = 0.005  # how often queued answers are offered again to a peer whose pipe was full
 MAX_OUTBOX = 4096  # answers queued for one peer that does not read; then it is given up
+MAX_HELD_BYTES = 64 << 20  # of large answers queued for one peer, here or inside libzmq; then it is given up
 HWM = 4096  # messages per peer inside libzmq, each way
+TRACKED_BYTES = (
+    16 << 10
+)  # larger messages are counted until libzmq lets go of them; HWM bounds the smaller ones
+PURGE_AT = 256  # peers with tracked messages, before those are forgotten that have none any more
 
 Frames = list[bytes]
 
@@ -59,6 +65,32 @@ def receive_routed(socket: zmq.Socket[bytes]) -> Frames:
         message.append(frame.bytes)
         more = frame.more
     return message
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """Messages, each with its size, for a peer whose pipe is full."""
+
+    messages: deque[tuple[Sequence[Any], int]] = field(default_factory=deque)
+    bytes: int = 0
+
+
+class _Inside:
+    """The large messages for one peer that libzmq has not written to the connection yet, in order."""
+
+    def __init__(self) -> None:
+        self._messages: deque[tuple[zmq.MessageTracker, int]] = deque()
+        self._bytes = 0
+
+    def add(self, tracker: zmq.MessageTracker, size: int) -> None:
+        self._messages.append((tracker, size))
+        self._bytes += size
+
+    def bytes(self) -> int:
+        messages = self._messages
+        while messages and messages[0][0].done:
+            self._bytes -= messages.popleft()[1]
+        return self._bytes
 
 
 class _Turn:
@@ -149,8 +181,9 @@ class Pump:
 class Router:
     """A bound ROUTER: messages in by callback, messages out by `send`, which never blocks and never drops.
 
-    A peer whose pipe is full gets a queue of at most MAX_OUTBOX messages; one that overflows it, or is gone,
-    is reported once by `on_lost(identity, reason)` and its queue is thrown away with it.
+    A peer whose pipe is full gets a queue of at most MAX_OUTBOX messages, and what is large is held for it up to
+    `max_held_bytes`. One that exceeds this, or is gone, is reported by `on_lost(identity, reason)`, and its queue
+    is thrown away with it.
     """
 
     def __init__(
@@ -162,6 +195,7 @@ class Router:
         on_message: Callable[[list[Any]], None],
         on_lost: Callable[[bytes, str], None],
         receive: Callable[[zmq.Socket[bytes]], list[Any]] = receive_routed,
+        max_held_bytes: int = MAX_HELD_BYTES,
         *,
         prepare: Callable[[zmq.Socket[bytes]], None] | None = None,
     ) -> None:
@@ -169,7 +203,10 @@ class Router:
         self.endpoint = endpoint
         self._loop = loop
         self._on_lost = on_lost
-        self._outbox: dict[bytes, deque[Sequence[Any]]] = {}
+        self._max_held_bytes = max_held_bytes
+        self._outbox: dict[bytes, _Outbox] = {}
+        self._inside: dict[bytes, _Inside] = {}
+        self._purge_at = PURGE_AT
         self._flush_timer: TimerHandle | None = None
         self.socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
         for option, value in (
@@ -209,29 +246,37 @@ class Router:
 
     def queued(self, peer: bytes) -> int:
         """How many messages wait for this peer to read, beside those inside libzmq."""
-        queue = self._outbox.get(peer)
-        return len(queue) if queue is not None else 0
+        outbox = self._outbox.get(peer)
+        return len(outbox.messages) if outbox is not None else 0
 
     def send(self, peer: bytes, frames: Sequence[Any]) -> None:
         """Send `frames`, bytes or zmq.Frame, to the peer of that identity, now or as soon as it reads."""
-        queue = self._outbox.get(peer)
-        if queue is not None:
-            self._enqueue(peer, queue, frames)
-            return
-        if not self._offer(peer, frames):
-            self._enqueue(peer, self._outbox.setdefault(peer, deque()), frames)
+        outbox = self._outbox.get(peer)
+        size = sum(map(len, frames))
+        if size >= TRACKED_BYTES:
+            held = (outbox.bytes if outbox is not None else 0) + self._bytes_inside(peer)
+            if held and held + size > self._max_held_bytes:
+                self._drop(peer, f"{held} bytes of answers wait for it and it reads none")
+                return
+        if outbox is not None:
+            self._enqueue(peer, outbox, frames, size)
+        elif not self._offer(peer, frames, size):
+            self._enqueue(peer, self._outbox.setdefault(peer, _Outbox()), frames, size)
 
     def flush(self) -> bool:
         """Offer queued messages again; True when nothing is queued any more."""
         self._flush_timer = None
         for peer in list(self._outbox):
-            queue = self._outbox.get(peer)
-            while queue:
-                if not self._offer(peer, queue[0]):
+            outbox = self._outbox[peer]
+            messages = outbox.messages
+            while messages:
+                frames, size = messages[0]
+                if not self._offer(peer, frames, size):
                     break
-                if queue:
-                    queue.popleft()
-            if not queue:
+                if messages:  # else the peer is gone
+                    messages.popleft()
+                    outbox.bytes -= size
+            if not messages:
                 self._outbox.pop(peer, None)
         self._arm()
         return not self._outbox
@@ -250,7 +295,18 @@ class Router:
     def poke(self) -> None:
         self._pump.poke()
 
-    def _offer(self, peer: bytes, frames: Sequence[Any]) -> bool:
+    def _bytes_inside(self, peer: bytes) -> int:
+        inside = self._inside.get(peer)
+        return inside.bytes() if inside is not None else 0
+
+    def _track(self, peer: bytes, tracker: zmq.MessageTracker, size: int) -> None:
+        # Kept when a peer is given up: it may be connected still, and come back for more.
+        if len(self._inside) >= self._purge_at:
+            self._inside = {one: inside for one, inside in self._inside.items() if inside.bytes()}
+            self._purge_at = max(PURGE_AT, 2 * len(self._inside))
+        self._inside.setdefault(peer, _Inside()).add(tracker, size)
+
+    def _offer(self, peer: bytes, frames: Sequence[Any], size: int) -> bool:
         """True when the message is out of our hands: sent, or its peer is gone."""
         # Whatever comes of it: a send that is refused has swallowed a signal just as well.
         self._pump.poke()
@@ -264,21 +320,33 @@ class Router:
                 raise
             self._give_up(peer, "the peer is gone")
             return True
+        if size >= TRACKED_BYTES:
+            # libzmq tells when it lets go of memory that is ours; the first frame stands for the message.
+            first = zmq.Frame(frames[0], track=True, copy=False)
+            if first.tracker is not None:
+                self._track(peer, first.tracker, size)
+            frames = (first, *frames[1:])
         last = len(frames) - 1
         for i, frame in enumerate(frames):
             send(socket, frame, _NOBLOCK if i == last else _MORE)
         return True
 
-    def _enqueue(self, peer: bytes, queue: deque[Sequence[Any]], frames: Sequence[Any]) -> None:
-        if len(queue) >= MAX_OUTBOX:
-            self._give_up(peer, f"{len(queue)} answers were queued for it and it reads none")
+    def _enqueue(self, peer: bytes, outbox: _Outbox, frames: Sequence[Any], size: int) -> None:
+        queued = len(outbox.messages)
+        if queued >= MAX_OUTBOX:
+            self._drop(peer, f"{queued} answers were queued for it and it reads none")
             return
-        queue.append(frames)
+        outbox.messages.append((frames, size))
+        outbox.bytes += size
         self._arm()
+
+    def _drop(self, peer: bytes, reason: str) -> None:
+        log.warning("%s: a client is given up: %s", self.endpoint, reason)
+        self._give_up(peer, reason)
 
     def _give_up(self, peer: bytes, reason: str) -> None:
         # Emptied, too: a flush that is going through it must not give the peer up once for each answer.
-        self._outbox.pop(peer, deque()).clear()
+        self._outbox.pop(peer, _Outbox()).messages.clear()
         # Not from inside a send: whoever is sending must see a consistent state first.
         self._loop.call_soon(self._on_lost, peer, reason)
 

@@ -2,9 +2,10 @@
  * mgmt-shim: the parent of one supervised unit. It outlives the daemon.
  *
  *   mgmt-shim --dir DIR [--fd N] [--log FILE] [--log-max-bytes N] [--log-keep K] [--cwd D] [--shim-cgroup PATH]...
- *     [--cgroup PATH]... [--cpus 0-3,8] [--policy other|batch|idle|fifo:P|rr:P|deadline:RUNTIME:DEADLINE:PERIOD]
- *     [--nice N] [--rlimit NAME=SOFT:HARD]... [--oom-score-adj N] [--umask 022] [--user UID] [--group GID]
- *     [--groups A,B] [--timer-slack-ns N] [--mlock] [--gated] -- PROGRAM ARG...
+ *     [--cgroup PATH]... [--cpus 0-3,8] [--memory-nodes 0,1]
+ *     [--policy other|batch|idle|fifo:P|rr:P|deadline:RUNTIME:DEADLINE:PERIOD] [--nice N]
+ *     [--rlimit NAME=SOFT:HARD]... [--oom-score-adj N] [--umask 022] [--user UID] [--group GID] [--groups A,B]
+ *     [--timer-slack-ns N] [--mlock] [--gated] -- PROGRAM ARG...
  *
  * It prepares and executes PROGRAM, owns the pipe of its output, reaps every descendant (it is a subreaper,
  * so double forks and new sessions come back to it), and answers on two kinds of SOCK_SEQPACKET connections:

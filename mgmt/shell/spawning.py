@@ -10,9 +10,10 @@ import pwd
 import shutil
 import signal as signals
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeGuard
 
 from mgmt.core import effect as fx
 from mgmt.launch import Launch, find_backend_script, launch
@@ -44,8 +45,12 @@ class Spawner:
         log_dir: Path,
         environ: Mapping[str, str],
         cgroups: Cgroups,
+        settings: Callable[[], Settings],
     ) -> None:
-        self.settings: Settings | None = None  # the one in force: where scripts are searched
+        self._settings = settings  # those in force
+        self._scripts: dict[
+            tuple[str, str | None], Path
+        ] = {}  # by script and backend_path of the configuration
         self.folder = folder
         self.log_dir = log_dir
         self.cgroups = cgroups
@@ -63,20 +68,27 @@ class Spawner:
     def close(self) -> None:
         os.close(self._null)
 
+    def find_script(self, backend: RunSettings) -> Path | None:
+        """The script that the command names, if it names one: a long search on disks, which blocks.
+
+        MgmtError when it is nowhere, OSError when there is no working folder to search from.
+        """
+        if not needs_script(backend) or backend.script is None:
+            return None
+        return find_backend_script(self._settings(), backend.script, self._backend_path).require()
+
     def fill(
-        self, backend: RunSettings, model: ModelSettings, unit: str, endpoint: str, config_path: str | None
+        self,
+        backend: RunSettings,
+        model: ModelSettings,
+        unit: str,
+        endpoint: str,
+        config_path: str | None,
+        script: Path | None,
     ) -> Launch:
-        """The unit's command, environment and folder with every placeholder replaced."""
-        if self.settings is None:
-            raise RuntimeError("no configuration is in force yet")
-        script = None
-        if (
-            isinstance(backend, BackendSettings)
-            and backend.script is not None
-            and "script" in backend.holes()
-        ):
-            script = find_backend_script(self.settings, backend.script, self._backend_path).require()
-        backend_path = self._backend_path or self.settings.backend_path
+        """The unit's command, environment and folder with every placeholder replaced; `script` was found."""
+        settings = self._settings()
+        backend_path = self._backend_path or settings.backend_path
         return launch(
             backend,
             model,
@@ -87,13 +99,16 @@ class Spawner:
             backend_path=None if backend_path is None else str(backend_path),
         )
 
-    def spawn(self, effect: fx.Spawn) -> Spawned:
+    def spawn(self, effect: fx.Spawn, script: Path | None) -> Spawned:
         """Start the shim; MgmtError or OSError when that is not possible, and then nothing is left behind.
 
         It gets as far as it can without the program, which it executes when it is told to `go`.
         """
-        filled = self.fill(effect.backend, effect.model, effect.unit, effect.endpoint, effect.config_path)
+        filled = self.fill(
+            effect.backend, effect.model, effect.unit, effect.endpoint, effect.config_path, script
+        )
         folder = self.folder_of(effect.unit, effect.incarnation)
+        # In the loop, like all that is written there before the shim starts: the runtime folder is in memory.
         folder.mkdir(parents=True, mode=0o700)
         argv = [str(SHIM), "--dir", str(folder), "--fd", str(SHIM_FD), "--gated"]
         try:
@@ -147,6 +162,8 @@ class Spawner:
             argv += ["--cwd", filled.cwd]
         if effect.cpus:
             argv += ["--cpus", ",".join(map(str, effect.cpus))]
+        if effect.memory_nodes:
+            argv += ["--memory-nodes", ",".join(map(str, effect.memory_nodes))]
         if scheduling.policy == "deadline":
             times = (
                 scheduling.runtime_us,
@@ -169,6 +186,11 @@ class Spawner:
         if backend.timer_slack_us is not None:
             argv += ["--timer-slack-ns", str(max(1, backend.timer_slack_us * 1000))]
         return argv + _account(backend)
+
+
+def needs_script(backend: RunSettings) -> TypeGuard[BackendSettings]:
+    """Whether the command has a place for a script that is searched for."""
+    return isinstance(backend, BackendSettings) and backend.script is not None and "script" in backend.holes()
 
 
 def groups_of_units(state_dir: Path) -> Cgroups:

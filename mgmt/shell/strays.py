@@ -1,7 +1,8 @@
-"""Hooks of a daemon that was killed: nobody waits for them any more, and the next daemon runs them again.
+"""Hooks of a daemon that was killed: nobody waits for them any more, and nobody would end them in time.
 
-A hook has no shim that would outlive its daemon and tell of it. What it is, its environment tells: the unit, the
-incarnation, and the token that only daemons of this state folder can make.
+A hook has no shim that would outlive its daemon and tell of it, so it ends with its daemon: at once when that one
+leaves, at the start of the next one when it was killed. One that its unit waits for is run again then. What it is,
+its environment tells: the unit, the incarnation, and the token that only daemons of this state folder can make.
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from collections.abc import Callable
 from mgmt.shell.commands import kill_sessions
 
 HOOK_VARIABLE = "MGMT_HOOK"
-GATES = ("pre_start", "pre_stop")  # others do not hold up their unit: they run on to their end
 MAX_ENVIRON_BYTES = 1 << 20
 PASSES = 20  # over a hook that keeps forking
 WAIT_S = 2.0  # a process that SIGKILL does not end by then hangs in the kernel
 
 
 def end_hooks(token_of: Callable[[str, int], str | None]) -> list[str]:
-    """Ends the gating hooks whose environment has `token_of(unit, incarnation)`; their names, `UNIT.HOOK`.
+    """Ends the hooks whose environment has `token_of(unit, incarnation)`; their names, `UNIT.HOOK`.
 
     Blocks until they are gone. A process is pinned before it is looked at, so that nobody else is ever hit; of
     its session only what lives beside a proven leader is ended with it.
@@ -78,7 +78,7 @@ def _hook(pid: str, token_of: Callable[[str, int], str | None]) -> str | None:
         env.get("MGMT_UNIT", ""),
         env.get("MGMT_INCARNATION", ""),
     )
-    if which not in GATES or not incarnation.isdecimal():
+    if which is None or not incarnation.isdecimal():
         return None
     token = token_of(unit, int(incarnation))
     return f"{unit}.{which}" if token is not None and token == env.get("MGMT_TOKEN") else None

@@ -7,6 +7,7 @@ and its descendants, and talks to us over a SOCK_SEQPACKET socket in packets of 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -25,7 +26,7 @@ from mgmt.core import event as ev
 from mgmt.protocol.errors import MgmtError
 from mgmt.shell.hierarchies import kill_group
 from mgmt.shell.identity import Folder, read_folder
-from mgmt.shell.spawning import Spawner, read_groups
+from mgmt.shell.spawning import Spawner, needs_script, read_groups
 
 log = logging.getLogger("mgmt.shell.units")
 
@@ -36,6 +37,7 @@ GROUP_RETRY_S = 0.05  # an emptied control group may be busy for a moment
 GROUP_RETRIES = 20
 UNKNOWN_END_S = 2.0  # SIGKILL takes some milliseconds
 REMOVE_AFTER_S = 0.05
+TAIL_WAIT_S = 1.0  # for the last lines of a log on a disk that hangs; then the end is told without them
 
 Key = tuple[str, int]  # unit, incarnation
 
@@ -53,13 +55,35 @@ class _Process:
     told_empty: bool = False
 
 
-class Units:
-    """The processes behind the units; `emit` takes the events they cause."""
+@dataclass(slots=True)
+class _End:
+    """The end of a unit that is not told yet; `emptied`: nor that nothing is left of it."""
 
-    def __init__(self, loop: AbstractEventLoop, spawner: Spawner, emit: Callable[[ev.Event], None]) -> None:
+    code: int | None
+    signal: int | None
+    left: int
+    timer: TimerHandle
+    emptied: bool = False
+
+
+class Units:
+    """The processes behind the units; `submit` runs a function in a worker thread, `emit` takes the events."""
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        spawner: Spawner,
+        submit: Callable[[Callable[[], None]], None],
+        emit: Callable[[ev.Event], None],
+    ) -> None:
         self._loop = loop
         self._spawner = spawner
+        self._submit = submit
         self._emit = emit
+        self._searching: dict[
+            Key, list[str]
+        ] = {}  # a script for it is looked for: what to tell its shim then
+        self._unread: dict[Key, _End] = {}  # ended, and the last lines of the log are being read
         self._processes: dict[Key, _Process] = {}
         self._leaving: dict[Path, TimerHandle] = {}  # folders of ended processes
 
@@ -71,8 +95,34 @@ class Units:
         folder = self._spawner.folder_of(*key)
         if folder in self._leaving:
             self._remove_now(folder)
+        if not needs_script(effect.backend):
+            self._start(effect, None)
+            return
+
+        def search() -> None:
+            found: Path | MgmtError | OSError | None
+            try:
+                found = self._spawner.find_script(effect.backend)
+            except (MgmtError, OSError) as error:
+                found = error
+            self._loop.call_soon_threadsafe(self._on_found, effect, found)
+
+        self._searching[key] = []
+        self._submit(search)
+
+    def _on_found(self, effect: fx.Spawn, found: Path | MgmtError | OSError | None) -> None:
+        key = (effect.unit, effect.incarnation)
+        commands = self._searching.pop(key)
+        self._start(effect, found)
+        for command in commands:
+            self._send(key, command)
+
+    def _start(self, effect: fx.Spawn, script: Path | MgmtError | OSError | None) -> None:
+        key = (effect.unit, effect.incarnation)
         try:
-            spawned = self._spawner.spawn(effect)
+            if isinstance(script, Exception):
+                raise script
+            spawned = self._spawner.spawn(effect, script)
         except MgmtError as error:
             self._later(ev.SpawnFailed(*key, error.text))
             return
@@ -220,18 +270,22 @@ class Units:
             self._emit(ev.SpawnFailed(*key, _failure(fields)))
         elif word == "exited" and not process.told_end:
             process.told_end = True
-            self._emit(_exited(key, fields, int(fields.get("left", "0")), self._spawner.log_path(key[0])))
+            self._tell_end(key, fields, int(fields.get("left", "0")), self._emit)
             if fields.get("empty") == "1":
                 self._on_word(key, process, "empty", {})
         elif word == "empty" and not process.told_empty:
             process.told_empty = True
-            self._emit(ev.Emptied(*key))
+            self._tell_emptied(key)
 
     def _on_shim_end(self, key: Key, process: _Process) -> None:
         self._loop.remove_reader(process.pidfd)
-        if process.control.fileno() >= 0:
+        try:
             self._on_packets(key, process)
-            self._loop.remove_reader(process.control.fileno())
+        finally:  # whatever its last words cause
+            self._bury(key, process)
+
+    def _bury(self, key: Key, process: _Process) -> None:
+        self._loop.remove_reader(process.control.fileno())
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PIDFD, process.pidfd, os.WEXITED | os.WNOHANG)
         os.close(process.pidfd)
@@ -259,7 +313,6 @@ class Units:
 
     def _from_record(self, key: Key, folder: Folder, told_end: bool = False) -> None:
         """The shim is gone: its record says how the unit ended, or the unit is ended now, without a witness."""
-        log_path = self._spawner.log_path(key[0])
         record = folder.exit or {}
         if record.get("why") == "exec-failed" and not told_end:
             self._later(
@@ -269,12 +322,12 @@ class Units:
             )
             return
         if not told_end and record:
-            self._later(_exited(key, record, 0, log_path))
+            self._tell_end(key, record, 0, self._later)
             told_end = True
         if record.get("empty") != "1":
             self._end_witnessless(key, folder, told_end)
             return
-        self._later(ev.Emptied(*key))
+        self._loop.call_soon(self._tell_emptied, key)
 
     def _end_witnessless(self, key: Key, folder: Folder, told_end: bool) -> None:
         """Processes without their shim: only those proven to be the unit's are killed."""
@@ -301,8 +354,47 @@ class Units:
             self._loop.call_later(GROUP_RETRY_S, self._witnessless_gone, key, folder, told_end)
             return
         if not told_end:
-            self._later(ev.Exited(*key, None, None, 0, read_tail(self._spawner.log_path(key[0]))))
-        self._later(ev.Emptied(*key))
+            self._tell_end(key, {}, 0, self._later)
+        self._loop.call_soon(self._tell_emptied, key)
+
+    # ---- the end, with the last lines of the log ----
+
+    def _tell_end(
+        self, key: Key, fields: dict[str, str], left: int, emit: Callable[[ev.Event], None]
+    ) -> None:
+        """At once if the end of the log is in memory, as it nearly always is. A disk is waited for in a worker."""
+        code = int(fields["code"]) if "code" in fields else None
+        number = int(fields["signal"]) if "signal" in fields else None
+        path = self._spawner.log_path(key[0])
+        tail = read_tail(path, wait=False)
+        if tail is not None:
+            emit(ev.Exited(*key, code, number, left, tail))
+            return
+
+        def read() -> None:
+            self._loop.call_soon_threadsafe(self._on_tail, key, read_tail(path))
+
+        timer = self._loop.call_later(TAIL_WAIT_S, self._on_tail, key, None)
+        self._unread[key] = _End(code, number, left, timer)
+        self._submit(read)
+
+    def _tell_emptied(self, key: Key) -> None:
+        end = self._unread.get(key)
+        if end is not None:
+            end.emptied = True
+        else:
+            self._emit(ev.Emptied(*key))
+
+    def _on_tail(self, key: Key, tail: str | None) -> None:
+        end = self._unread.pop(key, None)
+        if end is None:
+            return  # told without it
+        end.timer.cancel()
+        if tail is None:
+            log.warning("%s.%d: its log cannot be read within %g s", *key, TAIL_WAIT_S)
+        if end.emptied:
+            self._later(ev.Emptied(*key))
+        self._emit(ev.Exited(*key, end.code, end.signal, end.left, tail or ""))
 
     # ---- small things ----
 
@@ -311,6 +403,10 @@ class Units:
         self._loop.call_soon(self._emit, event)
 
     def _send(self, key: Key, command: str) -> None:
+        searching = self._searching.get(key)
+        if searching is not None:
+            searching.append(command)
+            return
         process = self._processes.get(key)
         if process is None:
             return
@@ -332,18 +428,23 @@ class Units:
     def _remove_now(self, folder: Path, tries: int = 0) -> None:
         """Its control groups, as soon as the kernel lets go of them, and its folder."""
         self._leaving.pop(folder).cancel()
-        left = self._spawner.cgroups.remove(read_groups(folder))
-        if not left:
-            shutil.rmtree(folder, ignore_errors=True)
-            left = [folder] if folder.exists() else []  # a shim that starts nothing is writing into it
-        if left and tries < GROUP_RETRIES:
-            self._remove_later(folder, GROUP_RETRY_S, tries + 1)
+        if self._spawner.cgroups.remove(read_groups(folder)):
+            if tries < GROUP_RETRIES:
+                self._remove_later(folder, GROUP_RETRY_S, tries + 1)
+            return
+        # Its name is free at once; its files go in a worker. What is left of that, a next daemon's `clean` takes.
+        gone = folder.with_name(f".{time.monotonic_ns()}.{folder.name}")
+        with contextlib.suppress(OSError):
+            folder.rename(gone)
+            self._submit(lambda: _remove_tree(gone))
 
 
-def _exited(key: Key, fields: dict[str, str], left: int, log_path: Path) -> ev.Exited:
-    code = int(fields["code"]) if "code" in fields else None
-    number = int(fields["signal"]) if "signal" in fields else None
-    return ev.Exited(*key, code, number, left, read_tail(log_path))
+def _remove_tree(folder: Path) -> None:
+    for _ in range(GROUP_RETRIES):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(GROUP_RETRY_S)  # a shim that starts nothing is writing into it
 
 
 def _failure(fields: dict[str, str]) -> str:
@@ -375,12 +476,21 @@ def parse_packet(packet: bytes) -> tuple[str, dict[str, str]]:
     return word, dict(pair.partition("=")[::2] for pair in pairs)
 
 
-def read_tail(path: Path) -> str:
-    """The last lines of a log, at most TAIL_LINES of them from its last TAIL_BYTES."""
+def read_tail(path: Path, wait: bool = True) -> str | None:
+    """The last lines of a log, at most TAIL_LINES of them from its last TAIL_BYTES; empty when it cannot be read.
+
+    None: not without waiting for the disk, or on a file system that does not tell.
+    """
     try:
-        with open(path, "rb", buffering=0) as file:
+        # Whatever somebody put there: the open itself must not wait.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            data = os.pread(file.fileno(), TAIL_BYTES, max(0, size - TAIL_BYTES)) if size else b""
-    except OSError:
-        return ""
-    return "\n".join(data.decode("utf-8", "replace").splitlines()[-TAIL_LINES:])
+            data = bytearray(min(size, TAIL_BYTES))
+            flags = 0 if wait else os.RWF_NOWAIT
+            got = os.preadv(file.fileno(), [data], size - len(data), flags) if data else 0
+    except OSError as error:
+        return None if not wait and error.errno in (errno.EAGAIN, errno.EOPNOTSUPP) else ""
+    if got < len(data) and not wait:
+        return None
+    return "\n".join(data[:got].decode("utf-8", "replace").splitlines()[-TAIL_LINES:])

@@ -125,6 +125,7 @@ def a_state(
         log_dir="/s/logs",
         started=Now(now_ns, START_S + (now_ns - START_NS) / S),
         topology=topology,
+        host="box",
     )
     return State(settings, identity, agent)
 

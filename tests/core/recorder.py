@@ -20,6 +20,7 @@ from mgmt.core.event import Asked, Now, Route
 from mgmt.core.invariants import check
 from mgmt.core.nodes import AgentFacts
 from mgmt.core.placement import Topology
+from mgmt.core.schedule import records as workload_records
 from mgmt.core.step import step
 from mgmt.core.supervision import Unit, from_record, to_record
 from mgmt.protocol import frames, messages
@@ -172,6 +173,7 @@ class World:
         self.deaths = 0
         self.dies_after: int | None = None  # effects of the next event
         self.store: dict[str, dict[str, Any]] = {}
+        self.workloads: dict[str, dict[str, Any]] = {}
         self.history: list[dict[str, Any]] = []
         self.processes: dict[Key, Process] = {}
         self.published: dict[tuple[bytes, int], list[dict[str, Any]]] = {}
@@ -199,6 +201,7 @@ class World:
         self.relay_groups: dict[str, tuple[tuple[str, str], ...]] = {}
         self.relay_leases: dict[int, str] = {}
         self._quits: int = 0
+        self.computations: list[fx.Compute] = []
 
     # ---- events in -------------------------------------------------------------------------------------
 
@@ -238,9 +241,9 @@ class World:
         # Another number of sockets, as after another epoch.
         epoch = EPOCH + 1000 * self.deaths
         self.state = a_state(self.settings, self.topology, epoch, self.now_ns, agent=self.agent)
-        tables = (self.store, self.history, self.assignments, self.nodes)
-        units, events, assignments, nodes = (frames.unpack(frames.pack(table)) for table in tables)
-        self.feed(ev.Restored(units, events, same_boot, assignments, nodes))
+        tables = (self.store, self.history, self.workloads, self.assignments, self.nodes)
+        units, events, workloads, assignments, nodes = (frames.unpack(frames.pack(table)) for table in tables)
+        self.feed(ev.Restored(units, events, same_boot, workloads, assignments, nodes))
         for name, record in units.items():
             unit = self.state.supervisor.units.get(name)
             if unit is None:
@@ -298,6 +301,20 @@ class World:
         ticket = self.tickets[asked.route] = Ticket(asked.route, asked.verb)
         self.feed(asked)
         return ticket
+
+    def compute(self) -> None:
+        """A thread works the oldest computation."""
+        computation = self.computations.pop(0)
+        result: Any
+        try:
+            result = computation.work()
+        except MgmtError as error:
+            result = error
+        self.feed(ev.Computed(computation.number, result))
+
+    def compute_all(self) -> None:
+        while self.computations:
+            self.compute()
 
     def client(self, name: str | None = None, **hello: Any) -> Client:
         """A client that said hello."""
@@ -434,6 +451,9 @@ class World:
         self.deeds.clear()
 
     def _one_thing(self) -> bool:
+        if self.computations:
+            self.compute()
+            return True
         if self.adoptions:
             self.adopt(next(iter(self.adoptions)))
             return True
@@ -566,6 +586,9 @@ class World:
                 self.wire.append(effect)
             case fx.AdmitNode() | fx.OpenRelay() | fx.Relink():
                 self.wire.append(effect)
+            case fx.Compute():
+                assert not self.computations, "one computation at a time"
+                self.computations.append(effect)
             case fx.Quit():
                 self._quits += 1
                 if not self.state.handed_over:
@@ -611,7 +634,11 @@ class World:
                 packed = frames.unpack(frames.pack(record))
                 assert packed == record, f"{name}: the store changes its record"
                 self.store[name] = packed
-        for table, changed in ((self.assignments, commit.assignments), (self.nodes, commit.nodes)):
+        for table, changed in (
+            (self.workloads, commit.workloads),
+            (self.assignments, commit.assignments),
+            (self.nodes, commit.nodes),
+        ):
             for name, record in changed.items():
                 if record is None:
                     table.pop(name, None)
@@ -662,6 +689,7 @@ class World:
         for model in self.state.registry.models:
             ready = tuple((u.spec.name, u.endpoint) for u in self.state.loading.ready_units(model))
             assert self.relay_groups.get(model, ()) == ready
+        assert bool(self.computations) or not self.state.schedules.waiting(), "nobody computes"
         leases = {lease.id: lease.model for lease in self.state.leases.by_id.values() if lease.unit is None}
         assert self.relay_leases == leases
         assert self._quits <= 1
@@ -696,6 +724,10 @@ class World:
 
     def _check_store(self) -> None:
         """The store says exactly what the units are, and a unit made of its record is the same again."""
+        entries = self.state.schedules.entries
+        assert self.workloads == {name: workload_records.to_record(entry) for name, entry in entries.items()}
+        for name, entry in entries.items():
+            assert workload_records.from_record(name, self.workloads[name]) == entry
         units = self.state.supervisor.units
         assert set(self.store) <= set(units), f"{set(self.store) - set(units)} are kept for ever"
         for name, unit in units.items():

@@ -214,13 +214,33 @@ def test_followers_count_as_waiting_requests() -> None:
     assert tickets[0].ok == tickets[1].ok
 
 
-def test_remembered_keys_are_limited() -> None:
-    world = a_daemon(limits={"max_requests": 2})
+def test_beyond_the_limit_the_oldest_answer_is_forgotten() -> None:
+    world = a_daemon([a_model("slow"), a_model("old"), a_model("new")], limits={"max_requests": 3})
     client = world.client()
-    client.ask("models", key="a")
-    client.ask("models", key="b")
+    slow = client.ask("load-model", key="s", model="slow", within_s=100)
+    world.drain()
+    for key, model in (("o", "old"), ("n", "new")):
+        client.ask("load-model", key=key, model=model)
+        world.up(model)
+    assert client.ask("models", key="m").ok, "room is made"
+    assert set(world.state.sessions.remembered) == {(0, "s"), (0, "n"), (0, "m")}
+    assert {key for key in world.timers if key[0] == "key"} == {("key", (0, key)) for key in "snm"}
+    client.ask("unload-model", model="new")
+    world.obey(world.expect(fx.SignalUnit, unit="new"))
+    assert client.ask("load-model", key="n", model="new").ok["already"] is False, "it is still remembered"
+    world.settle()
+    assert slow.ok
+
+
+def test_keys_in_flight_are_never_forgotten() -> None:
+    world = a_daemon([a_model("a"), a_model("b")], limits={"max_requests": 2})
+    client = world.client()
+    loads = [client.ask("load-model", key=name, model=name, within_s=100) for name in "ab"]
     assert client.ask("models", key="c").code == "busy"
     assert client.ask("models").ok
+    world.settle()
+    assert all(load.ok for load in loads)
+    assert client.ask("models", key="c").ok
 
 
 def test_a_key_of_a_lease_belongs_to_its_session() -> None:

@@ -27,6 +27,7 @@ def test_the_service_names_all_an_operator_asks_for() -> None:
         "client_endpoint": "ipc:///tmp/symphony-ipc",
         "cli_endpoint": "ipc:///tmp/symphony-cli",
         "sessions": 1,
+        "workloads": 0,
         "seq": 0,
         "counters": {},
     }

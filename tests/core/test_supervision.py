@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from mgmt.core import effect as fx
 from mgmt.core.placement import Demand, Ledger, plan
-from mgmt.core.supervision import find_cycle
 from mgmt.core.supervision.dependencies import Needs, dependants, start_set
 from mgmt.protocol.errors import MgmtError
 from tests.core.builders import a_config, a_model, a_probe, a_restart, a_topology, a_unit
@@ -69,10 +68,8 @@ def test_graphs() -> None:
         "c": Needs(after={"d": "ready"}),
         "d": Needs(),
     }
-    assert find_cycle(graph) == []
     assert start_set(graph, ["a"]) == {"a", "b", "c"}
     assert dependants(graph, "b") == {"a"}
-    assert find_cycle({**graph, "d": Needs(after={"b": "ready"})}) == ["b", "c", "d", "b"]
 
 
 # ---- probes and hooks ----
@@ -183,6 +180,43 @@ def test_a_place_depends_on_what_is_declared_and_on_no_order_and_nothing_is_held
     assert sum(place.memory_bytes for place in held) <= topology.memory_bytes
 
 
+def test_a_unit_of_a_numa_node_has_its_cpus_and_its_memory() -> None:
+    units = {
+        "all": a_unit(placement={"numa_node": 1}),
+        "one": a_unit(placement={"numa_node": 0, "cpus": 1}),
+        "named": a_unit(cpus="1-2", placement={"numa_node": 0}),
+        "anywhere": a_unit(placement={"cpus": 1}),
+        "nowhere": a_unit(placement={"numa_node": 7}),
+    }
+    world = a_daemon([], units, topology=a_topology(cpus=4, nodes=2))
+    client = world.client()
+    assert client.ask("start", targets=["nowhere"]).code == "no-capacity"
+    del units["nowhere"]
+    client.ask("start", targets=list(units))
+    spawns = {name: world.expect(fx.Spawn, unit=name) for name in units}
+    assert {
+        name: (spawn.cpus, spawn.memory_nodes) for name, spawn in spawns.items() if name != "anywhere"
+    } == {
+        "all": ((2, 3), (1,)),
+        "one": ((0,), (0,)),
+        "named": ((1, 2), (0, 1)),
+    }
+    assert spawns["anywhere"].memory_nodes == ()
+    assert "its memory comes from NUMA node 1 alone" in client.ask("explain", target="all").ok["lines"]
+    world.settle()
+    planned = client.ask("plan")
+    world.reads(a_config([], {**units, "named": a_unit(cpus="1-2")}))
+    reasons = {row["unit"]: row["reason"] for row in planned.ok["actions"]}
+    assert "NUMA nodes of its memory" in reasons["named"] and reasons["all"] == "unchanged"
+
+
+def test_a_machine_of_one_numa_node_is_not_asked_to_bind_memory() -> None:
+    world = a_daemon([], {"u": a_unit(placement={"numa_node": 0})})
+    world.client().ask("start", targets=["u"])
+    spawn = world.expect(fx.Spawn, unit="u")
+    assert spawn.cpus == (0, 1) and spawn.memory_nodes == ()
+
+
 def test_a_refusal_names_the_holder_and_changes_nothing() -> None:
     alone = {"cpus": 2, "exclusive": True}
     world = a_daemon([], {"a": a_unit(placement=alone), "b": a_unit(placement=alone)})
@@ -237,6 +271,22 @@ def test_a_restart_brings_back_no_dependant_that_is_being_stopped() -> None:
     assert [world.unit(name).incarnation for name in ("db", "app")] == [2, 2]
 
 
+def test_a_unit_that_the_configuration_no_longer_has_is_not_started_again_while_it_ends() -> None:
+    world = a_daemon([], {"gone": a_unit(), "kept": a_unit()})
+    client = world.client()
+    client.ask("start", targets=["gone"])
+    world.settle()
+    client.ask("apply")
+    world.reads(a_config([], {"kept": a_unit()}))
+    assert [client.ask(verb, targets=["kept", "gone"]).code for verb in ("start", "restart")] == [
+        "unknown-unit"
+    ] * 2
+    assert world.unit("kept").state == "STOPPED"
+    stop = client.ask("stop", targets=["gone"])
+    world.settle()
+    assert stop.ok and "gone" not in world.state.supervisor.units
+
+
 # ---- what outlives the daemon ----
 
 
@@ -270,3 +320,17 @@ def test_after_a_restart_of_the_machine_what_was_wanted_is_started_again() -> No
     assert world.unit("up").state == "RUNNING" and world.unit("up").incarnation == 2
     assert world.unit("stopped").state == "STOPPED" and world.unit("stopped").incarnation == 1
     world.drain()
+
+
+def test_a_restart_that_was_cut_off_in_a_hook_waits_for_what_it_requires() -> None:
+    world = a_daemon([], {"db": a_unit(), "app": a_unit(requires=["db"], pre_start=5.0)})
+    client = world.client()
+    client.ask("start", targets=["app"])
+    world.start("db")
+    world.expect(fx.RunHook, unit="app", which="pre_start")
+    client.ask("restart", targets=["db"])
+    assert world.unit("app").state == "STOPPING" and world.unit("db").stop_reason
+    world.die()
+    assert world.unit("app").waiting_for == "db to be ready"
+    world.settle()
+    assert {name: world.unit(name).state for name in ("db", "app")} == {"db": "RUNNING", "app": "RUNNING"}

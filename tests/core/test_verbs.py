@@ -16,14 +16,19 @@ from mgmt.protocol.errors import MgmtError
 from tests.core.builders import a_hello, a_model, a_restart
 from tests.core.recorder import Client, World, a_daemon
 
+CONTROL = {
+    "workload": "control",
+    "tasks": [{"name": "loop", "period_us": 10000, "wcet_us": 1000, "priority": 50}],
+}
 LOG = {"unit": "up", "path": "/s/logs/up.log", "data": b"line\n", "offset": 5, "inode": 9}
 
 
 def a_busy_daemon() -> tuple[World, Client]:
-    """`up` is RUNNING, `idle` was never loaded, `bare` has no backend; `n1` is a node."""
+    """`up` is RUNNING, `idle` never was, `bare` has no backend; `control` has a task `loop`; `n1` is a node."""
     world = a_daemon([a_model("up"), a_model("idle"), a_model("bare", no_backend=True)])
     client = world.client()
     client.ask("load-model", model="up")
+    client.ask("schedule-submit", documents=[CONTROL])
     assert world.ask(a_hello("n1")).ok
     world.settle()
     return world, client
@@ -62,6 +67,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "node-wait": {"node": "n1"},
     "node-tags": {"node": "n1", "add": ["gpu"]},
     "agent-hello": {},
+    "schedule-submit": {"documents": [{**CONTROL, "workload": "another"}]},
+    "schedule-show": {},
+    "schedule-remove": {"workload": "control"},
+    "schedule-explain": {"task": "loop"},
+    "schedule-rebalance": {"apply": True},
 }
 
 # (verb, body, code)
@@ -104,8 +114,10 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 
 def test_every_verb_is_tried() -> None:
     assert set(GOOD) == set(messages.REQUESTS)
-    # They name nothing that could be wrong; a configuration is refused after it was read.
+    # They name nothing that could be wrong; a configuration is refused after it was read, and what concerns a
+    # schedule in its turn.
     never_refused = {"models", "subscribe", "stop-service", "dump", "plan", "apply"}
+    never_refused |= {verb for verb in messages.REQUESTS if verb.startswith("schedule-")}
     assert {verb for verb, _, _ in BAD} == set(messages.REQUESTS) - never_refused
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from tests.parity.test_symphony_lifecycle import assert_prompt, status_times_s
 from tests.system.clients import Peer, eventually
-from tests.system.daemon import Daemon, Start, config, faulty, script, symphony
+from tests.system.daemon import STUB, Daemon, Start, config, faulty, script, symphony
 
 ROTATE_BYTES = 1 << 16
 KEEP = 2
@@ -153,3 +155,84 @@ def test_a_full_disk_is_no_reason_not_to_start(start: Start) -> None:
         assert daemon.loaded("stub")["pid"]
         assert daemon.unit_log("stub").stat().st_size == 0
         assert daemon.stop() == 0
+
+
+# In the daemon: nothing of a log is in memory, and whoever waits for the disk waits until the gate is open.
+BAD_DISK = """
+import os, sys, time
+if sys.orig_argv[1:3] == ["-m", "mgmt"]:
+    from mgmt.shell import spawning, units
+    read_tail, find = units.read_tail, spawning.find_backend_script
+
+    def at_gate():
+        while not os.path.exists(os.environ["GATE"]):
+            time.sleep(0.01)
+
+    def slow_read(path, wait=True):
+        return (at_gate(), read_tail(path))[1] if wait else None
+
+    units.read_tail = slow_read
+    spawning.find_backend_script = lambda *arguments: (at_gate(), find(*arguments))[1]
+"""
+
+
+@pytest.fixture
+def on_bad_disk(start: Start, tmp_path: Path) -> Daemon:
+    (tmp_path / "sitecustomize.py").write_text(BAD_DISK)
+    units = {"steady": {"command": ["/bin/sleep", "1000"], "restart": {"delay_s": 0.01, "limit": 100}}}
+    fails = {"command": ["/bin/sh", "-c", "echo the reason; exit 7"], "restart": {"policy": "no"}}
+    environ = {"PYTHONPATH": str(tmp_path), "GATE": str(tmp_path / "gate")}
+    backends = {"fails": {"kind": "native", **fails}, "searched": {"kind": "symphony", "script": str(STUB)}}
+    daemon = start(config(backends, units=units), environ=environ)
+    daemon.control.ok("start", targets=["steady"])
+    return daemon
+
+
+def test_a_disk_that_hangs_holds_up_nobody(on_bad_disk: Daemon, tmp_path: Path) -> None:
+    daemon = on_bad_disk
+    pids = [daemon.unit("steady")["pid"]]
+    for _ in range(3):  # more than there are workers to wait for the disk
+        os.kill(pids[-1], signal.SIGKILL)
+
+        def started_anew() -> bool:
+            began_s = time.monotonic()
+            unit = daemon.unit("steady")
+            assert time.monotonic() - began_s < 0.5, "the loop waits for nothing"
+            return unit["state"] == "RUNNING" and unit["pid"] not in pids
+
+        eventually(started_anew, timeout_s=5.0, what="its end is told without its last lines")
+        pids.append(daemon.unit("steady")["pid"])
+    assert "steady.1: its log cannot be read within 1 s" in daemon.log()
+    (tmp_path / "gate").touch()
+    daemon.control.ok("stop", targets=["steady"])
+    assert daemon.unit("steady")["restarts"] == 3
+
+
+def test_last_lines_that_come_late_are_in_the_message(on_bad_disk: Daemon, tmp_path: Path) -> None:
+    (tmp_path / "gate").touch()
+    daemon = on_bad_disk
+    refusal = daemon.control.refused("load-model", model="fails")
+    assert "last lines of its log:\n  the reason" in refusal["text"]
+    eventually(
+        lambda: not list((daemon.runtime / "units").glob("*fails*")), what="it is told to be empty, too"
+    )
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_script_that_is_searched_for_long_holds_up_its_unit_alone(
+    on_bad_disk: Daemon, tmp_path: Path, stopped: bool
+) -> None:
+    daemon = on_bad_disk
+    loading = daemon.control.ask("load-model", model="searched")
+    looks = iter(range(30))
+    assert_prompt(status_times_s(daemon, lambda: next(looks, None) is None))
+    assert daemon.unit("searched")["state"] == "STARTING"
+    if stopped:
+        daemon.control.ok("unload-model", model="searched", wait=False)
+    assert not daemon.unit("searched")["pid"]
+    (tmp_path / "gate").touch()
+    if stopped:
+        assert daemon.control.reply(loading).body["code"] == "cancelled"
+        daemon.reaches("searched", "STOPPED")
+    else:
+        assert daemon.control.reply(loading).outcome == "ok"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mgmt.protocol import defaults
 from tests.system.daemon import Start, config, model, shipped
 
 
@@ -33,6 +34,13 @@ def test_folders_whose_names_are_not_utf_8(start: Start, tmp_path: Path) -> None
     daemon = start(config({"echo": shipped("echo")}), environ={"MGMT_STATE_DIR": str(odd)})
     daemon.loaded("echo")
     assert "\\udcff/logs/echo.log" in daemon.unit("echo")["log"]
+
+
+def test_a_model_with_the_longest_name_runs_and_has_its_log(start: Start) -> None:
+    name = "n" * defaults.MAX_UNIT_NAME_CHARS
+    daemon = start(config({"echo": shipped("echo")}, [model(name, "echo")]))
+    daemon.loaded(name)
+    assert Path(daemon.unit(name)["log"]).is_file()
 
 
 def test_a_runtime_folder_that_no_endpoint_can_name(start: Start) -> None:

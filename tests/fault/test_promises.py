@@ -31,6 +31,8 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "fault/test_takeover.py::test_a_pid_used_again_is_never_signalled",
         "fault/test_takeover.py::test_a_shim_in_doubt_is_not_signalled_and_its_unit_not_doubled",
         "fault/test_takeover.py::test_two_hundred_units_are_adopted",
+        "fault/test_schedule_crash.py::test_a_daemon_killed_in_the_midst_of_submissions_loses_and_doubles_nothing",
+        "system/test_schedule_daemon.py::test_a_next_daemon_has_the_same_schedule",
     ),
     "P3 a restart and an upgrade of the daemon keep the units": (
         "fault/test_takeover.py::test_a_hand_over_keeps_every_process",
@@ -45,6 +47,8 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "P5 places are the same for the same configuration, exclusive, and kept by every thread": (
         "fault/test_parallel.py::test_every_thread_has_the_promised_cpus_whatever_the_order_and_the_daemon",
         "fault/test_parallel.py::test_cpus_of_an_exclusive_owner_are_refused_with_his_name",
+        "system/test_schedule_daemon.py::test_a_unit_keeps_tasks_off_its_cpu",
+        "system/test_schedule_daemon.py::test_tasks_keep_a_unit_off_their_cpu",
         "fault/test_faulty_backends.py::test_every_thread_of_pinned_backends_keeps_its_cpus",
         "fault/test_faulty_backends.py::test_a_backend_that_leaves_its_cpus_is_reported",
     ),

@@ -45,6 +45,44 @@ def test_a_native_client_that_never_reads_is_given_up(start: Start) -> None:
     assert peers_lost(daemon) == 1  # counted as a peer, not as each of its answers
 
 
+# What one answer weighs must not matter.
+def test_a_native_client_that_never_reads_large_answers_is_given_up(start: Start) -> None:
+    unit = {"command": ["/bin/sh", "-c", "yes 0123456789 | head -c 1000000; sleep 1000"]}
+    daemon = start(config(units={"a": unit}))
+    daemon.control.ok("start", targets=["a"])
+    eventually(lambda: daemon.unit_log("a").stat().st_size == 1_000_000)
+    before = daemon.memory_bytes()
+    lazy = daemon.native(RCVHWM=1)
+    chunk = daemon.control.ok("logs", unit="a", lines=100_000)["data"]
+    assert len(chunk) > 250_000
+    most = 0
+    request = frames.encode_request(1, lazy.session, "logs", {"unit": "a", "lines": 100_000})
+    for _ in range(10):  # not more at once than a session may have open
+        flood(lazy, request, count=100)
+        daemon.control.ok("logs", unit="a", lines=100_000)  # behind them in the workers' queue
+        most = max(most, daemon.memory_bytes() - before)
+    assert most < 2 * MAX_GROWTH_BYTES < 1000 * len(chunk)
+    assert peers_lost(daemon) == 1
+    assert any("bytes of answers wait for it" in line for line in reasons(daemon))
+    assert "a client is given up" in daemon.log()
+    assert daemon.status()["service"]["sessions"] == 1
+
+
+def test_a_relay_client_that_never_reads_large_answers_is_bounded(start: Start) -> None:
+    daemon = start({**config({"echo": shipped("echo")}), "limits": {"max_relay_frame_bytes": 4 << 20}})
+    daemon.loaded("echo")
+    before = daemon.memory_bytes()
+    lazy, other = daemon.data("echo", RCVHWM=1), daemon.data("echo")
+    payload = bytes(1 << 20)
+    for id in range(300):
+        lazy.ask(id, payload)
+        other.ask(id, b"still served")
+        answer, _ = other.answer()
+        assert (answer.id, answer.kind) == (id, frames.DataKind.RESULT)
+        assert daemon.memory_bytes() - before < 2 * MAX_GROWTH_BYTES
+    assert "a client is given up" in daemon.log()
+
+
 def test_a_client_that_leaves_with_answers_waiting_is_counted_once(start: Start) -> None:
     daemon = start(config({"stub": symphony()}, [model(f"m{i}", "stub") for i in range(30)]))
     lazy = daemon.native(RCVHWM=1, SNDHWM=100_000)

@@ -92,6 +92,31 @@ def test_a_pre_start_hook_is_run_again_and_never_beside_itself(start: Start) -> 
     eventually(lambda: not astray(daemon, by_unit(daemon)), what="only the present runs are there")
 
 
+@pytest.mark.parametrize("which", ["post_start", "pre_stop", "post_stop"])
+def test_no_hook_of_a_killed_daemon_runs_on(start: Start, which: str) -> None:
+    daemon = start(run=False)
+    # Not the shell alone: what it started, in its session.
+    hook = {"command": ["/bin/sh", "-c", f"sleep 1000 & echo $$ $! >>{daemon.folder}/hooks; wait"]}
+    daemon.configure(config(units={"a": logging_unit(daemon.folder, hooks={which: hook})}))
+    daemon.start()
+    daemon.control.ok("start", targets=["a"])
+    if which != "post_start":
+        daemon.control.ask("stop", targets=["a"], wait=False)
+    hooks = daemon.folder / "hooks"
+    eventually(lambda: hooks.exists() and len(hooks.read_text().split()) == 2)
+    former = [int(pid) for pid in hooks.read_text().split()]
+    pid = daemon.unit("a")["pid"]
+    daemon.crash()
+    assert all(alive(pid) for pid in former), "nothing ends them before"
+    daemon.start()
+    assert not any(alive(pid) for pid in former)
+    assert f"a.{which}: a hook of the former daemon" in daemon.log()
+    if which == "post_start":
+        assert daemon.unit("a")["pid"] == pid, "its unit is left alone"
+    elif which == "pre_stop":
+        daemon.reaches("a", "STOPPED")
+
+
 def test_a_unit_stopped_in_its_pre_start_hook_stays_down(start: Start) -> None:
     daemon = start(run=False)
     hook = {"command": ["/bin/sh", "-c", f"echo $$ >>{daemon.folder}/hooks; sleep 1000 & wait"]}

@@ -103,6 +103,17 @@ def test_large_numbers_agree(tasks: TaskSet) -> None:
 
 
 @needs_c
+def test_jitter_beyond_every_deadline_agrees() -> None:
+    """Differences of deadlines and jitter that pass int64 on the way."""
+    for jitter in (INT64_MAX, INT64_MAX - 1, 2**62):
+        for period in (1, 2**62, INT64_MAX):
+            tasks = TaskSet([1, 1], [period, INT64_MAX], [1, INT64_MAX], [jitter, 0])
+            for name in ("response_times", "fp_schedulable", "edf_schedulable", "audsley"):
+                same(name, tasks)
+            assert kernel.edf_schedulable(*tasks[:3], jitter=tasks.jitter) is False
+
+
+@needs_c
 def test_many_tasks_agree() -> None:
     random = Random(11)
     for load in (0.7, 0.9, 0.97):

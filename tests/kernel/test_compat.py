@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from importlib import import_module
 from pathlib import Path
 from random import Random
@@ -18,9 +19,7 @@ from mgmt.core.schedule import compat
 from mgmt.core.schedule.compat_yaml import scan_nodes
 from mgmt.kernel import reference_placement as twin
 
-VECTORS = Path(__file__).parents[1] / "data" / "vectors" / "timpani_dev.json"
-# Cases kept beside the checkout, where there are some; the format is the same.
-MORE_VECTORS = sorted((Path(__file__).parents[3] / "shared" / "vectors").glob("timpani*.json"))
+VECTORS = sorted((Path(__file__).parents[1] / "data" / "vectors").glob("timpani*.json"))
 KERNELS = [pytest.param(twin, id="python")]
 if kernel.IMPLEMENTATION == "c":
     KERNELS.append(pytest.param(import_module("mgmt.kernel._kernel"), id="c"))
@@ -31,7 +30,7 @@ FUNCTIONS = [
 
 def cases() -> list[Any]:
     found = {}
-    for path in (VECTORS, *MORE_VECTORS):
+    for path in VECTORS:
         for case in json.loads(path.read_text())["cases"]:
             found[case["id"]] = pytest.param(case, id=case["id"] + "-" + case["category"])
     return list(found.values())
@@ -128,6 +127,17 @@ COLUMNS = {
 def test_c_and_twin_agree(function: str, system: dict[str, list[int]]) -> None:
     columns = {name: system[name] for name in COLUMNS[function]}
     assert getattr(kernel, function)(**columns) == getattr(twin, function)(**columns)
+
+
+@pytest.mark.parametrize("implementation", KERNELS)
+def test_columns_may_be_buffers(implementation: ModuleType) -> None:
+    for words in ("Q", "q", "I"):
+        args = [array(words, [1000, 1000]), array(words, [600, 500]), array("q", [0, 0]), array("q", [1, 1])]
+        got = implementation.compat_target_node_priority(*args, array("i", [0, 2]), array("q", [0, 1]))
+        assert got == ([0, 0], [1, 0])
+    with pytest.raises(OverflowError, match=r"runtime\[0\]"):
+        implementation.compat_target_node_priority([1], array("q", [-1]), [0], [0], [0, 1], [0])
+    assert implementation.compat_hyperperiod(array("Q", [2**64 - 1, 1])) == 2**64 - 1
 
 
 @given(st.lists(st.one_of(st.integers(0, 50), st.integers(0, 2**64 - 1)), max_size=12))

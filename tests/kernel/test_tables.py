@@ -250,6 +250,15 @@ def test_c_and_twin_agree_on_sound_and_spoilt_tables(workload: Any, random: Rand
         assert ours is not None or work == sum(end - start for start, end, _ in slices(table))
 
 
+@pytest.mark.parametrize("overloaded", [True, False])
+def test_periods_at_the_end_of_int64(implementation: ModuleType, overloaded: bool) -> None:
+    """Once a search without an end: nothing is released any more, and the work passes the last moment."""
+    last = 2**63 - 1
+    wcet = last // 3 + overloaded
+    got = made(implementation, ([wcet] * 3, [last] * 3, [last] * 3), {})
+    assert isinstance(got, Table) is not overloaded
+
+
 def exists(columns: Any, more: Any) -> bool:
     """Whether any table exists, by maximum flow over the jobs' windows: without precedence, one unit of CPU a
     unit of time, given to jobs by augmenting paths.

@@ -242,6 +242,8 @@ ENOENT, EACCES, EPERM, EINVAL, EBUSY = 2, 13, 1, 22, 16
         (["--shim-cgroup", "/nowhere"], ["true"], ("shim-cgroup", ENOENT)),
         (["--cpus", "8000"], ["true"], ("affinity", EINVAL)),
         (["--cpus", "0,8000"], ["true"], ("affinity", EINVAL)),  # the kernel alone would cut it to 0
+        (["--memory-nodes", "1023"], ["true"], ("memory-nodes", EINVAL)),
+        (["--memory-nodes", "0,1023"], ["true"], ("memory-nodes", EINVAL)),  # as with CPUs
         (["--policy", "deadline:9:5:1"], ["true"], ("policy", EINVAL)),
         (["--rlimit", "NOFILE=4000000000:4000000000"], ["true"], ("rlimit", EPERM)),
         (["--rlimit", "NOFILE=2:1"], ["true"], ("rlimit", EINVAL)),
@@ -288,6 +290,7 @@ def test_deadline_policy_on_fewer_cpus_is_refused_by_the_kernel(start: Start) ->
     "options",
     [
         ["--nonsense", "1"], ["--cpus", ""], ["--cpus", "3-1"], ["--cpus", "1,"], ["--policy", "fifo"],
+        ["--memory-nodes", ""], ["--memory-nodes", "1024"], ["--memory-nodes", "all"],
         ["--policy", "fifo:100"], ["--policy", "deadline:1:2"], ["--nice", "20"], ["--nice", "x"],
         ["--rlimit", "NOFILE"], ["--rlimit", "NOFILE=1"], ["--rlimit", "X=1:1"], ["--rlimit", "AS=-1:1"],
         ["--umask", "888"], ["--umask", "1000"], ["--groups", "1,"], ["--user", "4294967295"],
@@ -435,6 +438,20 @@ def test_policy(start: Start, policy: str, number: int, priority: int) -> None:
     if ":" in policy:
         flags = os.sched_getscheduler(int(packet["pid"]))
         assert flags & os.SCHED_RESET_ON_FORK
+
+
+def test_memory_comes_from_the_nodes_asked_for(start: Start, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    shim = start("/bin/cat", "/proc/self/numa_maps", options=["--log", str(log), "--memory-nodes", "0"])
+    shim.expect("state")
+    packet = shim.expect("started", "failed")
+    if packet.word == "failed":
+        assert (packet["stage"], packet["at"]) == ("memory-nodes", "0")
+        pytest.skip(f"set_mempolicy is refused here: {os.strerror(int(packet['errno']))}")
+    shim.expect("exited")
+    shim.expect("empty")
+    policies = {line.split()[1] for line in log.read_text().splitlines()}
+    assert policies == {"bind:0"}, "of every mapping"
 
 
 @pytest.mark.skipif(not ROOT, reason="not root: cannot become another user")

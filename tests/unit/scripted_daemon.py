@@ -41,6 +41,7 @@ SERVICE: Body = {
     "client_endpoint": "ipc:///tmp/symphony-ipc",
     "cli_endpoint": "ipc:///tmp/symphony-cli",
     "sessions": 2,
+    "workloads": 0,
     "seq": 17,
     "counters": {"requests": 5},
 }

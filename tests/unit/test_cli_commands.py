@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from typing import Any
 
@@ -235,12 +236,14 @@ def test_events_show_the_past_and_then_end(folder: str) -> None:
 def test_events_in_json_satisfy_their_schemas(folder: str) -> None:
     ended = an_event(2, state="FATAL", exit={"code": None, "signal": 9, "reason": "killed", "at": 1.5})
     said = {"kind": "daemon", "seq": 3, "at": 3.0, "what": "stopping", "reason": "asked"}
-    with scripted(folder, {"subscribe": {**SNAPSHOT, "events": [ended, said]}}):
+    moved = {"kind": "schedule", "seq": 4, "at": 4.0, "what": "removed", "workload": "w", "reason": "gone"}
+    with scripted(folder, {"subscribe": {**SNAPSHOT, "events": [ended, said, moved]}}):
         result = run("events", "--json")
+        assert run("events").stdout.endswith("schedule  removed  w  gone\n")
     values = [json.loads(line) for line in result.stdout.splitlines()]
     for value in values:
         jsonschema.validate(value, schema_of(value["schema"]))
-    assert [value["seq"] for value in values] == [2, 3]
+    assert [value["seq"] for value in values] == [2, 3, 4]
     assert values[0]["exit"]["at"] == "1970-01-01T00:00:01.500Z"
 
 
@@ -336,3 +339,14 @@ def test_a_refusing_backend_is_an_error_of_its_row(folder: str) -> None:
     with scripted(folder, {}, model=refuse):
         result = run("request", "echo", "--text", "this")
     assert (result.exit_code, result.stderr) == (Exit.FAILED, "error: cannot read this\n")
+
+
+@pytest.mark.parametrize("command", ["status", "load-model m", "events", "top --once", "stop echo"])
+def test_without_a_daemon_on_a_network_address_every_command_fails_at_once(command: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+    began_s = time.monotonic()
+    result = run(*command.split(), "--endpoint", endpoint)
+    assert result.exit_code == Exit.UNREACHABLE
+    assert f"no daemon at {endpoint}" in result.stderr and "mgmt start-service" in result.stderr
+    assert time.monotonic() - began_s < 2.0

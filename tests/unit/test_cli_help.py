@@ -11,6 +11,7 @@ from click import Group
 from click.testing import CliRunner
 
 from mgmt.protocol.messages import REQUESTS, Audience
+from mgmt_cli import schedule
 from mgmt_cli.main import COMMANDS, mgmt
 from tests import drift_cli
 from tests.unit.scripted_daemon import a_unit, scripted, status_of
@@ -26,7 +27,7 @@ def test_the_help_table_is_that_of_the_messages() -> None:
 def test_every_verb_for_people_is_a_command() -> None:
     operator = {name for name, verb in REQUESTS.items() if verb.audience is Audience.OPERATOR}
     operator = {"node" if name.startswith("node-") else name for name in operator}  # of a group
-    assert operator <= COMMANDS.keys()
+    assert operator <= {*COMMANDS, *(f"schedule-{name}" for name in schedule.COMMANDS)}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from hypothesis import strategies as st
 
 from mgmt import config, strictjson
 from mgmt.config import load, parse, search_path
+from mgmt.core.models import Registry
 from mgmt.launch import Found, find_backend_script, launch
 from mgmt.protocol import defaults, places
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import BackendSettings, ModelSettings, Settings, parse_cpus
+from mgmt.settings.relations import find_cycle
+from mgmt.shell.logs import archive_name
 
 ROOT = Path(__file__).parents[2]
 ANCESTOR = ROOT / "tests" / "data" / "symphony_config.json"
@@ -38,6 +42,10 @@ def a_model(name: str = "m", type: str = "t", **keys: Any) -> dict[str, Any]:
 
 def with_backend(**keys: Any) -> dict[str, Any]:
     return {"model_backends": {"t": a_backend(**keys)}}
+
+
+def with_units(**units: dict[str, Any]) -> dict[str, Any]:
+    return {"units": {name: {"command": ["run"], **keys} for name, keys in units.items()}}
 
 
 def with_model(**keys: Any) -> dict[str, Any]:
@@ -266,7 +274,10 @@ REFUSED: list[tuple[Any, str, str]] = [
     (with_model(cpus="all"), "supported_models[0].cpus", "'all' is no CPU number or range"),
     (with_model(name="a/b"), "supported_models[0].name", NOT_A_NAME),
     (with_model(name="../x"), "supported_models[0].name", NOT_A_NAME),
-    (with_model(name="n" * 257, fullname="n"), "supported_models[0].name", "at most 256 characters"),
+    (with_model(name="n" * 129), "supported_models[0].name", "at most 128 characters"),
+    (with_units(**{"u" * 129: {}}), "units[" + '"' + "u" * 76 + "...]", "at most 128 characters"),
+    (with_units(**{"a/b": {}}), 'units["a/b"]', NOT_A_NAME),
+    (with_model(fullname="n" * 257), "supported_models[0].fullname", "at most 256 characters"),
     (with_model(aliases=["ok", "no good"]), "supported_models[0].aliases[1]", NOT_A_NAME),
     (with_model(options={"a.b": "x"}), "supported_models[0].options", "'a.b' is no option name"),
     (with_backend(env={"A=B": "x"}), "model_backends.t.env", "'A=B' is no name of an environment variable"),
@@ -307,11 +318,83 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"default_model": ""}, "default_model", "must not be empty"),
     (with_backend(command=["{option.x}"]) | with_model(), "supported_models[0].options", "lacks 'x'"),
     (with_model(env={"A": "{option.y}"}), "supported_models[0].options", "lacks 'y'"),
+    # units: each name once, every relation to one that is there, none to itself
+    ({**with_units(m={}), **with_model()}, "units.m", "is taken by supported_models[0].name"),
+    ({**with_units(n={}), **with_model(aliases=["n"])}, "units.n", "is taken by supported_models[0].aliases[0]"),
+    (
+        {**with_units(**{"m.1": {}}), **with_backend(), **with_model(replicas=2)},
+        'units["m.1"]',
+        'is taken by a replica of the model "m"',
+    ),
+    (with_units(app={"requires": ["cahce"]}, cache={}), "units.app.requires[0]", 'did you mean "cache"?'),
+    (with_units(app={"wants": {"x": "started"}}), "units.app.wants.x", 'there is no unit "x"'),
+    (with_units(app={"after": ["x"]}), "units.app.after[0]", 'there is no unit "x"'),
+    (with_backend(after=["x"]), "model_backends.t.after[0]", 'there is no unit "x"'),
+    (
+        {**with_units(a={"requires": ["m"]}), **with_backend(), **with_model(replicas=2)},
+        "units.a.requires[0]",
+        'the model has several: "m.0", "m.1"',
+    ),
+    (
+        {**with_units(a={"requires": ["n"]}), **with_backend(), **with_model(aliases=["n"])},
+        "units.a.requires[0]",
+        'it is an alias, the model\'s name is "m"',
+    ),
+    (
+        {**with_units(a={"requires": ["m"]}), **with_model()},
+        "units.a.requires[0]",
+        'model_backends has no "t" to run the model',
+    ),
+    (with_units(app={"requires": {"db": "up"}}, db={}), "units.app.requires.db", "must be one of 'started'"),
+    (with_units(a={"requires": ["a"]}), "units.a", "a -> a (a requires a)"),
+    (
+        with_units(z={"requires": ["b"]}, b={"requires": ["c"]}, c={"wants": ["d"]}, d={"after": ["b"]}),
+        "units.b",
+        "b -> c -> d -> b (b requires c, c wants d, d comes after b)",
+    ),
+    (
+        {**with_units(a={"wants": ["m.1"]}), **with_backend(requires=["a"]), **with_model(replicas=2)},
+        "units.a",
+        "a -> m.1 -> a (a wants m.1, m.1 requires a)",
+    ),
     # the whole
     ([], "", "must be an object, not an array"),
     ("x", "", 'must be an object, not "x"'),
     (None, "", "must be an object, not null"),
 ]  # fmt: skip
+
+
+def test_the_longest_name_of_a_unit_fits_into_the_names_of_its_files(tmp_path: Path) -> None:
+    model = a_model("m" * defaults.MAX_UNIT_NAME_CHARS, replicas=defaults.MAX_REPLICAS)
+    value = {**with_backend(), "supported_models": [model]}
+    unit = max((spec.name for spec in Registry(parse(value)).all_specs()), key=len)
+    (tmp_path / f"{unit}.{2**63}").mkdir()  # of a start, in the runtime folder and among the control groups
+    (tmp_path / archive_name(Path(f"{unit}.log"), 0.0, 2**64 - 1)).touch()
+
+
+def test_relations_without_a_cycle_load_however_they_cross() -> None:
+    units = with_units(
+        web={"requires": ["app", "db"], "after": ["m.0"]},
+        app={"requires": {"db": "started"}, "wants": ["db"], "after": ["m.1"]},
+        db={},
+    )
+    value = {**units, **with_backend(requires={"db": "ready"}), **with_model(replicas=2)}
+    assert parse(value).units["app"].requires == {"db": "started"}
+
+
+@given(
+    st.dictionaries(st.integers(0, 6), st.lists(st.integers(0, 6), max_size=3), max_size=7).map(
+        lambda graph: {str(name): [str(other) for other in others] for name, others in graph.items()}
+    )
+)
+def test_a_cycle_is_found_exactly_when_there_is_one(graph: dict[str, list[str]]) -> None:
+    cycle = find_cycle(graph)
+    assert all(other in graph.get(name, ()) for name, other in pairwise(cycle))
+    left = {name: {other for other in others if other in graph} for name, others in graph.items()}
+    while free := {name for name, others in left.items() if not others}:
+        left = {name: others - free for name, others in left.items() if name not in free}
+    assert bool(cycle) == bool(left)
+    assert not cycle or (cycle[0] == cycle[-1] and len(set(cycle)) == len(cycle) - 1)
 
 
 @pytest.mark.parametrize(("value", "path", "words"), REFUSED)

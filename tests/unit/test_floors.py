@@ -24,19 +24,24 @@ IMPURE_MODULES = {
 CONTRACT = {"mgmt", "mgmt.protocol", "mgmt.client", "mgmt.serve"}
 # folder -> what it may import at its top, and what more inside a function
 MAY_NAME: dict[str, tuple[set[str], set[str]]] = {
-    # The store is looked at and recovered when there is no daemon to ask, because it would not start.
-    "cli": (CONTRACT, {"mgmt.config", "mgmt.store"}),
+    # The store is looked at and recovered when there is no daemon to ask, because it would not start; a schedule
+    # is planned without one by the same pure functions.
+    "cli": (CONTRACT, {"mgmt.config", "mgmt.store", "mgmt.core.schedule"}),
     "backends": (CONTRACT, set()),
 }
 
 
+def for_types_only(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
 def imports(tree: ast.AST) -> Iterator[tuple[str, bool, int]]:
-    """(absolute module, whether inside a function, line) of every import; `from m import n` is m, and m.n
-    when m is the bare package."""
+    """(absolute module, whether it is not imported with its file, line) of every import; `from m import n` is
+    m, and m.n when m is the bare package."""
     lazy = {
         id(inner)
         for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or for_types_only(node)
         for inner in ast.walk(node)
     }
     for node in ast.walk(tree):
@@ -133,6 +138,7 @@ def test_a_trespass_is_seen(source: str) -> None:
         "from mgmt.protocol.errors import Exit",
         "from .render import table",
         "def f():\n    from mgmt.config import load",
+        "if TYPE_CHECKING:\n    from mgmt.core.schedule.workload import Node",
     ],
 )
 def test_the_contract_is_no_trespass(source: str) -> None:

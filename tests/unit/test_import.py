@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -679,14 +678,6 @@ def test_a_file_that_cannot_be_read_is_a_usage_error(
     assert result.stderr.startswith("error: ")
     assert name in result.stderr
     assert says in result.stderr
-
-
-def test_without_pyyaml_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "yaml", None)
-    result = run(str(DATA / "process-compose.yaml"))
-    assert result.exit_code == Exit.FAILED
-    assert "mgmt[import]" in result.stderr
-    assert run(str(DATA / "circus.ini")).exit_code == Exit.OK
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 import tempfile
 import time
@@ -14,7 +15,7 @@ import pytest
 import uvloop
 import zmq
 
-from mgmt.shell.router import HWM, MAX_OUTBOX, Router
+from mgmt.shell.router import HWM, MAX_HELD_BYTES, MAX_OUTBOX, PURGE_AT, TRACKED_BYTES, Router
 
 PATIENCE_S = 20.0
 
@@ -129,3 +130,40 @@ def test_a_peer_that_leaves_with_answers_waiting_is_reported_once(served: Served
         served.receives(1)
     assert served.lost == [(b"lazy", "the peer is gone")]
     other.close(0)
+
+
+@pytest.mark.parametrize("prefix", [(), (b"",)])
+def test_large_answers_nobody_reads_are_bounded_in_bytes(served: Served, prefix: tuple[bytes, ...]) -> None:
+    lazy = served.connect(b"lazy", RCVHWM=1)
+    answer = (*prefix, bytes(1 << 20))
+    for _ in range(4 * MAX_HELD_BYTES >> 20):
+        served.router.send(b"lazy", answer)
+    other = served.connect(b"other")
+    assert {peer for peer, _ in served.lost} == {b"lazy"}
+    assert "bytes of answers wait for it and it reads none" in served.lost[0][1]
+    read = 0
+    lazy.setsockopt(zmq.RCVTIMEO, 200)
+    with contextlib.suppress(zmq.Again):
+        while True:
+            assert lazy.recv_multipart() == [*prefix, answer[-1]]
+            read += 1
+    # What libzmq has written to the connection does not count: some more than the bound.
+    assert MAX_HELD_BYTES >> 20 <= read <= (MAX_HELD_BYTES >> 20) + 16
+    lost = len(served.lost)
+    served.router.send(b"lazy", answer)  # it reads again
+    assert lazy.recv_multipart() == [*prefix, answer[-1]]
+    other.send(b"again")
+    served.receives(1)
+    assert len(served.lost) == lost
+    lazy.close(0)
+    other.close(0)
+
+
+def test_large_answers_to_many_peers_that_read_leave_nothing(served: Served) -> None:
+    for number in range(2 * PURGE_AT):
+        peer = served.connect(b"%d" % number)
+        served.router.send(b"%d" % number, (bytes(TRACKED_BYTES),))
+        assert len(peer.recv()) == TRACKED_BYTES
+        peer.close(0)
+    assert len(served.router._inside) <= PURGE_AT
+    assert served.lost == []

@@ -14,7 +14,7 @@ import pytest
 from mgmt.protocol.errors import MgmtError
 from mgmt.shell import logs, rotation
 from mgmt.shell.logs import Mark, pieces, read_log
-from mgmt.shell.rotation import Rotation, Watched, birth_s, compress_turned
+from mgmt.shell.rotation import Rotation, Watched, birth_s, compress_turned, remove_surplus
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_reader_finishes_a_file_that_was_compressed_first(log: Path) -> None:
     turn_over(log)
     write(log, "3\n")
     turn_over(log)
-    compress_turned(log, keep=5)
+    compress_turned(log)
     write(log, "4\n")
     assert sorted(path.suffix for path in log.parent.iterdir()) == [".gz", ".gz", ".log"]
     assert reader.read() == b"2\n3\n4\n"
@@ -154,7 +154,8 @@ def test_without_a_mark_whole_files_answer(log: Path) -> None:
         write(log, f"{number}\n", at=number * 100.0)
         turn_over(log)
     write(log, "4\n", at=400.0)
-    compress_turned(log, keep=2)
+    compress_turned(log)
+    remove_surplus(log, keep=2)
     assert Reader(log, since=250.0).read() == b"3\n4\n"
     assert Reader(log, since=150.0).read() == b"2\n3\n4\n"
     assert Reader(log, since=500.0).read() == b""
@@ -165,7 +166,8 @@ def test_old_files_are_compressed_in_order_and_few_are_kept(log: Path) -> None:
         write(log, f"{number}\n" * 1000, at=1_700_000_000.0 + number)
         log.chmod(0o600)
         turn_over(log)
-    compress_turned(log, keep=3)
+    compress_turned(log)
+    remove_surplus(log, keep=3)
     archives = sorted(log.parent.glob("*.gz"))
     assert [gzip.decompress(path.read_bytes())[:1] for path in archives] == [b"2", b"3", b"4"]
     assert archives[0].name.startswith("echo.log.20231114T221322.000Z-")
@@ -173,11 +175,54 @@ def test_old_files_are_compressed_in_order_and_few_are_kept(log: Path) -> None:
     assert {path.name for path in log.parent.iterdir()} == {log.name, *(path.name for path in archives)}
 
 
+def contents(log: Path) -> list[bytes]:
+    """Of the older files, the newest first."""
+    return [piece.read(0).strip() for piece in pieces(log) if piece.path != log]
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_few_are_kept_with_compression_and_without(log: Path, compress: bool) -> None:
+    for number in range(1, 4):
+        write(log, f"{number}\n", at=1_700_000_000.0 + number)
+        turn_over(log)
+        compress_turned(log)
+    for number in range(4, 7):  # compression was turned off here
+        write(log, f"{number}\n")
+        turn_over(log)
+    other = log.with_name("echo.log.1.log")
+    for path in (other, other.with_name(f"{other.name}.1"), log.with_name("echo.log.old")):
+        path.touch()
+    watch = Rotation(log.parent.joinpath)
+    watch.look([Watched(log.name, None, compress, 6)], 1.0)
+    assert contents(log) == [b"6", b"5", b"4", b"3", b"2", b"1"]
+    watch.look([Watched(log.name, None, compress, 5)], 1.0)
+    assert contents(log) == [b"6", b"5", b"4", b"3", b"2"]
+    watch.look([Watched(log.name, None, compress, 2), Watched(other.name, None, False, 1)], 1.0)
+    assert contents(log) == [b"6", b"5"]
+    assert contents(other) == [b""] and log.with_name("echo.log.old").exists()
+    watch.look([Watched(log.name, None, compress, 0)], 1.0)
+    assert contents(log) == []
+
+
+def test_a_folder_in_which_nothing_changed_is_not_read(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(log, "1\n")
+    turn_over(log)
+    watch = Rotation(lambda _: log)
+    watch.look([Watched("echo", None, False, 5)], 1.0)
+    with monkeypatch.context() as patched:
+        patched.delattr(os, "listdir")
+        watch.look([Watched("echo", None, False, 5)], 2.0)
+    turn_over(log)
+    os.utime(log.parent, (9, 9))  # its clock has steps
+    watch.look([Watched("echo", None, False, 0)], 3.0)
+    assert contents(log) == []
+
+
 def test_a_compression_that_was_cut_off_is_done_again(log: Path) -> None:
     write(log, "1\n")
     log.rename(f"{log}.taken")
     log.touch()
-    compress_turned(log, keep=5)
+    compress_turned(log)
     (archive,) = log.parent.glob("*.gz")
     assert gzip.decompress(archive.read_bytes()) == b"1\n"
 

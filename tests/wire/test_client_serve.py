@@ -80,6 +80,53 @@ def test_no_daemon_is_said_at_once(on_stage: Stage, what: str) -> None:
         assert error.text == f"no daemon at {endpoint} (socket exists, nobody listens): mgmt start-service"
 
 
+@pytest.fixture
+def tcp_port() -> Iterator[socket.socket]:
+    """Bound, so that nobody else gets the port, and not listening."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(("127.0.0.1", port))
+        yield bound
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "no-such-host.invalid"])
+def test_no_daemon_over_a_network_is_said_at_once(tcp_port: socket.socket, host: str, run: Any) -> None:
+    endpoint = f"tcp://{host}:{tcp_port.getsockname()[1]}"
+
+    async def ask() -> None:
+        async with AsyncClient(endpoint) as client:
+            await client.request("status")
+
+    started_s = time.monotonic()
+    with Client(endpoint) as client:
+        for _ in range(2):
+            error = refused(client.request, "status")
+            assert error.code == "unreachable"
+            assert endpoint in error.text and "mgmt start-service" in error.text
+    assert refused(run, ask()).code == "unreachable"
+    assert time.monotonic() - started_s < defaults.CONNECT_TIMEOUT_S / 2
+
+
+def test_a_daemon_that_restarts_over_a_network_is_waited_for(
+    on_stage: Stage, tcp_port: socket.socket
+) -> None:
+    on_stage.endpoint = f"tcp://127.0.0.1:{tcp_port.getsockname()[1]}"
+    tcp_port.close()
+    first = on_stage.daemon(epoch=1)
+    with Client(on_stage.endpoint) as client:
+        client.hello()
+        first.answers["status"] = lambda request: None
+        id = client.submit("status")
+        first.wait_for("status")
+        first.stop()
+        starting = threading.Timer(0.3, on_stage.daemon, kwargs={"epoch": 2})
+        starting.start()
+        assert client.collect(id) == {"epoch": 2}
+        starting.join()
+
+
 @pytest.mark.parametrize("endpoint", ["nonsense", "udp//x", "tcp://", "ftp://host:1"])
 def test_a_wrong_endpoint_is_said_at_once(endpoint: str) -> None:
     with Client(endpoint) as client:

@@ -75,6 +75,10 @@ class Loading:
         """The units of a model, first replica first; empty when it was never loaded."""
         return self._units.get(model, [])
 
+    def is_declared(self, unit: Unit) -> bool:
+        """Whether the configuration still has it; else it is only there until nothing of it is left."""
+        return any(unit is other for other in self.units(unit.spec.model.name))
+
     def ready_units(self, model: str) -> list[Unit]:
         return [unit for unit in self.units(model) if unit.ready]
 
@@ -187,7 +191,7 @@ class Loading:
         units = self.units(name)
         if units and all(other.ready for other in units):
             self._complete.add(name)
-        if not any(other is unit for other in units):
+        if not self.is_declared(unit):
             units = []  # no longer declared: its end is nobody else's failure
         elif unit.state is State.STOPPED and not unit.wanted:
             self._fail_load(

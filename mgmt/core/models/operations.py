@@ -47,7 +47,7 @@ class Operations:
         self, now: Now, asked: Asked, units: list[Unit], wait: bool, out: list[fx.Effect]
     ) -> dict[str, Any] | None:
         already = [unit.spec.name for unit in units if unit.state in (State.STARTING, State.RUNNING)]
-        self._ordering.check(units)
+        self._check(units)
         self._park(now, asked, wait, out)
         self._ordering.start(now, units, out)
         return self._answer_or_wait(asked, "up", units, already, wait)
@@ -63,7 +63,7 @@ class Operations:
     def restart(
         self, now: Now, asked: Asked, units: list[Unit], wait: bool, out: list[fx.Effect]
     ) -> dict[str, Any] | None:
-        self._ordering.check(units)
+        self._check(units)
         self._park(now, asked, wait, out)
         self._ordering.restart(now, units, out, {unit.spec.name: "restarted by request" for unit in units})
         return self._answer_or_wait(asked, "up", units, [], wait)
@@ -89,6 +89,15 @@ class Operations:
         model = self._registry.resolve(name)
         self._registry.specs(model)  # raises `no-backend`
         return self._loading.units(model.name)
+
+    def _check(self, units: list[Unit]) -> None:
+        """MgmtError when one of these may not or cannot be started; nothing was changed then."""
+        for unit in units:
+            name = unit.spec.name
+            if not self._loading.is_declared(unit):
+                text = f"unit {name!r} is being stopped, because the configuration no longer has it"
+                raise MgmtError("unknown-unit", text, unit=name)
+        self._ordering.check(units)
 
     def _park(self, now: Now, asked: Asked, wait: bool, out: list[fx.Effect]) -> None:
         """Before anything is changed: `busy` changes nothing."""

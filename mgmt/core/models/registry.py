@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
+
 from mgmt.core.supervision import UnitSpec
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings, Settings
@@ -43,14 +45,17 @@ class Registry:
         model = self._names.get(name)
         if model is not None:
             return model
+        folded = {known.lower(): model.name for known, model in self._names.items()}
+        near = sorted({folded[known] for known in get_close_matches(name.lower(), folded, cutoff=0.75)})
+        # The ancestor names those that differ only in case, and its clients read this.
         similar = sorted({m.name for known, m in self._names.items() if known.lower() == name.lower()})
-        if similar:
-            hint = f"did you mean {' or '.join(similar)}?"
-        else:
-            hint = "`mgmt models` lists the configured ones"
-        raise MgmtError(
-            "unknown-model", f"no model {name!r} is configured; {hint}", model=name, similar=similar
+        hint = (
+            f"did you mean {' or '.join(similar or near)}?"
+            if near
+            else "`mgmt status --all` lists what there is"
         )
+        text = f"no model or unit {name!r} is configured; {hint}"
+        raise MgmtError("unknown-model", text, model=name, similar=similar)
 
     def specs(self, model: ModelSettings) -> list[UnitSpec]:
         """One unit for each replica; MgmtError `no-backend` when nothing runs the model's type."""

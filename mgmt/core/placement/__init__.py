@@ -5,7 +5,7 @@ of restarts: `plan` computes it once, `Ledger` grants it or says who is in the w
 """
 
 from mgmt.core.placement.ledger import Ledger, conflict_between
-from mgmt.core.placement.plan import Demand, Place, plan
+from mgmt.core.placement.plan import Demand, Place, memory_nodes, plan
 from mgmt.core.placement.topology import Cpu, Gpu, Topology
 
-__all__ = ["Cpu", "Demand", "Gpu", "Ledger", "Place", "Topology", "conflict_between", "plan"]
+__all__ = ["Cpu", "Demand", "Gpu", "Ledger", "Place", "Topology", "conflict_between", "memory_nodes", "plan"]

@@ -1,8 +1,12 @@
-"""The ledger: who holds what at this moment. A place is granted whole or refused with the names in the way."""
+"""The ledger: who holds what at this moment. A place is granted whole or refused with the names in the way.
+
+It also knows on which CPUs of this machine periodic tasks are admitted: their deadlines are promised, so no unit
+may have such a CPU for itself, or run there under a real-time policy of a demand that nobody knows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from mgmt.core.placement.plan import Place
 from mgmt.core.placement.topology import Topology
@@ -10,12 +14,15 @@ from mgmt.protocol.errors import MgmtError
 
 
 class Ledger:
-    """Places held by units with a process."""
+    """Places held by units with a process; `tasks` by CPU the workload that has tasks there, `task_memory_bytes`
+    what the tasks of this machine are promised."""
 
     def __init__(self, topology: Topology, places: dict[str, Place]) -> None:
         self.topology = topology
         self.places = places
         self.held: dict[str, Place] = {}
+        self.tasks: Mapping[int, str] = {}
+        self.task_memory_bytes = 0
 
     def acquire(self, unit: str) -> Place:
         """Grant the unit's place; MgmtError `no-capacity` when another holds part of it. Idempotent.
@@ -41,8 +48,9 @@ class Ledger:
         if place.fault:
             text = f"unit {unit!r} has no place on this machine: {place.fault}"
             raise MgmtError("no-capacity", text, unit=unit)
-        if not (place.cpus or place.gpus or place.memory_bytes):
+        if not (place.cpus or place.gpus or place.memory_bytes or place.realtime):
             return  # most units: nobody can be in the way of nothing
+        self._check_tasks(unit, place)
         rivals = {name: self.places.get(name, Place()) for name in together} | self.held
         rivals = {name: held for name, held in rivals.items() if name != unit and name not in without}
         for other, held in rivals.items():
@@ -55,6 +63,7 @@ class Ledger:
                     holder=other,
                 )
         total = sum(held.memory_bytes for held in rivals.values()) + place.memory_bytes
+        total += self.task_memory_bytes
         if place.memory_bytes and total > self.topology.memory_bytes:
             raise MgmtError(
                 "no-capacity",
@@ -62,6 +71,33 @@ class Ledger:
                 f"{self.topology.memory_bytes} exist",
                 unit=unit,
             )
+
+    def _check_tasks(self, unit: str, place: Place) -> None:
+        both = sorted(self.tasks.keys() & self.cpus_without_tasks(place))
+        if both:
+            workload = self.tasks[both[0]]
+            wants = "for itself" if place.exclusive else "under a real-time policy"
+            raise MgmtError(
+                "no-capacity",
+                f"unit {unit!r} needs CPU {', '.join(map(str, both))} {wants}, where tasks of workload "
+                f"{workload!r} are admitted; give the unit other CPUs, or `mgmt schedule remove {workload}`",
+                unit=unit,
+                holder=workload,
+            )
+
+    def cpus_without_tasks(self, place: Place) -> frozenset[int]:
+        """The CPUs on which nothing can be promised to a task beside this place."""
+        if not place.excludes_tasks:
+            return frozenset()
+        return frozenset(place.cpus) if place.cpus or place.exclusive else self.topology.ids
+
+    def closed(self) -> dict[int, str]:
+        """The unit that keeps tasks off a CPU now, by CPU."""
+        return {
+            cpu: unit
+            for unit, held in sorted(self.held.items())
+            for cpu in sorted(self.cpus_without_tasks(held))
+        }
 
     def release(self, unit: str) -> None:
         self.held.pop(unit, None)

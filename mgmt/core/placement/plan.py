@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
 from mgmt.core.placement.topology import Cpu, Topology
@@ -12,9 +12,11 @@ from mgmt.core.placement.topology import Cpu, Topology
 class Demand:
     """What a unit asks for.
 
-    `cpus` lists fixed CPUs; else `count` of them are chosen (0: not pinned). `layout` compact fills a NUMA node
-    and its cores first, spread takes as many nodes and cores as it can. `exclusive` CPUs are nobody else's.
+    `cpus` lists fixed CPUs; else `count` of them are chosen (0: all of its node, not pinned without one). `layout`
+    compact fills a NUMA node and its cores first, spread takes as many nodes and cores as it can. `exclusive` CPUs
+    are nobody else's. `node` is the NUMA node it asks for; its memory comes from there, too.
     `gpus` fixes GPUs by UUID, else `gpu_count` are chosen; a GPU is always exclusive. Memory is a promise.
+    `realtime`: it has a real-time policy and declares no demand, so beside it no deadline can be promised.
     """
 
     unit: str
@@ -26,11 +28,19 @@ class Demand:
     gpus: tuple[str, ...] = ()
     gpu_count: int = 0
     memory_bytes: int = 0
+    realtime: bool = False
+
+    @property
+    def excludes_tasks(self) -> bool:
+        return self.exclusive or self.realtime
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a unit runs. `fault` says why there is no such place on this machine; then the rest is empty."""
+    """Where a unit runs; no `cpus`: anywhere.
+
+    `fault` says why there is no such place on this machine; then the rest is empty.
+    """
 
     cpus: tuple[int, ...] = ()
     exclusive: bool = False
@@ -38,14 +48,21 @@ class Place:
     memory_bytes: int = 0
     why: str = ""
     fault: str = ""
+    realtime: bool = False
+
+    @property
+    def excludes_tasks(self) -> bool:
+        """Whether no periodic task can be promised anything on its CPUs."""
+        return self.exclusive or self.realtime
 
 
-def plan(topology: Topology, demands: Iterable[Demand]) -> dict[str, Place]:
-    """A place for each demand, by unit.
+def plan(topology: Topology, demands: Iterable[Demand], tasks: Set[int] = frozenset()) -> dict[str, Place]:
+    """A place for each demand, by unit. `tasks`: CPUs on which periodic tasks are admitted.
 
     Fixed CPUs first, then exclusive demands by descending size, then shared ones; ties by name. GPUs that
     somebody names are chosen for others last. An exclusive demand that finds no free CPUs is placed as if it were
-    alone: it can run when its rivals do not.
+    alone: it can run when its rivals do not. CPUs with tasks are chosen for an exclusive or a real-time demand
+    only where there are too few others.
     """
     demands = list(demands)
     taken: set[int] = set()
@@ -53,8 +70,18 @@ def plan(topology: Topology, demands: Iterable[Demand]) -> dict[str, Place]:
     gpus_taken = {uuid for demand in demands for uuid in demand.gpus}
     places: dict[str, Place] = {}
     for demand in sorted(demands, key=_order):
-        places[demand.unit] = _place(topology, demand, taken, used, gpus_taken)
+        places[demand.unit] = _place(topology, demand, taken, used, gpus_taken, tasks)
     return places
+
+
+def memory_nodes(topology: Topology, demand: Demand, place: Place) -> tuple[int, ...]:
+    """The NUMA nodes that the unit's memory is bound to: those of its CPUs, when it asks for a node.
+
+    Empty, which is all of them, on a machine that has only one: its kernel need not even know the question.
+    """
+    if demand.node is None or len(topology.nodes) < 2:
+        return ()
+    return tuple(sorted({cpu.node for cpu in topology.cpus if cpu.id in place.cpus}))
 
 
 def _order(demand: Demand) -> tuple[int, int, str]:
@@ -63,7 +90,12 @@ def _order(demand: Demand) -> tuple[int, int, str]:
 
 
 def _place(
-    topology: Topology, demand: Demand, taken: set[int], used: dict[int, int], gpus_taken: set[str]
+    topology: Topology,
+    demand: Demand,
+    taken: set[int],
+    used: dict[int, int],
+    gpus_taken: set[str],
+    tasks: Set[int],
 ) -> Place:
     missing = [cpu for cpu in demand.cpus if cpu not in topology.ids]
     if missing:
@@ -79,23 +111,31 @@ def _place(
     node = demand.node if demand.node is not None else min(near) if near else None
     if demand.cpus:
         chosen, why = demand.cpus, "the configuration names these CPUs"
-    elif demand.count:
+    elif demand.count or demand.node is not None:
         candidates = [cpu for cpu in topology.cpus if node is None or cpu.node == node]
-        if demand.count > len(candidates):
-            where = f"NUMA node {node}" if node is not None else "this machine"
-            return Place(fault=f"{demand.count} CPUs are asked for, {where} has {len(candidates)}")
         free = [cpu for cpu in candidates if cpu.id not in taken]
+        if not candidates:
+            return Place(fault=f"there is no NUMA node {node} with CPUs that this daemon may use")
+        count = demand.count or len(candidates if demand.exclusive else free or candidates)
+        if count > len(candidates):
+            where = f"NUMA node {node}" if node is not None else "this machine"
+            return Place(fault=f"{count} CPUs are asked for, {where} has {len(candidates)}")
         unused = [cpu for cpu in free if not used[cpu.id]]
-        if demand.exclusive and len(unused) >= demand.count:
+        if demand.exclusive and len(unused) >= count:
             free = unused
-        if demand.count <= len(free):
+        if count <= len(free):
             why = f"{demand.layout} among {len(free)} CPUs that nobody has for himself"
         else:
             free, why = (
                 candidates,
                 f"{demand.layout} among all {len(candidates)}: the exclusive ones are oversubscribed",
             )
-        chosen = tuple(sorted(cpu.id for cpu in _choose(free, demand.count, demand.layout, used)))
+        chosen = tuple(sorted(cpu.id for cpu in _choose(free, count, demand.layout, used)))
+        apart = [cpu for cpu in free if cpu.id not in tasks]
+        if demand.excludes_tasks and not tasks.isdisjoint(chosen) and count <= len(apart):
+            # Only now: what is not in the way of tasks stays where it would be without them.
+            chosen = tuple(sorted(cpu.id for cpu in _choose(apart, count, demand.layout, used)))
+            why = f"{demand.layout} among {len(apart)} CPUs that nobody has for himself and no task is on"
     else:
         chosen, why = (), "not pinned"
     if node is not None and chosen and not demand.cpus:
@@ -105,7 +145,7 @@ def _place(
     for cpu in chosen:
         used[cpu] += 1
     gpus_taken.update(gpus)
-    return Place(chosen, demand.exclusive, gpus, demand.memory_bytes, why)
+    return Place(chosen, demand.exclusive, gpus, demand.memory_bytes, why, realtime=demand.realtime)
 
 
 def _choose(free: list[Cpu], count: int, layout: str, used: dict[int, int]) -> list[Cpu]:

@@ -4,7 +4,7 @@ The ancestor's words: a `ModelInstance` is a unit here, a watcher (circus) or pr
 Not here: which model a unit serves and who waits for it (`core.models`).
 """
 
-from mgmt.core.supervision.dependencies import dependants, find_cycle
+from mgmt.core.supervision.dependencies import dependants
 from mgmt.core.supervision.ordering import Ordering
 from mgmt.core.supervision.records import from_record, ghost, to_record
 from mgmt.core.supervision.supervisor import Change, Supervisor
@@ -22,7 +22,6 @@ __all__ = [
     "Unit",
     "UnitSpec",
     "dependants",
-    "find_cycle",
     "from_record",
     "ghost",
     "to_record",

@@ -26,38 +26,6 @@ class Needs:
         return {**self.after, **self.wants, **self.requires}
 
 
-def find_cycle(graph: Mapping[str, Needs]) -> list[str]:
-    """The names along one cycle, first repeated last; empty when there is none.
-
-    Iterative depth-first search; names are visited in sorted order, so the same graph gives the same cycle.
-    """
-    done: set[str] = set()
-    for root in sorted(graph):
-        if root in done:
-            continue
-        path: list[str] = []
-        on_path: set[str] = set()
-        stack: list[tuple[str, list[str]]] = [(root, _others(graph, root))]
-        path.append(root)
-        on_path.add(root)
-        while stack:
-            name, others = stack[-1]
-            if not others:
-                stack.pop()
-                path.pop()
-                on_path.discard(name)
-                done.add(name)
-                continue
-            other = others.pop()
-            if other in on_path:
-                return [*path[path.index(other) :], other]
-            if other not in done:
-                path.append(other)
-                on_path.add(other)
-                stack.append((other, _others(graph, other)))
-    return []
-
-
 def _others(graph: Mapping[str, Needs], name: str) -> list[str]:
     needs = graph.get(name)
     return sorted(needs.all(), reverse=True) if needs is not None else []

@@ -114,19 +114,18 @@ class Ordering:
     def on_change(self, now: Now, out: list[fx.Effect]) -> None:
         """Somebody changed: whoever waited for that goes on."""
         for unit in self._supervisor.units.values():
-            if unit.waiting_for:
+            if unit.waiting_for or (unit.start_when_empty and unit.state is State.STOPPED):
                 self._try(now, unit, out)
             elif unit.stop_reason:
                 self._try_to_stop(now, unit, out)
-            elif unit.start_when_empty and unit.state is State.STOPPED:
-                unit.start_when_empty = False
-                self._supervisor.touch(unit)
-                self._try(now, unit, out)
 
     def _try(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
         if unit.state not in AT_REST:
             self._supervisor.start(now, unit, out, unit.config_path)  # in BACKOFF or STOPPING: sooner
             return
+        if unit.start_when_empty:  # it is
+            unit.start_when_empty = False
+            self._supervisor.touch(unit)
         waiting_for, hopeless = self._unmet(unit)
         if not waiting_for and not hopeless:
             waiting_for = self._supervisor.obstacle(unit)

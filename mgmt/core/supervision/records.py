@@ -46,6 +46,7 @@ def to_record(unit: Unit) -> dict[str, Any]:
             list(unit.place.gpus),
             unit.place.memory_bytes,
             unit.place.why,
+            unit.place.realtime,
         ],
     }
 
@@ -59,7 +60,7 @@ def ghost(name: str, record: dict[str, Any]) -> UnitSpec:
 def from_record(spec: UnitSpec, record: dict[str, Any], same_boot: bool) -> Unit:
     """The unit as it was. After a restart of the machine no process of then exists: it is at rest."""
     exit = record["last_exit"]
-    cpus, exclusive, gpus, memory_bytes, why = record["place"]
+    cpus, exclusive, gpus, memory_bytes, why, *more = record["place"]
     unit = Unit(
         spec,
         incarnation=record["incarnation"],
@@ -83,5 +84,7 @@ def from_record(spec: UnitSpec, record: dict[str, Any], same_boot: bool) -> Unit
     unit.retry_ns, unit.verdict = record["retry_ns"], record["verdict"]
     unit.start_when_empty, unit.waiting_for = record["start_when_empty"], record["waiting_for"]
     unit.stop_reason = record["stop_reason"]
-    unit.place = Place(tuple(cpus), exclusive, tuple(gpus), memory_bytes, why)
+    # A record of a daemon that knew no tasks does not say whether the policy is a real-time one.
+    realtime = more[0] if more else spec.demand.realtime
+    unit.place = Place(tuple(cpus), exclusive, tuple(gpus), memory_bytes, why, realtime=realtime)
     return unit

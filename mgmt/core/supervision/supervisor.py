@@ -13,7 +13,7 @@ from typing import NamedTuple
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import Now
-from mgmt.core.placement import Ledger, Place
+from mgmt.core.placement import Ledger, Place, memory_nodes
 from mgmt.core.supervision.health import Health, startup_kind
 from mgmt.core.supervision.restart import after_end
 from mgmt.core.supervision.unit import AT_REST, Exit, State, Unit, UnitSpec
@@ -437,6 +437,7 @@ class Supervisor:
                 backend=spec.backend,
                 model=spec.model,
                 cpus=unit.place.cpus,
+                memory_nodes=memory_nodes(self.ledger.topology, spec.demand, unit.place),
                 gpus=unit.place.gpus,
                 incarnation=unit.incarnation,
                 endpoint=unit.endpoint,

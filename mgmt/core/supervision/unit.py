@@ -10,6 +10,7 @@ from functools import cached_property
 from mgmt.core.placement import Demand, Place
 from mgmt.core.supervision.dependencies import Needs
 from mgmt.core.supervision.probes import ProbeState
+from mgmt.protocol import defaults
 from mgmt.settings import ModelSettings, NodeTagSettings, RunSettings, UnitSettings, parse_cpus
 
 
@@ -26,7 +27,8 @@ class State(StrEnum):
 
 
 NOWHERE = Place()
-LOCAL = "local"  # the node that this daemon is itself
+LOCAL = defaults.LOCAL_NODE
+REALTIME = ("fifo", "rr", "deadline")
 AT_REST = frozenset({State.STOPPED, State.EXITED, State.FATAL})
 
 # THE table: (state, trigger) -> the states it may lead to. docs/protocol.md draws it.
@@ -100,6 +102,7 @@ class UnitSpec:
             gpus=gpus if isinstance(gpus, tuple) else (),
             gpu_count=gpus if isinstance(gpus, int) else 0,
             memory_bytes=(asked.memory_mb or 0) << 20,
+            realtime=self.backend.scheduling.policy in REALTIME,
         )
 
 

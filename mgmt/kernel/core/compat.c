@@ -9,7 +9,9 @@
 
 #define CPU_LIMIT 0.90
 #define NODE_LIMIT 1.0
-#define BUCKET_BITS 12
+/* Loads are told apart from 1/128 to 2, eight powers of two; smaller ones share a bucket. */
+#define LEAST_LOAD 0x1p-7
+#define OCTAVES_BITS 3
 
 static inline double utilisation(const struct compat_tasks *tasks, size_t i)
 {
@@ -60,13 +62,22 @@ struct cpu_tree {
     double *least;         /* [2 * size], root at 1 */
 };
 
+/* Many buckets a node: least_loaded keeps the loads nearly equal, the nearer the more tasks there are. */
+static unsigned bucket_bits(size_t nodes)
+{
+    unsigned bits = 16;
+    while (bits < ORDERED_BUCKET_BITS && (size_t)1 << bits < 256 * nodes)
+        bits++;
+    return bits;
+}
+
 size_t compat_room(size_t tasks, size_t nodes, size_t cpus)
 {
     size_t larger = tasks > cpus ? tasks : cpus;
     return K_ROOM(larger, sizeof(struct k_pair)) + K_ROOM(tasks, sizeof(struct k_pair)) +
-           2 * K_ROOM(cpus, sizeof(struct k_pair)) + 6 * K_ROOM(cpus, sizeof(uint32_t)) + K_ROOM(cpus, 1) +
+           2 * K_ROOM(cpus, sizeof(struct k_pair)) + 7 * K_ROOM(cpus, sizeof(uint32_t)) + K_ROOM(cpus, 1) +
            K_ROOM(4 * cpus + 2 * nodes, sizeof(double)) + 3 * K_ROOM(nodes + 1, sizeof(struct cpu_tree)) +
-           ordered_room(nodes, BUCKET_BITS);
+           ordered_room(nodes, bucket_bits(nodes));
 }
 
 /* target_node_priority: a node's distinct CPUs in descending order under a tree of least loads, in which the
@@ -146,7 +157,9 @@ struct free_lists {
     uint32_t *place;       /* of a run: its index in `member` */
     uint32_t *live;        /* at the first member of an id: how many members have free entries */
     uint32_t *id_of;       /* of a run: the index of its id's first member */
+    uint32_t *node_of;     /* of a member */
     size_t members;
+    bool pinned;          /* some task names a CPU: without one, runs and members are not kept */
     unsigned char *taken; /* by position in the configured lists */
     size_t *front, *left; /* of each node: where its list begins, how many entries it has */
     double *load;
@@ -163,6 +176,7 @@ static void make_runs(struct free_lists *lists)
                 run = e;
             if (e == run) {
                 lists->gone[run] = lists->free[run] = 0;
+                lists->place[run] = (uint32_t)k; /* until the members are sorted */
                 lists->member[lists->members++] = (struct k_pair){lists->entry[e].key, (uint32_t)run};
             }
             lists->free[run]++;
@@ -171,7 +185,33 @@ static void make_runs(struct free_lists *lists)
     }
 }
 
-static bool make_free_lists(struct free_lists *lists, const struct compat_nodes *nodes, struct k_arena *arena)
+static bool some_pinned(const struct compat_tasks *tasks)
+{
+    for (size_t i = 0; i < tasks->n; i++)
+        if (tasks->affinity[i] != COMPAT_NO_AFFINITY)
+            return true;
+    return false;
+}
+
+static void make_members(struct free_lists *lists, struct k_pair *scratch)
+{
+    entries_by_cpu(lists->nodes, lists->entry, scratch);
+    make_runs(lists);
+    k_sort(lists->member, scratch, lists->members);
+    for (size_t m = 0, id = 0; m < lists->members; m++) {
+        if (lists->member[m].key != lists->member[id].key)
+            id = m;
+        if (m == id)
+            lists->live[id] = 0;
+        lists->live[id]++;
+        lists->node_of[m] = lists->place[lists->member[m].item];
+        lists->place[lists->member[m].item] = (uint32_t)m;
+        lists->id_of[lists->member[m].item] = (uint32_t)id;
+    }
+}
+
+static bool make_free_lists(struct free_lists *lists, const struct compat_tasks *tasks, const struct compat_nodes *nodes,
+                            struct k_arena *arena)
 {
     size_t cpus = (size_t)nodes->offset[nodes->n];
     lists->nodes = nodes;
@@ -184,28 +224,20 @@ static bool make_free_lists(struct free_lists *lists, const struct compat_nodes 
     lists->place = k_take(arena, cpus * sizeof *lists->place);
     lists->live = k_take(arena, cpus * sizeof *lists->live);
     lists->id_of = k_take(arena, cpus * sizeof *lists->id_of);
+    lists->node_of = k_take(arena, cpus * sizeof *lists->node_of);
     lists->taken = k_take(arena, cpus);
     lists->front = k_take(arena, nodes->n * sizeof *lists->front);
     lists->left = k_take(arena, nodes->n * sizeof *lists->left);
     lists->load = k_take(arena, nodes->n * sizeof *lists->load);
-    bool room = ordered_make(&lists->by_load, nodes->n, BUCKET_BITS, 64, arena);
+    bool room = ordered_make(&lists->by_load, nodes->n, bucket_bits(nodes->n), bits_of(LEAST_LOAD), 52 + OCTAVES_BITS, arena);
     struct k_arena rest = *arena;
     struct k_pair *scratch = k_take(&rest, cpus * sizeof *scratch);
     if (!room || !lists->entry || !lists->member || !lists->run_of || !lists->gone || !lists->free || !lists->place ||
-        !lists->live || !lists->id_of || !lists->taken || !lists->front || !lists->left || !lists->load || !scratch)
+        !lists->live || !lists->id_of || !lists->node_of || !lists->taken || !lists->front || !lists->left || !lists->load || !scratch)
         return false;
-    entries_by_cpu(nodes, lists->entry, scratch);
-    make_runs(lists);
-    k_sort(lists->member, scratch, lists->members);
-    for (size_t m = 0, id = 0; m < lists->members; m++) {
-        if (lists->member[m].key != lists->member[id].key)
-            id = m;
-        if (m == id)
-            lists->live[id] = 0;
-        lists->live[id]++;
-        lists->place[lists->member[m].item] = (uint32_t)m;
-        lists->id_of[lists->member[m].item] = (uint32_t)id;
-    }
+    lists->pinned = some_pinned(tasks);
+    if (lists->pinned)
+        make_members(lists, scratch);
     if (cpus)
         memset(lists->taken, 0, cpus);
     for (size_t k = 0; k < nodes->n; k++) {
@@ -216,19 +248,6 @@ static bool make_free_lists(struct free_lists *lists, const struct compat_nodes 
             ordered_insert(&lists->by_load, (uint32_t)k, 0);
     }
     return true;
-}
-
-static size_t node_of_run(const struct free_lists *lists, size_t run)
-{
-    size_t from = 0, to = lists->nodes->n; /* the last node that begins at or before the run */
-    while (to - from > 1) {
-        size_t middle = from + (to - from) / 2;
-        if ((size_t)lists->nodes->offset[middle] <= run)
-            from = middle;
-        else
-            to = middle;
-    }
-    return from;
 }
 
 /* The first free entry of node k with this CPU id, or SIZE_MAX. What it passes is passed for good. */
@@ -256,18 +275,26 @@ static bool eligible(struct free_lists *lists, const struct compat_tasks *tasks,
            (tasks->affinity[i] == COMPAT_NO_AFFINITY || free_entry(lists, k, tasks->affinity[i]) != SIZE_MAX);
 }
 
+static void leave_run(struct free_lists *lists, uint32_t run)
+{
+    if (--lists->free[run] != 0)
+        return;
+    /* The last member with free entries takes its place. */
+    uint32_t id = lists->id_of[run], last = id + --lists->live[id], at = lists->place[run];
+    struct k_pair swap = lists->member[at];
+    uint32_t node = lists->node_of[at];
+    lists->member[at] = lists->member[last];
+    lists->member[last] = swap;
+    lists->node_of[at] = lists->node_of[last];
+    lists->node_of[last] = node;
+    lists->place[lists->member[at].item] = at;
+    lists->place[run] = last;
+}
+
 static int64_t take_entry(struct free_lists *lists, size_t k, size_t e, double u)
 {
-    uint32_t run = lists->run_of[e];
-    if (--lists->free[run] == 0) {
-        /* The last member with free entries takes its place. */
-        uint32_t id = lists->id_of[run], last = id + --lists->live[id], at = lists->place[run];
-        struct k_pair swap = lists->member[at];
-        lists->member[at] = lists->member[last];
-        lists->member[last] = swap;
-        lists->place[lists->member[at].item] = at;
-        lists->place[run] = last;
-    }
+    if (lists->pinned)
+        leave_run(lists, lists->run_of[e]);
     ordered_remove(&lists->by_load, (uint32_t)k);
     lists->taken[e] = 1;
     lists->load[k] += u;
@@ -314,15 +341,15 @@ static uint64_t greatest_load(double u)
     return fits;
 }
 
-/* How many nodes a walk by load may find not eligible before looking through the `count` nodes that have the
- * task's CPU free is shorter. */
+/* How many nodes a walk by load may find not eligible before it is faster to look through the `count` nodes
+ * that have the task's CPU free, of which 16 take as long as one step of the walk. */
 static size_t patience(const struct free_lists *lists, const struct compat_tasks *tasks, size_t i, size_t *id, size_t *count)
 {
     *id = *count = 0;
     if (tasks->affinity[i] == COMPAT_NO_AFFINITY)
         return SIZE_MAX;
     *id = nodes_with(lists, tasks->affinity[i], count);
-    return *count;
+    return *count ? *count / 16 + 1 : 0;
 }
 
 /* The eligible node of the greatest load + u within the limit; the first of equal sums. */
@@ -343,7 +370,7 @@ static uint32_t fullest(struct free_lists *lists, const struct compat_tasks *tas
         if (!eligible(lists, tasks, i, k)) {
             if (left-- == 0)
                 break;
-            k = ordered_before(by_load, k);
+            k = ordered_before(by_load, key, k);
             continue;
         }
         if (best == ORDERED_NONE || k < best)
@@ -357,11 +384,11 @@ static uint32_t fullest(struct free_lists *lists, const struct compat_tasks *tas
     best = ORDERED_NONE;
     best_sum = -1.0;
     for (size_t m = id; m < id + count; m++) {
-        size_t node = node_of_run(lists, lists->member[m].item);
+        uint32_t node = lists->node_of[m];
         double sum = lists->load[node] + u;
         if (tasks->memory[i] <= lists->nodes->memory[node] && sum <= NODE_LIMIT &&
             (sum > best_sum || (sum >= best_sum && node < best))) {
-            best = (uint32_t)node;
+            best = node;
             best_sum = sum;
         }
     }
@@ -382,7 +409,7 @@ static uint32_t emptiest(struct free_lists *lists, const struct compat_tasks *ta
         if (left-- == 0)
             break;
         uint64_t key = by_load->node[k].key;
-        k = ordered_before(by_load, k);
+        k = ordered_before(by_load, key, k);
         if (k == ORDERED_NONE || by_load->node[k].key != key)
             k = ordered_ceiling(by_load, key + 1);
     }
@@ -390,10 +417,10 @@ static uint32_t emptiest(struct free_lists *lists, const struct compat_tasks *ta
         return ORDERED_NONE;
     double least = NODE_LIMIT;
     for (size_t m = id; m < id + count; m++) {
-        size_t node = node_of_run(lists, lists->member[m].item);
+        uint32_t node = lists->node_of[m];
         if (tasks->memory[i] <= lists->nodes->memory[node] &&
             (lists->load[node] < least || (best != ORDERED_NONE && lists->load[node] <= least && node < best))) {
-            best = (uint32_t)node;
+            best = node;
             least = lists->load[node];
         }
     }
@@ -403,9 +430,9 @@ static uint32_t emptiest(struct free_lists *lists, const struct compat_tasks *ta
 enum k_status compat_best_fit_decreasing(const struct compat_tasks *tasks, const struct compat_nodes *nodes,
                                          struct k_arena arena, int64_t *node, int64_t *cpu)
 {
-    struct free_lists lists;
+    struct free_lists lists = {0};
     struct k_pair *order = k_take(&arena, tasks->n * sizeof *order);
-    if (!order || !make_free_lists(&lists, nodes, &arena))
+    if (!order || !make_free_lists(&lists, tasks, nodes, &arena))
         return K_NOMEM;
     struct k_arena rest = arena;
     struct k_pair *scratch = k_take(&rest, tasks->n * sizeof *scratch);
@@ -436,8 +463,8 @@ enum k_status compat_best_fit_decreasing(const struct compat_tasks *tasks, const
 enum k_status compat_least_loaded(const struct compat_tasks *tasks, const struct compat_nodes *nodes,
                                   struct k_arena arena, int64_t *node, int64_t *cpu)
 {
-    struct free_lists lists;
-    if (!make_free_lists(&lists, nodes, &arena))
+    struct free_lists lists = {0};
+    if (!make_free_lists(&lists, tasks, nodes, &arena))
         return K_NOMEM;
     for (size_t i = 0; i < tasks->n; i++) {
         uint32_t k = emptiest(&lists, tasks, i);

@@ -20,11 +20,13 @@ static struct survey survey_of(const struct k_tasks *tasks, struct k_terms *term
     struct survey s = {.least_due = INT64_MAX};
     for (size_t i = 0; i < tasks->n; i++) {
         const int64_t due = due_of(tasks, i), period = tasks->period[i], wcet = tasks->wcet[i];
+        s.least_due = k_min(s.least_due, due);
+        if (due < wcet) {
+            s.impossible = true;
+            continue;
+        }
         k_term(terms, i, period - due, period, wcet);
         const double u = terms->wcet[i] * terms->inverse[i];
-        s.least_due = k_min(s.least_due, due);
-        if (due < wcet)
-            s.impossible = true;
         if (due < period) {
             s.early = true;
             s.gap += terms->offset[i] * u;

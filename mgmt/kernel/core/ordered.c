@@ -11,10 +11,11 @@ size_t ordered_room(size_t n, unsigned bits)
            K_ROOM(1, sizeof(uint64_t));
 }
 
-bool ordered_make(struct ordered *set, size_t n, unsigned bits, unsigned key_bits, struct k_arena *arena)
+bool ordered_make(struct ordered *set, size_t n, unsigned bits, uint64_t base, unsigned key_bits, struct k_arena *arena)
 {
     size_t buckets = (size_t)1 << bits;
     set->bits = bits;
+    set->base = base;
     set->shift = key_bits > bits ? key_bits - bits : 0;
     set->node = k_take(arena, n * sizeof *set->node);
     set->root = k_take(arena, buckets * sizeof *set->root);
@@ -29,6 +30,12 @@ bool ordered_make(struct ordered *set, size_t n, unsigned bits, unsigned key_bit
         return false;
     memset(set->root, 0xff, buckets * sizeof *set->root);
     return true;
+}
+
+static inline uint32_t bucket_of(const struct ordered *set, uint64_t key)
+{
+    uint64_t bucket = key > set->base ? (key - set->base) >> set->shift : 0, last = ((uint64_t)1 << set->bits) - 1;
+    return (uint32_t)(bucket < last ? bucket : last);
 }
 
 /* Treap priorities: a fixed mixing of the item number, so that the same calls build the same tree. */
@@ -96,7 +103,7 @@ static inline uint32_t bucket_above(const struct ordered *set, uint32_t bucket)
 void ordered_insert(struct ordered *set, uint32_t item, uint64_t key)
 {
     struct ordered_node *node = set->node;
-    uint32_t bucket = (uint32_t)(key >> set->shift), *link = &set->root[bucket], at = *link;
+    uint32_t bucket = bucket_of(set, key), *link = &set->root[bucket], at = *link;
     node[item].key = key;
     if (at == ORDERED_NONE) {
         node[item].left = node[item].right = ORDERED_NONE;
@@ -130,7 +137,7 @@ void ordered_remove(struct ordered *set, uint32_t item)
 {
     struct ordered_node *node = set->node;
     uint64_t key = node[item].key;
-    uint32_t bucket = (uint32_t)(key >> set->shift), *link = &set->root[bucket];
+    uint32_t bucket = bucket_of(set, key), *link = &set->root[bucket];
     while (*link != item)
         link = before(key, item, node[*link].key, *link) ? &node[*link].left : &node[*link].right;
     uint32_t a = node[item].left, b = node[item].right;
@@ -160,7 +167,7 @@ static uint32_t last(const struct ordered *set, uint32_t at)
 uint32_t ordered_floor(const struct ordered *set, uint64_t key)
 {
     const struct ordered_node *node = set->node;
-    uint32_t bucket = (uint32_t)(key >> set->shift), found = ORDERED_NONE;
+    uint32_t bucket = bucket_of(set, key), found = ORDERED_NONE;
     for (uint32_t at = set->root[bucket]; at != ORDERED_NONE;) {
         if (node[at].key <= key) {
             found = at;
@@ -175,11 +182,10 @@ uint32_t ordered_floor(const struct ordered *set, uint64_t key)
     return bucket == ORDERED_NONE ? ORDERED_NONE : last(set, set->root[bucket]);
 }
 
-uint32_t ordered_before(const struct ordered *set, uint32_t item)
+uint32_t ordered_before(const struct ordered *set, uint64_t key, uint32_t item)
 {
     const struct ordered_node *node = set->node;
-    uint64_t key = node[item].key;
-    uint32_t bucket = (uint32_t)(key >> set->shift), found = ORDERED_NONE;
+    uint32_t bucket = bucket_of(set, key), found = ORDERED_NONE;
     for (uint32_t at = set->root[bucket]; at != ORDERED_NONE;) {
         if (before(node[at].key, at, key, item)) {
             found = at;
@@ -197,7 +203,7 @@ uint32_t ordered_before(const struct ordered *set, uint32_t item)
 uint32_t ordered_ceiling(const struct ordered *set, uint64_t key)
 {
     const struct ordered_node *node = set->node;
-    uint32_t bucket = (uint32_t)(key >> set->shift), found = ORDERED_NONE;
+    uint32_t bucket = bucket_of(set, key), found = ORDERED_NONE;
     for (uint32_t at = set->root[bucket]; at != ORDERED_NONE;) {
         /* Greater keys bound the search; among equal keys the last one is the lowest item. */
         if (node[at].key < key) {
@@ -217,5 +223,7 @@ uint32_t ordered_ceiling(const struct ordered *set, uint64_t key)
         while (node[found].left != ORDERED_NONE)
             found = node[found].left;
     }
-    return ordered_floor(set, node[found].key);
+    if (node[found].right == ORDERED_NONE && set->root[bucket] == found)
+        return found;
+    return ordered_floor(set, node[found].key); /* of equal keys the lowest item */
 }

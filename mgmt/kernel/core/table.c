@@ -275,7 +275,7 @@ enum k_status k_table_make(const struct k_table_tasks *tasks, int64_t hyperperio
             since = now;
         }
         const int64_t next = coming.count ? coming.entries[0].key : INT64_MAX;
-        if (busy && rest[running.index] <= next - now) {
+        if (busy && (!coming.count || rest[running.index] <= next - now)) {
             if (rest[running.index] > running.key - now) {
                 *miss = (struct k_table_miss){true, running.index, since_period[running.index] / period[running.index]};
                 return K_OK;

@@ -1,6 +1,6 @@
 /* The child between fork and exec: every step in the order that works; the first refusal ends it. */
 
-enum { CHILD_FAILED = 127 };
+enum { CHILD_FAILED = 127, MPOL_BIND = 2 /* its header belongs to libnuma */ };
 
 /* What the child says when a step is refused. Its pointers go to the program and argv: good in the parent, too. */
 struct refusal { const char *stage; const char *at; int err; };
@@ -82,6 +82,19 @@ static void set_affinity(void)
         refuse("affinity", EINVAL, opt.cpus_arg);
 }
 
+/* Memory of these NUMA nodes and of no other. The kernel cuts them to what the control group has, as it does CPUs. */
+static void bind_memory(void)
+{
+    static unsigned long got[sizeof opt.nodes / sizeof opt.nodes[0]];
+    int mode;
+    const unsigned long bits = MAX_NODES + 1; /* the kernel takes one less than it is told */
+    if (syscall(SYS_set_mempolicy, MPOL_BIND, opt.nodes, bits) < 0
+        || syscall(SYS_get_mempolicy, &mode, got, bits, NULL, 0) < 0)
+        refuse("memory-nodes", errno, opt.nodes_arg);
+    if (memcmp(got, opt.nodes, sizeof got) != 0)
+        refuse("memory-nodes", EINVAL, opt.nodes_arg);
+}
+
 static void set_identity(void)
 {
     bool changed = opt.user >= 0 || opt.group >= 0;
@@ -113,6 +126,8 @@ _Noreturn static void run_child(int pipe_write, int born_in)
     join_cgroups(born_in);
     if (opt.cpus_arg)
         set_affinity();
+    if (opt.nodes_arg)
+        bind_memory();
     if (opt.policy_arg && syscall(SYS_sched_setattr, 0, &opt.policy, 0) < 0)
         refuse("policy", errno, opt.policy_arg);
     if (opt.has_nice && setpriority(PRIO_PROCESS, 0, (int)opt.nice) < 0)

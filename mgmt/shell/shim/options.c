@@ -1,6 +1,6 @@
 /* The command line. */
 
-enum { MAX_CGROUPS = 16, MAX_RLIMITS = 16, MAX_GROUPS = 64, MAX_CPUS = 8192 };
+enum { MAX_CGROUPS = 16, MAX_RLIMITS = 16, MAX_GROUPS = 64, MAX_CPUS = 8192, MAX_NODES = 1024 };
 enum { RESET_ON_FORK = 1 /* SCHED_FLAG_RESET_ON_FORK */ };
 
 struct rlimit_arg { const char *arg; int resource; struct rlimit value; };
@@ -13,13 +13,14 @@ struct policy { /* struct sched_attr of the kernel, first version */
 };
 
 static struct {
-    const char *dir, *cwd, *cpus_arg, *policy_arg;
+    const char *dir, *cwd, *cpus_arg, *nodes_arg, *policy_arg;
     int fd;
     struct cgroup cgroups[MAX_CGROUPS];
     int n_cgroups;
     const char *own_cgroups[MAX_CGROUPS];
     int n_own_cgroups;
     unsigned long cpus[MAX_CPUS / (8 * sizeof(unsigned long))];
+    unsigned long nodes[MAX_NODES / (8 * sizeof(unsigned long))];
     struct policy policy;
     long nice, oom_score_adj, timer_slack_ns, umask, user, group;
     bool has_nice, has_oom, has_slack, has_groups, mlock, gated;
@@ -49,19 +50,19 @@ static bool number(const char *s, int base, long low, long high, long *value)
     return take_number(&s, base, low, high, "", value) && !*s;
 }
 
-static bool parse_cpus(const char *s)
+/* Numbers and ranges such as 0-3,8 as bits of `mask`, which has `size` of them. */
+static bool parse_set(const char *s, unsigned long *mask, long size)
 {
     const long bits = 8 * (long)sizeof(unsigned long);
     long first, last;
-    opt.cpus_arg = s;
     do {
-        if (!take_number(&s, 10, 0, MAX_CPUS - 1, "-,", &first))
+        if (!take_number(&s, 10, 0, size - 1, "-,", &first))
             return false;
         last = first;
-        if (*s == '-' && (s++, !take_number(&s, 10, first, MAX_CPUS - 1, ",", &last)))
+        if (*s == '-' && (s++, !take_number(&s, 10, first, size - 1, ",", &last)))
             return false;
         for (long c = first; c <= last; c++)
-            opt.cpus[c / bits] |= 1ul << (c % bits);
+            mask[c / bits] |= 1ul << (c % bits);
     } while (*s++ == ',');
     return true;
 }
@@ -189,7 +190,9 @@ static bool parse_option(const char *name, const char *value)
     if (!strcmp(name, "--shim-cgroup"))
         return parse_own_cgroup(value);
     if (!strcmp(name, "--cpus"))
-        return parse_cpus(value);
+        return parse_set(opt.cpus_arg = value, opt.cpus, MAX_CPUS);
+    if (!strcmp(name, "--memory-nodes"))
+        return parse_set(opt.nodes_arg = value, opt.nodes, MAX_NODES);
     if (!strcmp(name, "--policy"))
         return parse_policy(value);
     if (!strcmp(name, "--rlimit"))

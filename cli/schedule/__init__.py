@@ -1,0 +1,56 @@
+"""`mgmt schedule`: periodic real-time tasks on CPUs, with proof of every deadline.
+
+A command's module is imported when it is invoked. `plan`, `compare`, `replay` and `explain --file` need no
+daemon: they call the same functions of `mgmt.core.schedule` as the daemon does.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from ..invocation import shared_options
+
+# name -> (module of this package, first line of its help)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "plan": ("plan", "Say where the tasks of a file would run and prove their deadlines; changes nothing."),
+    "submit": (
+        "online",
+        "Admit a workload: all its tasks get CPUs where every deadline is kept, or none does.",
+    ),
+    "show": ("online", "Show the periodic tasks that are in force, and where."),
+    "remove": ("online", "Take a workload and all its tasks out of the schedule."),
+    "explain": ("explain", "Explain a task: its place, its worst response, and how much it could grow."),
+    "rebalance": ("online", "Propose moves of tasks that even out the load of the CPUs."),
+    "compare": ("compare", "Run two algorithms or modes on the same workloads and show where they differ."),
+    "replay": ("replay", "Run a file of recorded cases against the mode compat and count what matches."),
+}
+
+
+class Schedule(click.Group):
+    """A group that imports a command's module when it is asked for by name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        row = COMMANDS.get(cmd_name)
+        if row is None:
+            return None
+        command = getattr(import_module(f".{row[0]}", __package__), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, row[1]) for name, row in COMMANDS.items()])
+
+
+@click.group(cls=Schedule, params=shared_options())
+def schedule() -> None:
+    """Place periodic tasks on CPUs, prove their deadlines, draw the schedule.
+
+    \b
+    FILE is YAML or JSON: a workload of mgmt's own form, PULLPIRI's `kind: Schedule`,
+    TIMPANI's SchedInfo; nodes are in it or in --nodes FILE."""

@@ -1,0 +1,275 @@
+"""The schedule in force: workloads that were admitted, and requests that wait for a computation.
+
+Whatever takes long is computed from a snapshot by a thread, one request after the other in the order in which
+they came. A result that changes the schedule is good as long as the snapshot still holds; when units took or gave
+back CPUs meanwhile, it is computed again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from mgmt.core import effect as fx
+from mgmt.core.event import Asked, Computed, Now, Route
+from mgmt.core.journal import Journal
+from mgmt.core.placement import Ledger
+from mgmt.core.sessions import Sessions
+from mgmt.protocol import frames
+from mgmt.protocol import messages as msg
+from mgmt.protocol.errors import MgmtError
+
+from . import report
+from .admission import Placed
+from .force import Admitted, Entry, Snapshot, admit
+from .rebalance import Rebalancing, rebalance
+from .records import from_record, to_record
+from .workload import LOCAL, Node
+
+REASON_CHARS = 400  # of an event
+Record = dict[str, Any]
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A request that waits: what is computed for it, then what is done with the result, or with the error.
+
+    `exact`: the result is good only as long as the snapshot holds.
+    """
+
+    asked: Asked
+    work: Callable[[Snapshot], Any]
+    done: Callable[[Now, Any, list[fx.Effect]], dict[str, Any]]
+    refused: Callable[[Now, MgmtError, list[fx.Effect]], None]
+    exact: bool = True
+
+
+class Schedules:
+    """Entries by name of the workload; the version is the number of the event that told the last change.
+
+    `dirty` has the records that the store does not have yet. `replan` is called when other CPUs of this machine
+    have tasks than before.
+    """
+
+    def __init__(
+        self, sessions: Sessions, journal: Journal, ledger: Ledger, host: str, replan: Callable[[], None]
+    ) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.version = 0
+        self.dirty: dict[str, Record | None] = {}
+        self._sessions = sessions
+        self._journal = journal
+        self._ledger = ledger
+        self._host = host
+        self._replan = replan
+        self._jobs: deque[Job] = deque()
+        self._running: tuple[int, Snapshot] | None = None
+        self._number = 0
+        self._analysed: tuple[int, tuple[Placed, ...]] | None = None  # all responses, of which version
+
+    # ---- requests ----
+
+    def submit(self, now: Now, asked: Asked, body: msg.ScheduleSubmit, out: list[fx.Effect]) -> None:
+        """Admit a workload; a ScheduleSubmitted follows."""
+
+        def work(snapshot: Snapshot) -> tuple[Admitted, Body, Record]:
+            admitted = admit(snapshot, body.documents, body.nodes, body.algorithm, body.replace)
+            return admitted, report.submitted(snapshot, admitted), to_record(admitted.entry)
+
+        def done(now: Now, result: tuple[Admitted, Body, Record], out: list[fx.Effect]) -> Body:
+            admitted, reply, record = result
+            if not admitted.already:
+                (row,) = reply["workloads"]
+                row["at"] = now.real_s
+                if not body.dry_run:
+                    row["version"] = self._put_in_force(now, admitted, record, out)
+            return {**reply, "version": self.version}
+
+        def refused(now: Now, error: MgmtError, out: list[fx.Effect]) -> None:
+            if not body.dry_run:
+                name = str(error.detail.get("workload", ""))
+                self._tell(now, "refused", name, error.text, out)
+
+        self._ask(now, Job(asked, work, done, refused), out)
+
+    def show(self, now: Now, asked: Asked, body: msg.ScheduleShow, out: list[fx.Effect]) -> None:
+        """A ScheduleReply follows."""
+        version, known = self._analysed or (-1, None)
+        known = known if version == self.version else None
+
+        def work(snapshot: Snapshot) -> tuple[int, tuple[Placed, ...], Body]:
+            _known(snapshot, body.workload)
+            mine = known if version == snapshot.version else None
+            return snapshot.version, *report.shown(snapshot, mine, body.workload, body.offset)
+
+        def done(now: Now, result: tuple[int, tuple[Placed, ...], Body], out: list[fx.Effect]) -> Body:
+            version, placed, reply = result
+            if version == self.version:
+                self._analysed = version, placed
+            return {**reply, "version": version}
+
+        self._ask(now, Job(asked, work, done, _unsaid, exact=False), out)
+
+    def explain(self, now: Now, asked: Asked, task: str, out: list[fx.Effect]) -> None:
+        """A TaskExplanation follows."""
+        work = partial(report.explained, name=task)
+        self._ask(now, Job(asked, work, lambda now, reply, out: reply, _unsaid, exact=False), out)
+
+    def rebalance(self, now: Now, asked: Asked, apply: bool, out: list[fx.Effect]) -> None:
+        """A ScheduleRebalanced follows."""
+
+        def work(snapshot: Snapshot) -> tuple[Rebalancing, dict[str, tuple[Entry, Record]]]:
+            found = rebalance(snapshot)
+            moved = found.moved(snapshot.entries)
+            return found, {name: (entry, to_record(entry)) for name, entry in moved.items()}
+
+        def done(
+            now: Now, result: tuple[Rebalancing, dict[str, tuple[Entry, Record]]], out: list[fx.Effect]
+        ) -> Body:
+            found, moved = result
+            applied = apply and bool(moved)
+            if applied:
+                load = f"{float(found.before) * 100:.1f} % to {float(found.after) * 100:.1f} %"
+                text = f"{len(found.moves)} moves take the fullest CPU from {load}"
+                self._tell(now, "rebalanced", "", text, out)
+                for name, (entry, record) in moved.items():
+                    self.entries[name] = replace(entry, version=self.version)
+                    self.dirty[name] = {**record, "version": self.version}
+                self._changed()
+            return report.rebalanced(found, applied, self.version)
+
+        self._ask(now, Job(asked, work, done, _unsaid), out)
+
+    def remove(self, now: Now, asked: Asked, name: str, out: list[fx.Effect]) -> None:
+        """A ScheduleRemoved follows. Nothing has to be proven, but what was asked before comes first."""
+
+        def done(now: Now, result: None, out: list[fx.Effect]) -> Body:
+            count = len(self.entries.pop(name).workload.tasks)
+            self._tell(now, "removed", name, f"{count} tasks are gone", out)
+            self.dirty[name] = None
+            self._changed()
+            return {"workload": name, "tasks": count, "version": self.version}
+
+        work = partial(_known, name=name)
+        self._ask(now, Job(asked, work, done, _unsaid), out)
+
+    # ---- computations ----
+
+    def _ask(self, now: Now, job: Job, out: list[fx.Effect]) -> None:
+        self._sessions.park(now, job.asked, out)
+        self._jobs.append(job)
+        if self._running is None:
+            self._begin(out)
+
+    def _begin(self, out: list[fx.Effect]) -> None:
+        self._running = None
+        if self._jobs:
+            self._number += 1
+            self._running = self._number, self.snapshot()
+            out.append(fx.Compute(self._number, partial(self._jobs[0].work, self._running[1])))
+
+    def on_computed(self, now: Now, event: Computed, out: list[fx.Effect]) -> None:
+        if self._running is None or self._running[0] != event.number:
+            return
+        job, snapshot, result = self._jobs[0], self._running[1], event.result
+        try:
+            if job.asked.route not in self._sessions.calls:
+                self._jobs.popleft()  # expired, or its session ended: nothing is changed for nobody
+            elif not job.exact or snapshot == self.snapshot():
+                self._jobs.popleft()
+                self._finish(now, job, result, out)
+        finally:
+            self._begin(out)  # whatever comes of one request, the others have their turn
+
+    def _finish(self, now: Now, job: Job, result: Any, out: list[fx.Effect]) -> None:
+        if isinstance(result, MgmtError):
+            job.refused(now, result, out)
+            self._sessions.refuse(job.asked.route, result, out)
+        else:
+            self._sessions.answer(job.asked.route, frames.Outcome.OK, job.done(now, result, out), out)
+
+    def forget(self, route: Route) -> None:
+        """Nobody waits for it any more. One that is computed now is dropped when that is done."""
+        running = self._jobs[0] if self._running is not None and self._jobs else None
+        self._jobs = deque(job for job in self._jobs if job is running or job.asked.route != route)
+
+    def waiting(self) -> list[Route]:
+        return [job.asked.route for job in self._jobs if job.asked.route in self._sessions.calls]
+
+    def snapshot(self) -> Snapshot:
+        ledger = self._ledger
+        total_bytes = ledger.topology.memory_bytes
+        units_bytes = sum(place.memory_bytes for place in ledger.held.values())
+        local = Node(LOCAL, tuple(sorted(ledger.topology.ids)), total_bytes >> 20)
+        free_mb = max(0, total_bytes - units_bytes) >> 20
+        return Snapshot(dict(self.entries), self.version, local, self._host, free_mb, ledger.closed())
+
+    # ---- changes ----
+
+    def restore(self, records: Mapping[str, Record], out: list[fx.Effect]) -> None:
+        """What a former daemon left, exactly; before its units, and after its events."""
+        self.entries = {name: from_record(name, record) for name, record in records.items()}
+        events = self._journal.since(0)[0]
+        told = (e["seq"] for e in events if e["kind"] == "schedule" and e["what"] != "refused")
+        self.version = max([0, *told, *(entry.version for entry in self.entries.values())])
+        self._changed()
+        missing = sorted(self._ledger.tasks.keys() - self._ledger.topology.ids)
+        for cpu in missing:
+            name = self._ledger.tasks[cpu]
+            text = (
+                f"workload {name!r} has tasks on CPU {cpu}, which this machine no longer has, or not for this "
+                f"daemon: submit it again with --replace, or `mgmt schedule remove {name}`"
+            )
+            out.append(fx.Note("WARNING", text, {"workload": name}))
+
+    def records(self) -> dict[str, Record | None]:
+        """What the store does not have yet; it has it from now on."""
+        records, self.dirty = self.dirty, {}
+        return records
+
+    def _put_in_force(self, now: Now, admitted: Admitted, record: Record, out: list[fx.Effect]) -> int:
+        entry = admitted.entry
+        name, nodes = entry.workload.name, sorted({node for node, _ in entry.cpus})
+        text = f"{len(entry.workload.tasks)} tasks on {', '.join(nodes)}"
+        self._tell(now, "replaced" if admitted.replaced else "submitted", name, text, out)
+        self.entries[name] = replace(entry, version=self.version, at=now.real_s)
+        self.dirty[name] = {**record, "version": self.version, "at": now.real_s}
+        self._changed()
+        return self.version
+
+    def _tell(self, now: Now, what: str, workload: str, reason: str, out: list[fx.Effect]) -> None:
+        if len(reason) > REASON_CHARS:
+            reason = reason[: REASON_CHARS - 4] + " ..."
+        self._journal.record(now, "schedule", {"what": what, "workload": workload, "reason": reason}, out)
+        if what != "refused":
+            self.version = self._journal.seq
+
+    def _changed(self) -> None:
+        """The ledger must know which CPUs of this machine have tasks."""
+        tasks: dict[int, str] = {}
+        memory_mb = 0
+        for name in sorted(self.entries, reverse=True):
+            entry = self.entries[name]
+            for task, (node, cpu) in zip(entry.workload.tasks, entry.cpus, strict=True):
+                if node == LOCAL:
+                    tasks[cpu] = name
+                    memory_mb += task.memory_mb
+        differ = tasks.keys() != self._ledger.tasks.keys()
+        self._ledger.tasks, self._ledger.task_memory_bytes = tasks, memory_mb << 20
+        if differ:
+            self._replan()
+
+
+def _unsaid(now: Now, error: MgmtError, out: list[fx.Effect]) -> None:
+    """A question that has no answer is no event."""
+
+
+def _known(snapshot: Snapshot, name: str | None) -> None:
+    if name is not None and name not in snapshot.entries:
+        told = ", ".join(sorted(snapshot.entries)[:8]) or "none"
+        text = f"no workload {name!r} is in force: known are {told}"
+        raise MgmtError("unknown-workload", text, workload=name)
