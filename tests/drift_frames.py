@@ -130,6 +130,7 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("NodeAsk", "body"): {"unit": "magika"},
     ("AgentAnswer", "body"): {"unit": "magika"},
     ("AgentAnswer", "outcome"): "ok",
+    ("NodeHeartbeat", "next_ns"): 875_000_000,
     ("NodeWait", "condition"): "drained",
     ("Targets", "already"): ["magika"],
     ("PlanReply", "daemon"): ["limits.max_units"],

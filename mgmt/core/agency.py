@@ -82,7 +82,7 @@ def on_daemon_noticed(state: State, now: Now, event: ev.DaemonNoticed, out: list
     elif not agent.is_of_session(event.session):
         state.count("stale_notices")
     elif event.name == "node-heartbeat":
-        agent.on_beat(now, body)
+        agent.on_beat(now, body, out)
     elif event.name == "node-push" and not state.quit_said:
         agent.on_push(now, body["seq"], body["what"], body["body"], out)
 

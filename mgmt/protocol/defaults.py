@@ -33,6 +33,7 @@ LEGACY_LOAD_ANSWER_S = 8.0  # a legacy load still starting is answered `starting
 
 # --- nodes (config: `timing`) ---
 NODE_HEARTBEAT_S = 1.0  # both ways between the daemon and each agent
+BEAT_SLOTS = 8  # of a heartbeat period: agents of the same slot are heard in one turn of the loop
 NODE_LOST_S = 3.0  # silence after which a node is lost and its workloads are treated by their policy
 MISSED_BEATS = (
     2.5  # heartbeat periods of silence that make a node suspect: two were missed, none is just late

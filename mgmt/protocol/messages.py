@@ -951,6 +951,7 @@ class NodeHeartbeat(Message):
 
     clock_ns: int = Field(ge=0)
     daemon_ns: int = Field(ge=0, description="the daemon's monotonic clock")
+    next_ns: int = Field(ge=0, description="when the next heartbeat is due, from the arrival of this one")
 
 
 @_notice("node-push", Audience.AGENT)

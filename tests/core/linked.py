@@ -223,16 +223,13 @@ class Cluster:
         supervisor = self.daemon.state.supervisor
         for name, posting in supervisor.postings.items():
             mirror, unit = supervisor.units[name], self.there(posting.node, name)
-            said = (
-                mirror.state,
-                mirror.pid,
-                mirror.incarnation,
-                mirror.has_process,
-                mirror.ready,
-                mirror.node,
-            )
-            is_so = (unit.state, unit.pid, unit.incarnation, unit.has_process, unit.ready, posting.node)
+            said = (mirror.state, mirror.pid, mirror.has_process, mirror.ready, mirror.node)
+            is_so = (unit.state, unit.pid, unit.has_process, unit.ready, posting.node)
             assert said == is_so, f"{name}: {said} is said, {is_so} is so"
+            if unit.has_process:
+                assert mirror.incarnation == unit.incarnation, name
+            else:  # a start that never got there is counted
+                assert mirror.incarnation >= unit.incarnation, name
             assert unit.wanted == posting.wanted or unit.state in AT_REST, name
         for name in supervisor.units:
             there = self.running(name)

@@ -62,6 +62,29 @@ def test_verify(spoiled: bool, complaint: str | None, tmp_path: Path) -> None:
         assert any(complaint in line for line in about_us), output
 
 
+def test_the_agent_is_verified_and_lives_like_the_daemon(tmp_path: Path) -> None:
+    analyze = tool("systemd-analyze")
+    unit = tmp_path / "mgmt-agent.service"
+    unit.write_text(with_program((UNITS / "mgmt-agent.service").read_text()))
+    others = [shutil.copy(UNITS / name, tmp_path) for name in ("mgmt-units.service", "mgmt.slice")]
+    code, output = said(analyze, "verify", "--man=no", unit, *others)
+    assert (code, [line for line in output.splitlines() if "mgmt" in line]) == (0, []), output
+    agent, daemon = settings("mgmt-agent.service"), settings()
+    assert agent["Service.ExecStart"][0].split()[1:] == [
+        "agent",
+        "--join",
+        "${MGMT_JOIN}",
+        "$MGMT_AGENT_OPTIONS",
+    ]
+    for kind in ("Runtime", "State"):
+        assert agent[f"Service.{kind}Directory"] == ["mgmt-agent"], "beside those of a daemon"
+    own = {"ExecStart", "EnvironmentFile", "ExecReload", "Environment", "ReadWritePaths"}
+    own |= {f"{kind}{end}" for kind in ("Runtime", "State", "Logs") for end in ("Directory", "DirectoryMode")}
+    for key, values in daemon.items():
+        if key.startswith("Service.") and key.removeprefix("Service.") not in own:
+            assert agent.get(key) == values, key
+
+
 def test_the_daemon_is_heard_and_restarted() -> None:
     unit = settings()
     assert unit["Service.Type"] == ["notify"]

@@ -197,13 +197,14 @@ class Agent:
     def is_of_session(self, session: int) -> bool:
         return self.joined and session == self._session
 
-    def on_beat(self, now: Now, body: dict[str, Any]) -> None:
+    def on_beat(self, now: Now, body: dict[str, Any], out: list[fx.Effect]) -> None:
         """Our heartbeat came back with the daemon's clock: the way there and back, and how the clocks differ."""
         self._heard_ns = now.mono_ns
         round_trip_ns = now.mono_ns - body["clock_ns"]
         if round_trip_ns >= 0:
             offset_ns = body["daemon_ns"] - (body["clock_ns"] + now.mono_ns) // 2
             self._samples.append((round_trip_ns, offset_ns))
+        self._wait("beat", now.mono_ns + min(self._beat_ns, body["next_ns"]), out)
 
     def on_gone(self, now: Now, out: list[fx.Effect]) -> None:
         """The daemon does not know this session: say hello at once, on a new connection."""

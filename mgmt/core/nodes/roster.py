@@ -38,6 +38,7 @@ class Roster:
         self._epoch = epoch
         self._secret = secret
         self._beat_ns = int(heartbeat_s * 1e9)
+        self._slot_ns = max(1, self._beat_ns // defaults.BEAT_SLOTS)
         self._suspect_ns = int(heartbeat_s * defaults.MISSED_BEATS * 1e9)
         self._lost_ns = int(lost_s * 1e9)
         self._sessions = 0
@@ -148,7 +149,9 @@ class Roster:
         node.overdue = first
         if body.get("round_trip_ns") is not None:
             node.round_trip_ns, node.offset_ns = body["round_trip_ns"], body.get("offset_ns")
-        reply = {"clock_ns": body["clock_ns"], "daemon_ns": now.mono_ns}
+        # Many agents beat together, a few times a period: to wake up for each of them costs more than to hear it.
+        next_ns = (now.mono_ns + self._beat_ns) // self._slot_ns * self._slot_ns - now.mono_ns
+        reply = {"clock_ns": body["clock_ns"], "daemon_ns": now.mono_ns, "next_ns": next_ns}
         out.append(fx.Beat(node.peer, node.session, reply))
 
     def heard(self, now: Now, node: Node) -> None:
