@@ -153,11 +153,14 @@ class Wires:
 
     def _read_monitor(self, now_s: float, monitor: zmq.Socket[bytes]) -> None:
         error = None
-        for event, value in map(curve.event_of, _arrived(monitor)):
+        events = list(map(curve.event_of, _arrived(monitor)))
+        broke = any(event == zmq.EVENT_DISCONNECTED for event, _ in events)
+        for event, value in events:
             if event == zmq.EVENT_DISCONNECTED:
                 self._conversation.disconnected(now_s)
             elif event == zmq.EVENT_CONNECT_RETRIED:
-                self._conversation.unreached(now_s)
+                if not broke:  # who was there a moment ago may come back
+                    self._conversation.unreached(now_s)
             else:
                 error = self._handshakes.judge(now_s, event, value) or error
         if error is not None:

@@ -127,7 +127,7 @@ def test_a_unit_is_started_stopped_and_told_of_as_if_it_were_here() -> None:
     started = cluster.ask("start", targets=["u"])
     assert started.ok["states"] == {"u": "RUNNING"}
     (status,) = cluster.client.ask("status", units=["u"]).ok["units"]
-    assert (status["node"], status["endpoint"], status["log"]) == ("n1", "node://n1/u", "/s/logs/u.log")
+    assert (status["node"], status["endpoint"], status["log"]) == ("n1", "", "/s/logs/u.log")
     assert status["pid"] == cluster.there("n1", "u").pid
     cluster.check()
     stopped = cluster.ask("stop", targets=["u"])
@@ -236,7 +236,7 @@ def test_an_agent_decides_nothing_that_is_its_daemons() -> None:
             body: dict[str, Any] = {"target": "u"} if verb == "wait" else {}
             for field, info in row.body.model_fields.items():
                 if info.is_required():
-                    body[field] = ["u"] if field == "targets" else "u"
+                    body[field] = ["u"] if field in ("targets", "documents") else "u"
             code, text = client.ask(verb, **body).refusal
             assert code == "not-available" and "tcp://daemon:1" in text, verb
 
