@@ -91,7 +91,7 @@ class Handshakes:
 
     def _cut(self) -> str:
         if not self._keyed:
-            return self._mechanism()
+            return f"{self._mechanism()}. Or it passes connections on, and there is nobody behind it"
         return (
             f"{self._endpoint} ends each handshake without a word: it has another server key than the one given "
             "(--server-key, MGMT_SERVER_KEY), or uses none; `mgmt keys show` there prints its key"

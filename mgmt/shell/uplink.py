@@ -178,6 +178,9 @@ class Uplink:
 
     def _on_control_event(self, event: int, value: int) -> None:
         error = self._handshakes.judge(time.monotonic(), event, value)
+        if error is not None and event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            # Not certain: whoever passes connections on to a daemon that is away does the same.
+            error = MgmtError("unreachable", error.text) if self._credentials is not None else None
         if error is not None:
             self._emit(ev.LinkDown(error.text, error))
         elif event == UP:

@@ -84,7 +84,7 @@ def free_port() -> int:
 
 def test_each_request_over_a_dead_link_ends_once_and_in_time(start: Start, free_port: int) -> None:
     timing = {"heartbeat_s": 0.2, "session_timeout_s": 1.0}
-    endpoints = {"control": f"tcp://127.0.0.1:{free_port}"}
+    endpoints = {"control": f"tcp://127.0.0.1:{free_port}", "insecure": True}
     settings = config({"echo": shipped("echo")}, endpoints=endpoints, timing=timing)
     daemon = start(settings)
     with link_to(free_port) as link, Client(f"tcp://127.0.0.1:{link.port}", connect_timeout_s=1.0) as client:

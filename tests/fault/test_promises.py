@@ -75,11 +75,15 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "unit/test_store.py::test_a_full_disk_is_told_and_survived",
         "fault/test_damaged_store.py::test_a_damaged_store_is_refused_and_recovered",
     ),
-    "P9 garbage and oversized messages never end the daemon": (
+    "P9 garbage and oversized messages never end the daemon, and a wrong key is an error within two seconds": (
         "fault/test_hostile_frames.py::test_each_of_two_thousand_mutated_messages_gets_one_answer",
         "fault/test_hostile_frames.py::test_each_of_three_thousand_random_bodies_gets_its_one_answer",
         "fault/test_hostile_frames.py::test_a_message_far_above_the_limit_ends_the_connection",
         "fault/test_hostile_frames.py::test_strangers_that_do_not_speak_zmq_disturb_nobody",
+        "fault/test_keys.py::test_a_wrong_server_key_is_told_to_both",
+        "fault/test_keys.py::test_a_key_that_is_not_allowed_is_told_to_both",
+        "fault/test_keys.py::test_no_key_is_told_to_both",
+        "fault/test_keys.py::test_a_revoked_key_is_shut_out_without_a_restart",
     ),
     "P10 neither heartbeats nor restarts make it grow": (
         "fault/test_steadiness.py::test_memory_is_flat_over_heartbeats",

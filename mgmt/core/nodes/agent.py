@@ -122,7 +122,9 @@ class Agent:
     def on_link_down(self, now: Now, out: list[fx.Effect]) -> None:
         """The link broke. It comes up again by itself, and then this agent says hello."""
         self.joined = False
-        self._wait("silence", self._heard_ns + self._lost_ns, out)
+        # One that was refused in its handshake does not come up again by itself.
+        if self._waits_for != "retry":
+            self._wait("silence", self._heard_ns + self._lost_ns, out)
 
     def on_welcome(self, now: Now, body: dict[str, Any], out: list[fx.Effect]) -> None:
         self.joined = self.ever_joined = True
