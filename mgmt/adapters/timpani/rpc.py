@@ -41,7 +41,7 @@ Handler = Callable[[Any, Any], Awaitable[Any]]
 Call = Callable[..., Awaitable[Any]]
 
 
-def message(name: str, **fields: Any) -> Any:
+def message(name: str, /, **fields: Any) -> Any:
     """A message of the package, `message("SyncRequest", node_id="node01")`."""
     return SCHEMAS.message_class(f"{PACKAGE}.{name}")(**fields)
 
