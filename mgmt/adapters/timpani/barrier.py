@@ -22,6 +22,10 @@ class Replaced(Exception):
     """Another generation came while the node waited."""
 
 
+class Missing(Exception):
+    """Nodes that did not come in time; their names are the arguments."""
+
+
 class Barrier:
     """One generation of a plan after the other. Instants are ns on CLOCK_REALTIME.
 
@@ -53,7 +57,7 @@ class Barrier:
     async def join(self, node: str) -> int:
         """The instant at which the node starts.
 
-        NotAwaited; Replaced; TimeoutError: another node did not come in time.
+        Raises NotAwaited, Replaced or Missing.
         """
         if node not in self._hyperperiod_us:
             raise NotAwaited
@@ -67,6 +71,8 @@ class Barrier:
                 self._release()
             async with asyncio.timeout(self._timeout_s):
                 return await future
+        except TimeoutError:
+            raise Missing(*self.missing()) from None
         finally:
             waiting[node].discard(future)
             if not waiting[node]:

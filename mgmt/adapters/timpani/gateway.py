@@ -23,7 +23,7 @@ from mgmt.protocol import defaults
 from mgmt.protocol.errors import MgmtError
 
 from . import rpc
-from .barrier import Barrier, NotAwaited, Replaced
+from .barrier import Barrier, Missing, NotAwaited, Replaced
 from .compat import Compat
 from .faults import DEADLINE_S, Fault, Queue, Unsent
 from .messages import DMISS, STATUS_FAILED, STATUS_OK
@@ -145,8 +145,8 @@ class Gateway:
             await context.abort(
                 code.ABORTED, "the schedule changed meanwhile: fetch it again, then synchronise"
             )
-        except TimeoutError:
-            missing = ", ".join(self.barrier.missing()[:8])
+        except Missing as error:
+            missing = ", ".join(error.args[:8])
             log.warning("node %r waited in vain for the common start; missing: %s", request.node_id, missing)
             await context.abort(code.DEADLINE_EXCEEDED, f"not all nodes came in time; missing: {missing}")
         if not started and plan is self.plan:
