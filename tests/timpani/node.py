@@ -1,4 +1,5 @@
-"""A node as the family has them: it fetches its tasks, waits for the common start, and reports misses. It runs nothing.
+"""A node as the family has them: it fetches its tasks, waits for the common start, reports misses.
+It runs nothing.
 
     python -m tests.timpani.node [--target HOST:PORT] -n NODE [--miss TASK ...]
 

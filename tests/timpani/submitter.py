@@ -57,10 +57,10 @@ class Submitter:
         return Outcome(answer.status, told.get("mgmt-code", ""), told.get("mgmt-reason-bin", b"").decode())
 
 
-async def main(target: str, path: Path) -> int:
+async def main(target: str, told: dict[str, Any]) -> int:
     from google.protobuf.json_format import ParseDict
 
-    info = ParseDict(json.loads(path.read_text()), sched_info(""))
+    info = ParseDict(told, sched_info(""))
     async with Submitter(target) as submitter:
         outcome = await submitter.add(info)
     print(f"status {outcome.status}", *filter(None, (outcome.code, outcome.reason)))
@@ -74,4 +74,4 @@ if __name__ == "__main__":
     parser.add_argument("--target", default="localhost:50052", metavar="HOST:PORT")
     parser.add_argument("file", type=Path, help="a SchedInfo in protobuf's JSON")
     given = parser.parse_args()
-    sys.exit(asyncio.run(main(given.target, given.file)))
+    sys.exit(asyncio.run(main(given.target, json.loads(given.file.read_text()))))
