@@ -235,6 +235,25 @@ def test_a_task_that_the_family_cannot_be_told_of_is_said_so(daemon: Daemon) -> 
         asyncio.run(flow(gateway))
 
 
+def test_a_node_of_the_daemons_machine_has_two_names(daemon: Daemon) -> None:
+    host = os.uname().nodename
+
+    async def flow(gateway: Gateway) -> None:
+        async with (
+            Submitter(gateway.submitters) as submitter,
+            Node(gateway.nodes, host) as node,
+            Node(gateway.nodes, "local") as local,
+        ):
+            assert (await submitter.add(sched_info("w", a_task("a", host)))).status == 0
+            (task,) = (await node.schedule()).tasks
+            assert (task.assigned_node, task.cpu_affinity.bit_count()) == (host, 1)
+            assert (await local.schedule()).tasks[0].assigned_node == "local"
+            assert await node.start_ns(5.0) > time.time_ns(), "it is all there is to wait for"
+
+    with Gateway(daemon, nodes=None) as gateway:
+        asyncio.run(flow(gateway))
+
+
 def test_readers_see_whole_schedules_while_they_are_replaced(daemon: Daemon) -> None:
     """4 readers, 20 replacements: all tasks of an answer are of one version, and versions never go back."""
     versions, tasks = 20, 30
