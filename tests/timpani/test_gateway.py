@@ -455,6 +455,17 @@ def test_a_sink_that_does_not_answer_delays_nobody_and_loses_nothing(daemon: Dae
     asyncio.run(flow())
 
 
+def test_faults_that_are_left_at_the_end_are_counted(daemon: Daemon) -> None:
+    async def flow(gateway: Gateway) -> None:
+        async with Node(gateway.nodes, "node01") as node:
+            for _ in range(3):
+                assert (await node.miss("a")).status == 0
+
+    with Gateway(daemon, "-f", "127.0.0.1", "-p", "1") as gateway:  # nobody listens there
+        asyncio.run(flow(gateway))
+    assert "3 faults were not told" in gateway.log()
+
+
 # ---- the daemon, and the gateway's own end ------------------------------------------------------------------
 
 
@@ -510,6 +521,17 @@ def test_what_is_wrong_at_the_start_is_said(daemon: Daemon, start: Start) -> Non
     assert status == 2 and "no IP address" in error["text"]
     status, error = refused(Gateway(daemon, "--endpoint", "ipc:///nowhere/control"))
     assert (status, error["code"]) == (5, "unreachable")
+
+
+def test_without_grpcio_the_command_says_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['grpc'] = None; sys.argv = ['mgmt', 'timpani-gateway']\n"
+        "from mgmt_cli.main import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert done.returncode == 1 and "pip install 'mgmt[grpc]'" in done.stderr, done
 
 
 # ---- the ancestor's own scheduler ---------------------------------------------------------------------------
