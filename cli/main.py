@@ -41,6 +41,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "unload-model": ("unload_model", _verb("unload-model")),
     "models": ("models", _verb("models")),
     "schedule": ("schedule", "Place periodic tasks on CPUs, prove their deadlines, draw the schedule."),
+    "timpani-gateway": (
+        "timpani_gateway",
+        "Let submitters and nodes of TIMPANI talk to the daemon; runs until it is ended.",
+    ),
     "request": ("request", "Send one request to a model and print its answer."),
     "wait": ("wait", _verb("wait")),
     "is-ready": ("conditions", "Exit 0 when a unit or model is ready."),

@@ -1,40 +1,15 @@
-"""The ancestor's protobuf messages, described by one table instead of generated code.
+"""The ancestor's protobuf messages: `FILES` holds every message by name and field number.
 
-`FILES` holds every message by name and field number. Message classes are built from it on first use, in a
-descriptor pool of their own, so no protobuf compiler is needed anywhere, a program that brings its own
-generated `l4m_pb2` does not collide with these, and importing this module does not import protobuf (30 ms).
 The same schemas are published as text in `proto/*.proto`; a test holds the two together.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-if TYPE_CHECKING:
-    from google.protobuf.descriptor_pool import DescriptorPool
+from .protobuf import BadMessage, Field, File, Schemas, serialize
 
-
-class BadMessage(ValueError):
-    """The bytes are not a serialized message of the wanted type."""
-
-
-class Field(NamedTuple):
-    """One field: `type` is a protobuf scalar or the name of a message or enum of the same file."""
-
-    type: str
-    name: str
-    number: int
-    repeated: bool = False
-    oneof: str = ""
-
-
-class File(NamedTuple):
-    """One schema file: proto package, messages in order, enums (name -> value names from 0 on)."""
-
-    package: str
-    messages: dict[str, tuple[Field, ...]]
-    enums: dict[str, tuple[str, ...]]
+__all__ = ["FILES", "BadMessage", "Field", "File", "message_class", "parse", "serialize"]
 
 
 def _uint32s(*names: str) -> tuple[Field, ...]:
@@ -142,66 +117,14 @@ FILES: dict[str, File] = {
     ),
 }
 
-
-@cache
-def _pool() -> DescriptorPool:
-    """A private pool with every file of the table in it."""
-    from google.protobuf import descriptor_pb2
-    from google.protobuf.descriptor_pool import DescriptorPool
-
-    proto = descriptor_pb2.FieldDescriptorProto
-    scalars = {
-        name: proto.Type.Value(f"TYPE_{name.upper()}")
-        for name in ("uint32", "bool", "float", "string", "bytes")
-    }
-    pool = DescriptorPool()
-    for file_name, (package, messages, enums) in FILES.items():
-        file = descriptor_pb2.FileDescriptorProto(name=file_name, package=package, syntax="proto3")
-        for enum_name, values in enums.items():
-            enum = file.enum_type.add(name=enum_name)
-            for number, value in enumerate(values):
-                enum.value.add(name=value, number=number)
-        for message_name, fields in messages.items():
-            target = file.message_type.add(name=message_name)
-            for row in fields:
-                field = target.field.add(name=row.name, number=row.number)
-                field.label = proto.LABEL_REPEATED if row.repeated else proto.LABEL_OPTIONAL
-                if row.type in scalars:
-                    field.type = scalars[row.type]
-                else:
-                    field.type = proto.TYPE_ENUM if row.type in enums else proto.TYPE_MESSAGE
-                    field.type_name = f".{package}.{row.type}"
-                if row.oneof:
-                    if not target.oneof_decl:
-                        target.oneof_decl.add(name=row.oneof)
-                    field.oneof_index = 0  # no message of the table has a second oneof
-        pool.AddSerializedFile(file.SerializeToString())
-    return pool
+_SCHEMAS = Schemas(FILES)
 
 
-@cache
 def message_class(full_name: str) -> Any:
-    """The class of a message by its full name, `l4m.vision.Request` for example; KeyError when there is none.
-
-    The fields of a class made at run time are unknown to the type checker, hence `Any`.
-    """
-    from google.protobuf.message_factory import GetMessageClass
-
-    return GetMessageClass(_pool().FindMessageTypeByName(full_name))
+    """The class of a message by its full name; see Schemas.message_class."""
+    return _SCHEMAS.message_class(full_name)
 
 
 def parse(full_name: str, payload: bytes) -> Any:
-    """Decode `payload`; unknown fields are accepted, as proto3 wants. Raises BadMessage."""
-    from google.protobuf.message import DecodeError
-
-    message = message_class(full_name)()
-    try:
-        message.ParseFromString(payload)
-    except DecodeError as fault:
-        raise BadMessage(f"{len(payload)} bytes are not a {full_name}: {fault}") from fault
-    return message
-
-
-def serialize(message: Any) -> bytes:
-    """Encode a message; equal messages give equal bytes."""
-    return bytes(message.SerializeToString(deterministic=True))
+    """Decode `payload`; see Schemas.parse."""
+    return _SCHEMAS.parse(full_name, payload)

@@ -25,8 +25,8 @@ CONTRACT = {"mgmt", "mgmt.protocol", "mgmt.client", "mgmt.serve"}
 # folder -> what it may import at its top, and what more inside a function
 MAY_NAME: dict[str, tuple[set[str], set[str]]] = {
     # The store is looked at and recovered when there is no daemon to ask, because it would not start; a schedule
-    # is planned without one by the same pure functions.
-    "cli": (CONTRACT, {"mgmt.config", "mgmt.store", "mgmt.core.schedule"}),
+    # is planned without one by the same pure functions. An adapter is a program that a command becomes.
+    "cli": (CONTRACT, {"mgmt.config", "mgmt.store", "mgmt.core.schedule", "mgmt.adapters"}),
     "backends": (CONTRACT, set()),
 }
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mgmt.protocol.symphony_messages import FILES, BadMessage, Field, File, message_class, parse, serialize
-
-PROTO = Path(__file__).resolve().parents[2] / "proto"
+from mgmt.protocol.symphony_messages import FILES, BadMessage, message_class, parse, serialize
+from tests.protos import PROTO, published
 
 # A tag byte is number << 3 | wire type: 0 varint, 2 length-delimited. Spaces part fields and levels.
 ROWS: list[tuple[str, dict[str, Any], str]] = [
@@ -188,33 +186,6 @@ def test_an_unknown_message_name_is_a_key_error() -> None:
 
 
 # --- the published text -------------------------------------------------------------------------------------
-
-_BLOCK = re.compile(r"^(message|enum) (\w+) \{\n(.*?)^\}", re.MULTILINE | re.DOTALL)
-_FIELD = re.compile(r"(repeated )?(\w+) (\w+) = (\d+);")
-_ONEOF = re.compile(r"oneof (\w+) \{(.*?)\}", re.DOTALL)
-
-
-def published(text: str) -> File:
-    """Read the small part of the proto language that our schemas use."""
-    text = re.sub(r"//[^\n]*", "", text)
-    package = re.search(r"^package ([\w.]+);", text, re.MULTILINE)
-    assert package is not None
-    messages: dict[str, tuple[Field, ...]] = {}
-    enums: dict[str, tuple[str, ...]] = {}
-    for kind, name, body in _BLOCK.findall(text):
-        if kind == "enum":
-            values = {int(number): value for value, number in re.findall(r"(\w+) = (\d+);", body)}
-            assert sorted(values) == list(range(len(values)))
-            enums[name] = tuple(values[number] for number in sorted(values))
-        else:
-            spans = [(m[1], m.start(), m.end()) for m in _ONEOF.finditer(body)]
-            messages[name] = tuple(
-                Field(
-                    m[2], m[3], int(m[4]), bool(m[1]), next((o for o, a, b in spans if a < m.start() < b), "")
-                )
-                for m in _FIELD.finditer(body)
-            )
-    return File(package[1], messages, enums)
 
 
 @pytest.mark.parametrize("name", FILES)

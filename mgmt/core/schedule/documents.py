@@ -48,6 +48,15 @@ def read(documents: Sequence[Any], nodes: Sequence[Any] = ()) -> Workload:
     return reader.result()
 
 
+def read_nodes(nodes: Sequence[Any]) -> tuple[Node, ...]:
+    """The nodes of documents that have nothing else; MgmtError `bad-workload` as of `read`."""
+    reader = _Reader()
+    for i, document in enumerate(nodes):
+        reader.nodes_only(document, ("nodes", i))
+    reader.faults.settle()
+    return tuple(reader.nodes.values())
+
+
 class _Reader:
     """What was read so far, and where each name was given."""
 
