@@ -67,7 +67,8 @@ def agents() -> Iterator[Join]:
         def make(join: Daemon | str, name: str, *arguments: str, run: bool = True, **keys: Any) -> Agent:
             endpoint = join if isinstance(join, str) else join.config["endpoints"]["nodes"]
             endpoint = endpoint if isinstance(join, str) else endpoint.replace("{runtime}", str(join.runtime))
-            agent = stack.enter_context(Agent(endpoint, name, *arguments, **keys))
+            agent = Agent(endpoint, name, *arguments, **keys)
+            stack.enter_context(agent)
             if not run:
                 return agent
             agent.start()
