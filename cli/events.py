@@ -64,6 +64,10 @@ def described(event: dict[str, Any]) -> str:
     """One line: number, time, who, what and why."""
     head = f"{event['seq']:>6}  {moment(event['at'])}  "
     reason = f"  {event['reason']}" if event.get("reason") else ""
+    if event["kind"] == "fault":
+        whose = f"  {event['workload']}.{event['task']}" if event["task"] else ""
+        times = f" x{event['count']}" if event["count"] > 1 else ""
+        return f"{head}{event['what']}{times}{whose}{reason}".partition("\n")[0]
     if "unit" in event:
         pid = f" pid {event['pid']}" if event["pid"] is not None else ""
         where = f" ({event['node']})" if event.get("node") else ""

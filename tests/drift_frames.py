@@ -149,6 +149,7 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("ScheduleSubmit", "nodes"): [{"nodes": {"local": {"available_cpus": [2, 3]}}}],
     ("ScheduledTask", "target"): "local",
     ("ScheduleEvent", "what"): "submitted",
+    ("FaultEvent", "what"): "fault",
     ("TaskExplanation", "lines"): ["on CPU 2 of node 'local': chosen by best_fit_decreasing"],
 }
 # One for each outcome that is not ok.

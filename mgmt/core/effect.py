@@ -238,6 +238,64 @@ class Compute:
     work: Callable[[], Any]
 
 
+# ---- periodic tasks that are processes ----
+
+
+@dataclass(frozen=True, slots=True)
+class TaskPlan:
+    """When the process of a unit is released, and what its deadline means; see mgmt_rt.h. Times in us.
+
+    `deadline_us` 0: nobody looks. `overrun`: log, skip, kill or restart.
+    """
+
+    unit: str
+    period_us: int
+    release_us: int
+    deadline_us: int
+    hyperperiod_us: int
+    overrun: str
+    max_dmiss: int
+    memory_locked: bool
+    by_signal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StageTasks:
+    """Lay down the segments of a workload where there are none, and have them watched; TasksStaged follows.
+
+    `version` tells the segments of one submission from those of the next.
+    """
+
+    workload: str
+    version: int
+    tasks: tuple[TaskPlan, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BindTask:
+    """The process of a task that is staged."""
+
+    unit: str
+    pid: int
+    start_ticks: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseTasks:
+    """All processes of a workload are there: release them from one common instant on."""
+
+    workload: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class DropTasks:
+    """The workload is no longer in force in this version: its segments go."""
+
+    workload: str
+    version: int
+
+
 @dataclass(frozen=True, slots=True)
 class Note:
     """A line for the daemon's own log; `level` as in logging."""
@@ -340,6 +398,10 @@ Effect = (
     | ReadLog
     | ReadConfig
     | Compute
+    | StageTasks
+    | BindTask
+    | ReleaseTasks
+    | DropTasks
     | Note
     | Quit
     | ToNode

@@ -235,6 +235,32 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
+class TasksStaged:
+    """The tasks of a workload are watched; `started`: they were released before, and go on."""
+
+    workload: str
+    version: int
+    started: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskReported:
+    """What the executive has to say of a task, or of itself when `unit` is empty.
+
+    `what`: miss, fault, lost or executive. `count` words of the same kind were put together; `job`, `misses` and
+    `action` are those of the last.
+    """
+
+    unit: str
+    what: str
+    reason: str
+    count: int = 1
+    job: int = 0
+    misses: int = 0
+    action: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HandOver:
     """Leave without stopping the units."""
 
@@ -340,6 +366,8 @@ Event = (
     | LogRead
     | ConfigRead
     | Computed
+    | TasksStaged
+    | TaskReported
     | HandOver
     | Faulted
     | StopRequested

@@ -43,7 +43,7 @@ class Action:
 
 def actions(state: State, settings: Settings) -> list[Action]:
     """One row for each unit that runs or is declared to run, in name order."""
-    specs = {spec.name: spec for spec in Registry(settings).all_specs()}
+    specs = {spec.name: spec for spec in Registry(settings, state.registry.tasks).all_specs()}
     tasks = state.ledger.tasks.keys()
     places = plan(state.ledger.topology, (spec.demand for spec in specs.values()), tasks)
     rows: dict[str, Action] = {}

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from mgmt.core.effect import Effect
 from mgmt.core.event import Now, Route
 from mgmt.core.journal import Journal
 from mgmt.core.models import Conditions, Handshakes, Leases, Loading, Operations, Registry
 from mgmt.core.nodes import Agent, AgentFacts, Fleet, Roster
 from mgmt.core.placement import Ledger, Topology, plan
+from mgmt.core.schedule.execution import Execution
 from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.supervision import Ordering, UnitSpec
@@ -97,7 +99,10 @@ class State:
         self.leases = Leases(identity.secret, self.sessions, settings.endpoints.relay)
         self.handshakes = Handshakes(self.registry, self.supervisor, self.loading, self.sessions)
         self.conditions = Conditions(self.registry, self.supervisor, self.loading, self.sessions)
-        self.schedules = Schedules(self.sessions, self.journal, self.ledger, identity.host, self.replan)
+        self.schedules = Schedules(
+            self.sessions, self.journal, self.ledger, identity.host, self.replan, self.registry.configured
+        )
+        self.execution = Execution(self.supervisor, self.ordering, self.journal, self._declare_tasks)
         # Lease requests that wait for a load: session, model, mode.
         self.lease_waiters: dict[Route, tuple[Session, str, str]] = {}
         # Units that the configuration no longer has; they go when nothing of them is left.
@@ -117,6 +122,19 @@ class State:
 
     def _declare(self, specs: list[UnitSpec]) -> None:
         self.loading.declare(specs, [])  # nobody waits for a load at an agent
+
+    def _declare_tasks(self, specs: dict[str, UnitSpec], out: list[Effect]) -> None:
+        """Other tasks of this machine are in force; those that are gone go as soon as nothing of them is left."""
+        units = self.supervisor.units
+        self.undeclared.update(name for name in self.registry.tasks if name not in specs and name in units)
+        self.registry.set_tasks(specs)
+        declared = self.registry.all_specs()
+        for spec in declared:
+            if spec.name in specs and spec.name in units:
+                units[spec.name].spec = spec
+                self.undeclared.discard(spec.name)
+        self.replan()
+        self.loading.declare(declared, out)
 
     def replan(self) -> None:
         """Plan the places of the units anew: other ones are declared, or other CPUs have periodic tasks."""

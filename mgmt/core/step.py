@@ -48,6 +48,9 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
     supervisor, sessions = state.supervisor, state.sessions
     if state.roster.changes:
         cluster.settle(state, now, out)
+    if state.schedules.changed:
+        state.schedules.changed = False
+        state.execution.follow(now, state.schedules.entries, state.stopping, out)
     touched = bool(supervisor.dirty)
     while touched or supervisor.changes or sessions.ended or sessions.abandoned:
         # First, so that the slices above see what goes on at once as going on, never as at rest.
@@ -145,6 +148,7 @@ def _on_change(state: State, now: Now, change: Change, out: list[fx.Effect]) -> 
     _answer_lease_waiters(state, model, out)
     state.handshakes.on_unit_change(out)
     state.conditions.on_unit_change(out)
+    state.execution.on_unit_change(unit, out)
 
 
 def _journal_unit(state: State, now: Now, change: Change, out: list[fx.Effect]) -> None:
@@ -546,6 +550,8 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
     """The first event of a daemon's life: what the former one left, then what is to be started anyway."""
     state.journal.restore(event.events)
     state.schedules.restore(event.workloads, out)
+    state.schedules.changed = False
+    state.execution.restore(state.schedules.entries, out)
     supervisor = state.supervisor
     state.roster.restore(now, event.nodes, out)
     if state.agent is not None:
@@ -615,5 +621,7 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.Welcomed: agency.on_welcomed,
     ev.Refused: agency.on_refused,
     ev.DaemonNoticed: agency.on_daemon_noticed,
+    ev.TasksStaged: lambda state, now, event, out: state.execution.on_staged(event, out),
+    ev.TaskReported: lambda state, now, event, out: state.execution.on_reported(now, event, out),
     ev.Computed: lambda state, now, event, out: state.schedules.on_computed(now, event, out),
 }

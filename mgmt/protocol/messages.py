@@ -690,6 +690,27 @@ class ScheduleEvent(Message):
     reason: str
 
 
+@_event("fault")
+class FaultEvent(Message):
+    """A periodic task was late, or is not watched; several of a kind are put together when they come fast."""
+
+    seq: int
+    at: float = Field(description="epoch seconds")
+    what: Literal["miss", "fault", "lost", "executive"] = Field(
+        description="miss: a job was not complete at its deadline; fault: misses reached max_dmiss; lost: its "
+        "segment was damaged; executive: about mgmt-executive itself"
+    )
+    workload: str
+    task: str = Field(description="empty when it concerns all")
+    count: int = Field(description="how many there were since the last event of this kind about this task")
+    job: int = Field(
+        description="number of the job, of the last one; releases are counted from the common start"
+    )
+    misses: int = Field(description="in a row, up to that job")
+    action: str = Field(description="of a fault: log, skip, kill, restart")
+    reason: str
+
+
 class Snapshot(Message):
     """The state at `seq`, or the past events asked for; what follows comes as events `seq` + 1 and on."""
 

@@ -37,6 +37,7 @@ from mgmt.shell.commands import Commands
 from mgmt.shell.commits import Commits
 from mgmt.shell.computing import compute
 from mgmt.shell.door import Door
+from mgmt.shell.executor import Executor
 from mgmt.shell.identity import boot_id
 from mgmt.shell.legacy import LegacyPlane
 from mgmt.shell.logs import read_log
@@ -165,6 +166,7 @@ class Daemon:
             self._cgroups,
             lambda: self._state.settings,
         )
+        self._executor = Executor(self._loop, self._spawner.segments, self._post)
         self._units = Units(self._loop, self._spawner, self._submit, self.emit)
         self._commands = Commands(self._loop)
         self._probes = Probes(self._loop, self._commands, self._spawner.log_path, self._submit, self._post)
@@ -238,6 +240,10 @@ class Daemon:
             fx.RelayLease: self.relay.set_lease,
             fx.ReadLog: self._read_log,
             fx.Compute: lambda effect: compute(effect, self._workers, self._loop, self.emit),
+            fx.StageTasks: self._executor.stage,
+            fx.BindTask: self._executor.bind,
+            fx.ReleaseTasks: self._executor.release,
+            fx.DropTasks: self._executor.drop,
             fx.Note: _note,
             fx.Quit: self._quit,
             fx.Beat: self._beat_node,
@@ -265,6 +271,8 @@ class Daemon:
         # First: a unit that is started may be given the folder of a start that nobody knows any more.
         restored = self._restored.units.items() if self._restored.same_boot else ()
         self._units.clean({(name, unit["incarnation"]) for name, unit in restored if unit["has_process"]})
+        if not self._restored.same_boot:
+            self._executor.clean()  # instants of another boot mean nothing
         try:
             # The one event whose fault ends the daemon: it would know its units in part only. They run on.
             self.emit(self._restored)
@@ -349,6 +357,7 @@ class Daemon:
         while not all(router.flush() for router in routers) and time.monotonic() < deadline:
             self._loop.run_until_complete(asyncio.sleep(0.01))
         self._timers.close()
+        self._executor.close()
         if self._door is not None:
             self._door.close_monitors()
         self._prober.close()

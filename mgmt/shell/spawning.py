@@ -23,6 +23,7 @@ from mgmt.shell.cgroups import Cgroups
 
 SHIM = Path(__file__).with_name("mgmt-shim")
 SHIM_FD = 3
+SEGMENT_VARIABLE = "MGMT_RT"
 CGROUPS_FILE = "cgroups"  # in a unit's runtime folder: the groups made for it, one path a line
 
 
@@ -52,6 +53,7 @@ class Spawner:
             tuple[str, str | None], Path
         ] = {}  # by script and backend_path of the configuration
         self.folder = folder
+        self.segments = folder.with_name("rt")  # of periodic tasks; a segment is named without its folder
         self.log_dir = log_dir
         self.cgroups = cgroups
         self.environ = dict(environ)
@@ -120,6 +122,8 @@ class Spawner:
         argv += ["--", *filled.argv]
         # What the configuration adds may not replace what makes the backend find us.
         env = {**self.environ, **filled.env, **effect.env}
+        if SEGMENT_VARIABLE in filled.env:
+            env[SEGMENT_VARIABLE] = str(self.segments / filled.env[SEGMENT_VARIABLE])
         if effect.gpus:
             env |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(effect.gpus)}
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -202,6 +202,7 @@ class World:
         self.relay_leases: dict[int, str] = {}
         self._quits: int = 0
         self.computations: list[fx.Compute] = []
+        self.executed: list[fx.Effect] = []  # about tasks that are processes
 
     # ---- events in -------------------------------------------------------------------------------------
 
@@ -589,6 +590,8 @@ class World:
             case fx.Compute():
                 assert not self.computations, "one computation at a time"
                 self.computations.append(effect)
+            case fx.StageTasks() | fx.BindTask() | fx.ReleaseTasks() | fx.DropTasks():
+                self.executed.append(effect)
             case fx.Quit():
                 self._quits += 1
                 if not self.state.handed_over:

@@ -27,7 +27,7 @@ NOBODY = Grant(KEY, keys.REVOKED, "")
 MAY_SAY = {
     keys.CLIENT: {
         *("hello", "status", "models", "wait", "explain", "lease", "release", "subscribe", "logs"),
-        *("nodes", "node-wait"),
+        *("nodes", "node-wait", "schedule-show", "schedule-explain"),
     },
     keys.AGENT: {"agent-hello"},
     keys.BACKEND: {"backend-hello", "backend-ready"},

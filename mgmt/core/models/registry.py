@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from difflib import get_close_matches
 
 from mgmt.core.supervision import UnitSpec
@@ -12,7 +13,8 @@ from mgmt.settings import ModelSettings, Settings
 class Registry:
     """Models by every name they answer to: name, full name, alias; exact and case-sensitive."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tasks: Mapping[str, UnitSpec] | None = None) -> None:
+        self.tasks = dict(tasks or {})  # periodic tasks that are processes: declared by their workloads
         self.reset(settings)
 
     def reset(self, settings: Settings) -> None:
@@ -28,6 +30,18 @@ class Registry:
             # Names and aliases are unique (the configuration checks); they outrank full names, which are not.
             self._names.update(dict.fromkeys((model.name, *model.aliases), model))
         self._names.update(self.plain)
+        for name, spec in self.tasks.items():
+            self._names.setdefault(name, spec.model)
+
+    def set_tasks(self, specs: Mapping[str, UnitSpec]) -> None:
+        """Other tasks are in force."""
+        self.tasks = dict(specs)
+        self.reset(self.settings)
+
+    def configured(self) -> frozenset[str]:
+        """The names that the configuration has taken: of units, and of whatever is asked for by name."""
+        units = {spec.name for spec in self._configured_specs()}
+        return frozenset(units.union(name for name in self._names if name not in self.tasks))
 
     @property
     def default(self) -> ModelSettings | None:
@@ -35,10 +49,13 @@ class Registry:
         return self._names.get(name) if name is not None else None
 
     def all_specs(self) -> list[UnitSpec]:
-        """Every unit the configuration declares, in name order."""
+        """Every unit the configuration or a workload declares, in name order; the configuration outranks."""
+        specs = {**self.tasks, **{spec.name: spec for spec in self._configured_specs()}}
+        return [specs[name] for name in sorted(specs)]
+
+    def _configured_specs(self) -> list[UnitSpec]:
         models = [m for m in self.models.values() if m.type in self.settings.model_backends]
-        specs = [spec for model in (*models, *self.plain.values()) for spec in self.specs(model)]
-        return sorted(specs, key=lambda spec: spec.name)
+        return [spec for model in (*models, *self.plain.values()) for spec in self.specs(model)]
 
     def resolve(self, name: str) -> ModelSettings:
         """The model of that name; MgmtError `unknown-model` with the names that differ only in case."""
@@ -61,6 +78,8 @@ class Registry:
         """One unit for each replica; MgmtError `no-backend` when nothing runs the model's type."""
         if model.name in self.plain:
             return [UnitSpec(model.name, model, self.settings.units[model.name])]
+        if model.name in self.tasks:
+            return [self.tasks[model.name]]
         backend = self.settings.model_backends.get(model.type)
         if backend is None:
             raise MgmtError(

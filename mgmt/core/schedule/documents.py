@@ -16,6 +16,7 @@ from typing import Any
 from mgmt.protocol import defaults
 
 from .fields import Faults, Fields, Path, kind, text
+from .processes import name_fault
 from .tasks import DIALECTS, Dialect, chain_of, cpus_of, task_of
 from .workload import Chain, Node, Task, Workload
 
@@ -197,6 +198,9 @@ class _Reader:
         if self.name is None and not self.faults:
             self.faults.add((), "the workload has no name: give `workload: NAME`")
         for name, task in self.tasks.items():
+            problem = name_fault(self.name, task) if task.command and self.name is not None else ""
+            if problem:
+                self.faults.add((*self.task_paths[name], "name"), f"task {name!r}: {problem}")
             node = self.nodes.get(task.node)
             if self.nodes and task.node and node is None:
                 known = ", ".join(sorted(self.nodes)[:8])

@@ -16,6 +16,7 @@ from mgmt.protocol.errors import MgmtError
 from .admission import Algorithm, Placed, Test, place
 from .analysis import analysed
 from .documents import read
+from .processes import unit_names
 from .workload import LOCAL, Node, Workload
 
 
@@ -49,7 +50,7 @@ class Snapshot:
     """All that admission depends on, at one moment; `version` is that of the entries.
 
     `local`: this machine, `host`: what it calls itself; `free_mb`: the memory of it that units leave; `closed`:
-    the unit that keeps tasks off a CPU of it, by CPU.
+    the unit that keeps tasks off a CPU of it, by CPU; `configured`: names that the configuration has taken.
     """
 
     entries: Mapping[str, Entry]
@@ -58,6 +59,7 @@ class Snapshot:
     host: str
     free_mb: int
     closed: Mapping[int, str]
+    configured: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,13 @@ def admit(
     for node in workload.nodes:
         _agree(node, name, others)
     _countable(workload, others)
+    taken = unit_names(workload) & snapshot.configured
+    taken |= unit_names(workload).intersection(*[set().union(*(unit_names(o.workload) for o in others))])
+    if taken:
+        text = (
+            f"a task of workload {name!r} would be unit {min(taken)!r}, and there is one of that name: rename"
+        )
+        raise MgmtError("conflict", f"{text} the task or the workload", workload=name)
     open_nodes = [
         node
         if node.name != LOCAL

@@ -29,7 +29,10 @@ def from_record(name: str, record: dict[str, Any]) -> Entry:
     """The workload as it was, on the same CPUs."""
     workload = Workload(
         name,
-        tuple(Task(**{**task, "cpus": _tuple(task["cpus"])}) for task in record["tasks"]),
+        tuple(
+            Task(**{**task, "cpus": _tuple(task["cpus"]), "command": tuple(task.get("command", ()))})
+            for task in record["tasks"]
+        ),
         tuple(Node(**{**node, "cpus": tuple(node["cpus"])}) for node in record["nodes"]),
         tuple(Chain(**{**chain, "tasks": tuple(chain["tasks"])}) for chain in record["chains"]),
     )

@@ -52,11 +52,17 @@ class Schedules:
     """Entries by name of the workload; the version is the number of the event that told the last change.
 
     `dirty` has the records that the store does not have yet. `replan` is called when other CPUs of this machine
-    have tasks than before.
+    have tasks than before; `configured` has the names that the configuration has taken.
     """
 
     def __init__(
-        self, sessions: Sessions, journal: Journal, ledger: Ledger, host: str, replan: Callable[[], None]
+        self,
+        sessions: Sessions,
+        journal: Journal,
+        ledger: Ledger,
+        host: str,
+        replan: Callable[[], None],
+        configured: Callable[[], frozenset[str]],
     ) -> None:
         self.entries: dict[str, Entry] = {}
         self.version = 0
@@ -66,6 +72,8 @@ class Schedules:
         self._ledger = ledger
         self._host = host
         self._replan = replan
+        self._configured = configured
+        self.changed = False  # until what is run follows
         self._jobs: deque[Job] = deque()
         self._running: tuple[int, Snapshot] | None = None
         self._number = 0
@@ -206,7 +214,8 @@ class Schedules:
         units_bytes = sum(place.memory_bytes for place in ledger.held.values())
         local = Node(LOCAL, tuple(sorted(ledger.topology.ids)), total_bytes >> 20)
         free_mb = max(0, total_bytes - units_bytes) >> 20
-        return Snapshot(dict(self.entries), self.version, local, self._host, free_mb, ledger.closed())
+        closed, configured = ledger.closed(), self._configured()
+        return Snapshot(dict(self.entries), self.version, local, self._host, free_mb, closed, configured)
 
     # ---- changes ----
 
@@ -250,6 +259,7 @@ class Schedules:
 
     def _changed(self) -> None:
         """The ledger must know which CPUs of this machine have tasks."""
+        self.changed = True
         tasks: dict[int, str] = {}
         memory_mb = 0
         for name in sorted(self.entries, reverse=True):

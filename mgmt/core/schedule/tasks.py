@@ -10,6 +10,7 @@ from typing import Any
 from mgmt.protocol import defaults
 
 from .fields import Faults, Fields, Path, kind, shown, text
+from .processes import run_of
 from .workload import POLICIES, Chain, Policy, Task
 
 _RANGE = re.compile(r"\s*([0-9]{1,5})(?:\s*-\s*([0-9]{1,5}))?\s*")
@@ -32,6 +33,7 @@ DIALECTS = {
             "name": "name", "period_us": "period", "wcet_us": "wcet", "deadline_us": "deadline",
             "priority": "priority", "policy": "policy", "release_us": "release", "jitter_us": "jitter",
             "node": "node", "cpus": "cpus", "memory_mb": "memory_mb", "max_dmiss": "max_dmiss",
+            "command": "command", "release": "released", "overrun": "overrun", "memory_locked": "locked",
         },
         "fifo",
         numbers=False,
@@ -74,10 +76,11 @@ def task_of(value: Any, path: Path, dialect: Dialect, faults: Faults) -> Task | 
     cpus = _mask(fields) if "mask" in fields else cpus_of(fields, "cpus", ranges=True)
     if name is None or period_us is None or wcet_us is None or deadline_us is None:
         return None
-    return Task(
+    task = Task(
         name, period_us, wcet_us, deadline_us, priority or 0, policy, release_us or 0, jitter_us or 0,
         node or "", cpus, memory_mb or 0, max_dmiss or 0,
     )  # fmt: skip
+    return run_of(task, fields)
 
 
 def _policy(fields: Fields, dialect: Dialect) -> Policy:

@@ -10,6 +10,8 @@ from mgmt.protocol import defaults
 
 Policy = Literal["fifo", "rr", "deadline", "normal"]
 POLICIES: tuple[Policy, ...] = ("fifo", "rr", "deadline", "normal")
+Release = Literal["self", "signal"]
+Overrun = Literal["log", "skip", "kill", "restart"]
 LOCAL = defaults.LOCAL_NODE
 """The node that is this machine."""
 
@@ -34,6 +36,9 @@ class Task:
 
     `priority`: 1 to 99 for fifo and rr, the higher the more urgent. `node`: "" for any. `cpus`: those it may
     run on, None for all. `max_dmiss`: deadlines it may miss before that is a fault.
+
+    With a `command` it is a process that is run here. It waits for its releases itself, through `mgmt.rt`, or gets
+    a `signal` at each. `overrun`: what follows when it is late; see `mgmt_rt.h`.
     """
 
     name: str
@@ -48,6 +53,10 @@ class Task:
     cpus: tuple[int, ...] | None = None
     memory_mb: int = 0
     max_dmiss: int = 0
+    command: tuple[str, ...] = ()
+    release: Release = "self"
+    overrun: Overrun = "log"
+    memory_locked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ class UnitSpec:
     name: str
     model: ModelSettings
     backend: RunSettings
+    admitted: bool = False  # a periodic task: what it demands is known, and promised to it
 
     @property
     def oneshot(self) -> bool:
@@ -102,7 +103,7 @@ class UnitSpec:
             gpus=gpus if isinstance(gpus, tuple) else (),
             gpu_count=gpus if isinstance(gpus, int) else 0,
             memory_bytes=(asked.memory_mb or 0) << 20,
-            realtime=self.backend.scheduling.policy in REALTIME,
+            realtime=self.backend.scheduling.policy in REALTIME and not self.admitted,
         )
 
 

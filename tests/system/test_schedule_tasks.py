@@ -1,0 +1,219 @@
+"""Tasks that are processes, in a real daemon: started, released together, watched, there for the next daemon."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mgmt.rt import segment
+from tests.rt.rig import SOURCES, build, fifo_refusal
+from tests.system.clients import eventually
+from tests.system.daemon import Daemon, Start, alive, config
+
+CPU = min(os.sched_getaffinity(0))
+PERIOD_US = 20_000
+
+
+@pytest.fixture(scope="session")
+def client(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(build(SOURCES / "client.c", tmp_path_factory.mktemp("rt") / "client"))
+
+
+def task(name: str, *command: str, **keys: Any) -> dict[str, Any]:
+    """A task of policy normal, which everybody may use."""
+    times = {"period_us": PERIOD_US, "wcet_us": 1000, "policy": "normal"}
+    return {"name": name, **times, "command": list(command), **keys}
+
+
+def workload(*tasks: dict[str, Any], name: str = "w") -> dict[str, Any]:
+    return {"workload": name, "nodes": {"local": {"available_cpus": [CPU]}}, "tasks": list(tasks)}
+
+
+def submit(daemon: Daemon, document: dict[str, Any], **keys: Any) -> dict[str, Any]:
+    return daemon.control.ok("schedule-submit", documents=[document], **keys)
+
+
+def read(daemon: Daemon, unit: str) -> segment.Statistics:
+    """Of the latest version. It is laid down when the submission is written, which is after the answer."""
+
+    def latest() -> Path | None:
+        return max(
+            (daemon.runtime / "rt").glob(f"{unit}.*"), key=lambda path: int(path.suffix[1:]), default=None
+        )
+
+    path = eventually(latest)
+    assert path is not None
+    return segment.read(path)
+
+
+def jobs(daemon: Daemon, unit: str, more_than: int) -> segment.Statistics:
+    """Statistics once so many jobs are completed."""
+
+    return seen(daemon, unit, lambda statistics: statistics.completed > more_than)
+
+
+def seen(daemon: Daemon, unit: str, condition: Callable[[segment.Statistics], bool]) -> segment.Statistics:
+    """Statistics once they are so."""
+    found: list[segment.Statistics] = []
+
+    def look() -> bool:
+        found[:] = [read(daemon, unit)]
+        return condition(found[0])
+
+    eventually(look)
+    return found[0]
+
+
+def faults(daemon: Daemon, what: str) -> list[dict[str, Any]]:
+    events = daemon.control.ok("subscribe", since=0, follow=False)["events"]
+    return [event for event in events if event["kind"] == "fault" and event["what"] == what]
+
+
+def executives(daemon: Daemon) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and Path(os.readlink(entry / "exe")).name == "mgmt-executive":
+                ppid = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                found += [int(entry.name)] if ppid == daemon.pid else []
+        except OSError:
+            continue
+    return found
+
+
+def test_tasks_are_started_on_their_cpu_and_released_together(start: Start, client: str) -> None:
+    daemon = start()
+    submit(
+        daemon, workload(task("a", client), task("b", client, release_us=5000), task("c", "/bin/sleep", "99"))
+    )
+    first, second = jobs(daemon, "w.a", 3), jobs(daemon, "w.b", 3)
+    assert first.t0_ns == second.t0_ns and second.plan.releases_ns == (5_000_000,)
+    assert first.plan.cycle_ns == first.plan.deadline_ns == PERIOD_US * 1000
+    assert first.pid == daemon.unit("w.a")["pid"] and daemon.unit("w.c")["state"] == "RUNNING"
+    assert os.sched_getaffinity(first.pid) == {CPU}
+    daemon.control.ok("schedule-remove", workload="w")
+    eventually(lambda: not alive(first.pid) and not alive(second.pid))
+    eventually(lambda: not list((daemon.runtime / "rt").iterdir()))
+    eventually(lambda: not daemon.control.ok("status", units=[], all=True)["units"])
+
+
+def test_a_task_has_its_policy_before_it_is_executed(start: Start, client: str) -> None:
+    if fifo_refusal():
+        pytest.skip(f"FIFO is not permitted here: {fifo_refusal()}")
+    daemon = start()
+    submit(daemon, workload(task("a", client, policy="fifo", priority=7)))
+    pid = jobs(daemon, "w.a", 3).pid
+    policy = os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK
+    assert policy == os.SCHED_FIFO and os.sched_getparam(pid).sched_priority == 7
+
+
+def test_missed_deadlines_make_a_fault_exactly_at_max_dmiss(start: Start, client: str) -> None:
+    daemon = start()
+    late = task("late", client, "--stop-at", "4", max_dmiss=3, overrun="restart", period_us=200_000)
+    submit(daemon, workload(late))
+    fault = eventually(lambda: faults(daemon, "fault"))[0]
+    assert (fault["workload"], fault["task"], fault["action"]) == ("w", "late", "restart")
+    assert (fault["job"], fault["misses"], fault["count"]) == (6, 3, 1)
+    assert faults(daemon, "miss")[0]["job"] == 4
+    # Its next life enters the grid of the first.
+    again = seen(daemon, "w.late", lambda s: s.joins == 2 and s.released > s.first_job)
+    assert again.first_job > 6 and daemon.unit("w.late")["incarnation"] == 2
+
+
+def test_a_task_killed_for_its_lateness_stays_dead(start: Start, client: str) -> None:
+    daemon = start()
+    submit(
+        daemon,
+        workload(task("late", client, "--stop-at", "2", max_dmiss=2, overrun="kill", period_us=200_000)),
+    )
+    eventually(lambda: daemon.unit("w.late")["state"] == "EXITED")
+    assert [event["action"] for event in faults(daemon, "fault")] == ["kill"]
+
+
+def test_the_tasks_of_a_killed_daemon_go_on_for_the_next(start: Start, client: str) -> None:
+    daemon = start()
+    submit(daemon, workload(task("a", client), task("b", client)))
+    before = jobs(daemon, "w.a", 3)
+    daemon.crash()
+    daemon.start()
+    after = jobs(daemon, "w.a", before.completed + 3)
+    assert (after.pid, after.t0_ns, after.joins) == (before.pid, before.t0_ns, 1)
+    # Whoever looks at the deadlines has looked at those of now.
+    eventually(lambda: read(daemon, "w.a").next_job > after.released)
+    assert read(daemon, "w.a").misses == 0 or not faults(daemon, "fault")
+    assert len(executives(daemon)) == 1
+
+
+def test_an_executive_that_is_killed_is_replaced_and_the_tasks_do_not_notice(
+    start: Start, client: str
+) -> None:
+    daemon = start()
+    submit(daemon, workload(task("a", client)))
+    before = jobs(daemon, "w.a", 3)
+    (pid,) = eventually(lambda: executives(daemon))
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: executives(daemon) not in ([], [pid]))
+    assert "ended" in faults(daemon, "executive")[0]["reason"]
+    after = jobs(daemon, "w.a", before.completed + 5)
+    assert (after.pid, after.joins) == (before.pid, 1)
+    eventually(lambda: read(daemon, "w.a").next_job > after.released)
+
+
+def test_what_replaces_a_workload_has_a_start_of_its_own(start: Start, client: str) -> None:
+    daemon = start()
+    submit(daemon, workload(task("a", client), task("b", client)))
+    before = jobs(daemon, "w.a", 2)
+    submit(daemon, workload(task("a", client, period_us=30_000)), replace=True)
+    eventually(lambda: not alive(before.pid))
+    after = jobs(daemon, "w.a", 2)
+    assert after.t0_ns > before.t0_ns and after.plan.cycle_ns == 30_000_000
+    eventually(lambda: [u["unit"] for u in daemon.control.ok("status", all=True)["units"]] == ["w.a"])
+
+
+def test_a_workload_is_there_again_after_a_stop(start: Start, client: str) -> None:
+    daemon = start()
+    submit(daemon, workload(task("a", client)))
+    before = jobs(daemon, "w.a", 2)
+    assert daemon.stop() == 0 and not alive(before.pid)
+    daemon.start()
+    after = seen(daemon, "w.a", lambda s: s.joins == 2 and s.done > s.first_job)
+    assert after.t0_ns == before.t0_ns and after.first_job > before.done
+
+
+def test_releases_by_signal(start: Start, client: str) -> None:
+    daemon = start()
+    submit(daemon, workload(task("s", client, "--signals", "3", release="signal")))
+    eventually(lambda: read(daemon, "w.s").signals >= 3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"command": []}, "command"),
+        ({"command": "sleep 1"}, "must be a list of texts"),
+        ({"command": ["{nothing}"]}, "unknown placeholder"),
+        ({"release": "never"}, "must be one of self, signal"),
+        ({"overrun": "restart"}, "set max_dmiss"),
+        ({"release": "signal", "max_dmiss": 1}, "released by signal"),
+        ({"release_us": PERIOD_US}, "below the period"),
+        ({"policy": "deadline"}, "use fifo or rr"),
+        ({"name": "a b"}, "unit 'w.a b'"),
+        ({"memory_locked": 1}, "true or false"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(start: Start, keys: dict[str, Any], said: str) -> None:
+    daemon = start()
+    document = workload({**task("a", "/bin/sleep", "1"), **keys})
+    refusal = daemon.control.refused("schedule-submit", documents=[document])
+    assert refusal["code"] == "bad-workload" and said in refusal["text"]
+
+
+def test_a_unit_of_the_configuration_keeps_its_name(start: Start) -> None:
+    daemon = start(config(units={"w.a": {"command": ["/bin/sleep", "9"]}}))
+    refusal = daemon.control.refused("schedule-submit", documents=[workload(task("a", "/bin/sleep", "1"))])
+    assert refusal["code"] == "conflict" and "w.a" in refusal["text"]
