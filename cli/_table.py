@@ -137,6 +137,14 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "offset": "Tasks to leave out, of a schedule that takes several parts.",
         },
     ),
+    "schedule-stat": (
+        "Show what was measured of tasks that are processes: jobs, misses, jitter, execution and response times.",
+        {
+            "workload": "Only this workload; none: all.",
+            "records": "With the last 256 jobs of each.",
+            "offset": "Tasks to leave out, when they take several parts.",
+        },
+    ),
     "schedule-submit": (
         "Admit a workload of periodic tasks: all of them get CPUs where every deadline is kept, or none does.",
         {

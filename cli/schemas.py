@@ -150,6 +150,7 @@ REPLIES = {
     "mgmt.node/1": "node-wait",
     "mgmt.schedule-submit/1": "schedule-submit",
     "mgmt.schedule-show/1": "schedule-show",
+    "mgmt.schedule-stat/1": "schedule-stat",
     "mgmt.schedule-remove/1": "schedule-remove",
     "mgmt.schedule-explain/1": "schedule-explain",
     "mgmt.schedule-rebalance/1": "schedule-rebalance",

@@ -150,6 +150,7 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("ScheduledTask", "target"): "local",
     ("ScheduleEvent", "what"): "submitted",
     ("FaultEvent", "what"): "fault",
+    ("TaskStatistics", "state"): "released",
     ("TaskExplanation", "lines"): ["on CPU 2 of node 'local': chosen by best_fit_decreasing"],
 }
 # One for each outcome that is not ok.

@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Admit a workload: all its tasks get CPUs where every deadline is kept, or none does.",
     ),
     "show": ("online", "Show the periodic tasks that are in force, and where."),
+    "stat": ("measured", "Show what was measured of tasks that are processes."),
+    "gantt": ("measured", "Draw what the tasks did lately, against what was proven."),
     "remove": ("online", "Take a workload and all its tasks out of the schedule."),
     "explain": ("explain", "Explain a task: its place, its worst response, and how much it could grow."),
     "rebalance": ("online", "Propose moves of tasks that even out the load of the CPUs."),

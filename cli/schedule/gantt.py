@@ -64,15 +64,21 @@ text.late { fill: #c40000; font-weight: bold }
 """.strip()
 
 
-def svg(title: str, subtitle: str, cpus: Sequence[Mapping[str, Any]], timeline: Timeline) -> str:
-    """`cpus`: the rows of the schedule's CPUs, for their load; those that run nothing are only counted."""
-    return "\n".join(_Picture(title, subtitle, cpus, timeline).lines())
+def svg(
+    title: str, subtitle: str, cpus: Sequence[Mapping[str, Any]], timeline: Timeline, note: str = ""
+) -> str:
+    """`cpus`: the rows of the schedule's CPUs, for their load; those that run nothing are only counted.
+
+    `note` says what is shown when it is not the worst case.
+    """
+    return "\n".join(_Picture(title, subtitle, cpus, timeline, note).lines())
 
 
 class _Picture:
     def __init__(
-        self, title: str, subtitle: str, cpus: Sequence[Mapping[str, Any]], timeline: Timeline
+        self, title: str, subtitle: str, cpus: Sequence[Mapping[str, Any]], timeline: Timeline, note: str
     ) -> None:
+        self.note = note
         self.title, self.subtitle = title, subtitle
         self.timeline = timeline
         self.load = {(row["node"], row["cpu"]): row["utilisation"] for row in cpus}
@@ -240,6 +246,7 @@ class _Picture:
             first += f" Shown are {time(line.length_us)} of {hyperperiod}, after which it repeats."
         else:
             first += f" After {hyperperiod} it repeats."
+        first = self.note or first
         left = []
         hidden = sum(len(lane.tasks) for lane in line.lanes) - sum(len(lane.tasks) for lane in self.lanes)
         if hidden:

@@ -68,7 +68,7 @@ def submit(
 def show(invocation: Invocation, workload: str | None, gantt: str | None, span: float | None) -> int:
     """Without WORKLOAD: all of them. A picture of one has all that shares its CPUs."""
     with invocation.client(SUBMIT_TIMEOUT_S) as client:
-        reply = _all_parts(client, workload)
+        reply = all_parts(client, workload)
         if gantt:
             draw(gantt, _drawn(client, reply, workload), span, _title(workload))
     if invocation.json:
@@ -144,7 +144,7 @@ def shown(reply: dict[str, Any], colored: bool = False) -> list[str]:
     ]
 
 
-def _all_parts(client: Client, workload: str | None) -> dict[str, Any]:
+def all_parts(client: Client, workload: str | None) -> dict[str, Any]:
     """A ScheduleReply with all its tasks, of one version."""
     chosen = {} if workload is None else {"workload": workload}
     for _ in range(TRIES):
@@ -162,7 +162,7 @@ def _drawn(client: Client, reply: dict[str, Any], workload: str | None) -> dict[
     if workload is None:
         return reply
     places = {(row["node"], row["cpu"]) for row in reply["tasks"]}
-    every = _all_parts(client, None)
+    every = all_parts(client, None)
     return {
         key: [row for row in every[key] if (row["node"], row["cpu"]) in places] for key in ("cpus", "tasks")
     }

@@ -154,7 +154,11 @@ def draw(path: str, reply: dict[str, Any], span_s: float | None, title: str | No
     subtitle = f"{about}; hyperperiod {tables.time(line.hyperperiod_us)}"
     if reply.get("algorithm"):
         subtitle = f"{reply['algorithm']}; {subtitle}"
-    picture = svg(title or f"Schedule of {reply['workload']}", subtitle, reply["cpus"], line)
+    write(path, svg(title or f"Schedule of {reply['workload']}", subtitle, reply["cpus"], line))
+
+
+def write(path: str, picture: str) -> None:
+    """What was there is replaced as a whole. MgmtError `bad-body` when it cannot be written."""
     temporary = f"{path}.{os.getpid()}.new"
     try:
         with open(temporary, "w", encoding="utf-8") as opened:

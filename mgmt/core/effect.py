@@ -297,6 +297,20 @@ class DropTasks:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadTasks:
+    """Read what the segments of these tasks say, in a worker thread; the answer is a ScheduleStatistics.
+
+    `rows`: (unit, version, the first fields of its TaskStatistics). `records`: with its last jobs. `next`: of the
+    answer.
+    """
+
+    route: Route
+    rows: tuple[tuple[str, int, Mapping[str, Any]], ...]
+    records: bool
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """A line for the daemon's own log; `level` as in logging."""
 
@@ -402,6 +416,7 @@ Effect = (
     | BindTask
     | ReleaseTasks
     | DropTasks
+    | ReadTasks
     | Note
     | Quit
     | ToNode

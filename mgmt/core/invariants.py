@@ -285,7 +285,7 @@ def _waiters(state: State) -> None:
             seen.add(route)
     for route, call in calls.items():
         # What reads a file waits in the shell.
-        if route not in seen and call.asked.verb not in ("logs", "plan", "apply"):
+        if route not in seen and call.asked.verb not in ("logs", "plan", "apply", "schedule-stat"):
             _broken("somebody will answer every parked call", route)
     for route, (session, model, _) in state.lease_waiters.items():
         if state.sessions.by_id.get(session.id) is not session:

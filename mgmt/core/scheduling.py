@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from mgmt.core import effect as fx
 from mgmt.core.event import Asked, Now
+from mgmt.core.schedule.schedules import known_workload
 from mgmt.core.state import State
 from mgmt.core.verbs import Body, handles, refuse_while_stopping
+from mgmt.protocol import defaults
 from mgmt.protocol import messages as msg
 
 
@@ -19,6 +21,19 @@ def _submit(state: State, now: Now, asked: Asked, body: msg.ScheduleSubmit, out:
 @handles("schedule-show")
 def _show(state: State, now: Now, asked: Asked, body: msg.ScheduleShow, out: list[fx.Effect]) -> Body:
     state.schedules.show(now, asked, body, out)
+    return None
+
+
+@handles("schedule-stat")
+def _stat(state: State, now: Now, asked: Asked, body: msg.ScheduleStat, out: list[fx.Effect]) -> Body:
+    if body.workload is not None:
+        known_workload(state.schedules.entries, body.workload)
+    rows = state.execution.rows(state.schedules.entries, body.workload)
+    size = defaults.RECORDED_TASKS if body.records else defaults.MEASURED_TASKS
+    end = body.offset + size
+    state.sessions.park(now, asked, out)
+    chosen = tuple(rows[body.offset : end])
+    out.append(fx.ReadTasks(asked.route, chosen, body.records, end if end < len(rows) else None))
     return None
 
 

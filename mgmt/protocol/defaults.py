@@ -103,6 +103,8 @@ HOOK_TIMEOUT_S = 30.0  # a hook that runs longer is killed
 
 # --- workloads of periodic tasks ---
 MIN_PERIOD_US = 1_000  # a task with a shorter period belongs into hardware or a driver
+MEASURED_TASKS = 1000  # in one answer with figures of tasks
+RECORDED_TASKS = 48  # ... that has their last jobs, too
 TASK_GRACE_S = 2.0  # from the stop signal to SIGKILL, of a task that is a process
 MAX_PERIOD_US = 10_000_000  # ten seconds; what is slower needs no real-time schedule
 MAX_HYPERPERIOD_US = 3_600_000_000  # one hour; a longer one is a mistake in the periods

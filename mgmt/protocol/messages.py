@@ -574,6 +574,69 @@ class ScheduleShow(Message):
     )
 
 
+class Percentiles(Message):
+    """Durations of all jobs so far, in us; a percentile is at most 6.25 % above the true value."""
+
+    mean_us: float
+    p50_us: float
+    p90_us: float
+    p99_us: float
+    max_us: float
+
+
+class JobRecord(Message):
+    """A completed job; instants on the monotonic clock of its node."""
+
+    job: int = Field(description="its number; releases are counted from the common start")
+    release_ns: int
+    start_ns: int
+    end_ns: int
+    execution_ns: int = Field(description="CPU time of its thread")
+
+
+class TaskStatistics(Message):
+    """What was measured of a periodic task that is a process."""
+
+    workload: str
+    task: str
+    unit: str
+    node: str
+    cpu: int
+    period_us: int
+    deadline_us: int
+    state: Literal["staged", "released", "unreadable"] = Field(
+        description="staged: it waits for the common start; unreadable: its segment is gone or damaged"
+    )
+    t0_ns: int = Field(description="the common start, on the monotonic clock of its node; 0: none yet")
+    jobs: int = Field(description="completed")
+    late: int = Field(description="completed after their deadlines")
+    misses: int = Field(description="not complete at their deadlines, those skipped among them")
+    skipped: int = Field(description="releases left out")
+    unchecked: int = Field(description="whose records were gone before somebody looked")
+    faults: int
+    signals: int = Field(description="releases told by signal")
+    jitter: Percentiles | None = Field(description="from release to start; none: nothing was measured")
+    execution: Percentiles | None
+    response: Percentiles | None = Field(description="from release to end")
+    records: list[JobRecord] = Field(description="the last jobs, when they were asked for")
+
+
+class ScheduleStatistics(Message):
+    """What was measured of tasks from `offset` on, as many as fit into one message."""
+
+    tasks: list[TaskStatistics] = Field(description="those that are processes, in order of workload")
+    next: int | None = Field(description="offset of the next part; none: this was the last")
+
+
+@_request("schedule-stat", ScheduleStatistics, Audience.CLIENT)
+class ScheduleStat(Message):
+    """Show what was measured of tasks that are processes: jobs, misses, jitter, execution and response times."""
+
+    workload: Name | None = Field(default=None, description="only this workload; none: all")
+    records: bool = Field(default=False, description="with the last 256 jobs of each")
+    offset: int = Field(default=0, ge=0, description="tasks to leave out, when they take several parts")
+
+
 class ScheduleRemoved(Message):
     workload: str
     tasks: int = Field(description="tasks that are gone")

@@ -244,6 +244,7 @@ class Daemon:
             fx.BindTask: self._executor.bind,
             fx.ReleaseTasks: self._executor.release,
             fx.DropTasks: self._executor.drop,
+            fx.ReadTasks: lambda effect: self._executor.read(effect, self._submit),
             fx.Note: _note,
             fx.Quit: self._quit,
             fx.Beat: self._beat_node,

@@ -21,6 +21,7 @@ from typing import Any
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
+from mgmt.core.schedule.processes import segment_name
 from mgmt.rt import segment
 from mgmt.rt.executive import Dropped, Executive, ExecutiveError, Fault, Gone, Lost, Miss, Report
 from mgmt.rt.segment import Overrun, Plan, SegmentError
@@ -62,7 +63,7 @@ class Executor:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def path_of(self, group: fx.StageTasks, unit: str) -> Path:
-        return self._folder / f"{unit}.{group.version}"
+        return self._folder / segment_name(unit, group.version)
 
     # ---- effects ----
 
@@ -99,6 +100,19 @@ class Executor:
             self._pids.pop(task.unit, None)
             self.path_of(group, task.unit).unlink(missing_ok=True)
         self._later(lambda: self._drop(group))
+
+    def read(self, effect: fx.ReadTasks, submit: Callable[[Callable[[], None]], None]) -> None:
+        """In a worker: a LogRead has the answer."""
+
+        def look() -> None:
+            rows = [
+                {**row, **measured(self._folder / segment_name(unit, version), effect.records)}
+                for unit, version, row in effect.rows
+            ]
+            event = ev.LogRead(effect.route, {"tasks": rows, "next": effect.next})
+            self._loop.call_soon_threadsafe(self._emit, event)
+
+        submit(look)
 
     def close(self) -> None:
         """End the executive; the tasks go on. The loop must not be running."""
@@ -284,6 +298,44 @@ class Executor:
     def _say(self, event: ev.TaskReported) -> None:
         if not self._closing:
             self._emit(event)
+
+
+def measured(path: Path, records: bool) -> dict[str, Any]:
+    """The rest of a TaskStatistics."""
+    try:
+        seen = segment.read(path)
+    except (OSError, SegmentError):
+        none = dict.fromkeys(("t0_ns", *_COUNTERS, "jobs"), 0)
+        return {"state": "unreadable", **none, **dict.fromkeys(_HISTOGRAMS), "records": []}
+    return {
+        "state": "released" if seen.started else "staged",
+        "t0_ns": seen.t0_ns,
+        "jobs": seen.completed,
+        **{name: getattr(seen, name) for name in _COUNTERS},
+        **{name: _percentiles(getattr(seen, name)) for name in _HISTOGRAMS},
+        "records": [
+            {
+                "job": one.job,
+                "release_ns": seen.plan.release_ns(seen.t0_ns, one.job),
+                "start_ns": one.start_ns,
+                "end_ns": one.end_ns,
+                "execution_ns": one.execution_ns,
+            }
+            for one in (seen.records if records else ())
+        ],
+    }
+
+
+_COUNTERS = ("late", "misses", "skipped", "unchecked", "faults", "signals")
+_HISTOGRAMS = ("jitter", "execution", "response")
+
+
+def _percentiles(histogram: segment.Histogram) -> dict[str, float] | None:
+    if not histogram.count:
+        return None
+    shares = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99}
+    found = {name: histogram.percentile_ns(share) / 1000 for name, share in shares.items()}
+    return {"mean_us": histogram.mean_ns / 1000, **found, "max_us": histogram.max_ns / 1000}
 
 
 def number_of(group: fx.StageTasks, unit: str) -> int:

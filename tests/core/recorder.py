@@ -590,7 +590,7 @@ class World:
             case fx.Compute():
                 assert not self.computations, "one computation at a time"
                 self.computations.append(effect)
-            case fx.StageTasks() | fx.BindTask() | fx.ReleaseTasks() | fx.DropTasks():
+            case fx.StageTasks() | fx.BindTask() | fx.ReleaseTasks() | fx.DropTasks() | fx.ReadTasks():
                 self.executed.append(effect)
             case fx.Quit():
                 self._quits += 1

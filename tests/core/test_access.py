@@ -27,7 +27,7 @@ NOBODY = Grant(KEY, keys.REVOKED, "")
 MAY_SAY = {
     keys.CLIENT: {
         *("hello", "status", "models", "wait", "explain", "lease", "release", "subscribe", "logs"),
-        *("nodes", "node-wait", "schedule-show", "schedule-explain"),
+        *("nodes", "node-wait", "schedule-show", "schedule-explain", "schedule-stat"),
     },
     keys.AGENT: {"agent-hello"},
     keys.BACKEND: {"backend-hello", "backend-ready"},

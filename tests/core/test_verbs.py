@@ -69,6 +69,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "agent-hello": {},
     "schedule-submit": {"documents": [{**CONTROL, "workload": "another"}]},
     "schedule-show": {},
+    "schedule-stat": {"workload": "control", "records": True},
     "schedule-remove": {"workload": "control"},
     "schedule-explain": {"task": "loop"},
     "schedule-rebalance": {"apply": True},
@@ -135,6 +136,8 @@ def test_a_good_request_gets_its_reply(verb: str) -> None:
     world.settle()
     if verb == "logs":
         world.feed(ev.LogRead(ticket.route, LOG))
+    if verb == "schedule-stat":
+        world.feed(ev.LogRead(ticket.route, {"tasks": [], "next": None}))
     assert ticket.ok is not None
 
 

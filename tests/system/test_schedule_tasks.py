@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -217,3 +220,49 @@ def test_a_unit_of_the_configuration_keeps_its_name(start: Start) -> None:
     daemon = start(config(units={"w.a": {"command": ["/bin/sleep", "9"]}}))
     refusal = daemon.control.refused("schedule-submit", documents=[workload(task("a", "/bin/sleep", "1"))])
     assert refusal["code"] == "conflict" and "w.a" in refusal["text"]
+
+
+def test_what_was_measured_is_shown_and_drawn(start: Start, client: str, tmp_path: Path) -> None:
+    daemon = start()
+    submit(
+        daemon,
+        workload(task("a", client, "--burn-us", "500"), task("b", client), task("c", "/bin/sleep", "99")),
+    )
+    submit(daemon, workload(task("z", "/bin/sleep", "99"), name="v"))
+    jobs(daemon, "w.a", 5)
+    jobs(daemon, "w.b", 5)
+    reply = daemon.control.ok("schedule-stat", workload="w", records=True)
+    assert reply["next"] is None and [row["unit"] for row in reply["tasks"]] == ["w.a", "w.b", "w.c"]
+    first, second, third = reply["tasks"]
+    assert first["state"] == "released" and first["t0_ns"] == second["t0_ns"] > 0
+    assert first["jobs"] > 5 and first["execution"]["p50_us"] >= 500 <= first["response"]["max_us"]
+    for name in ("jitter", "execution", "response"):
+        found = first[name]
+        assert 0 <= found["p50_us"] <= found["p90_us"] <= found["p99_us"] <= found["max_us"]
+    for one in first["records"]:
+        assert one["release_ns"] == first["t0_ns"] + one["job"] * PERIOD_US * 1000
+        assert one["release_ns"] <= one["start_ns"] <= one["end_ns"]
+    assert third["jobs"] == 0 and third["jitter"] is None and third["records"] == []
+    assert len(daemon.control.ok("schedule-stat")["tasks"]) == 4
+    assert daemon.control.refused("schedule-stat", workload="x")["code"] == "unknown-workload"
+
+    said = command(daemon, "schedule", "stat", "w").splitlines()
+    assert said[0].startswith("TASK") and said[1].startswith("w.a") and "released" in said[1]
+    picture = tmp_path / "actual.svg"
+    command(daemon, "schedule", "gantt", "--actual", str(picture), "w")
+    drawn = ElementTree.parse(picture)
+    told = [node.text or "" for node in drawn.iter("{http://www.w3.org/2000/svg}title")]
+    assert any(text.startswith("a job ") for text in told) and any(text.startswith("b job ") for text in told)
+
+
+def command(daemon: Daemon, *words: str) -> str:
+    words = ("--endpoint", daemon.endpoint("control"), *words)
+    done = subprocess.run(
+        [sys.executable, "-m", "mgmt_cli", *words],
+        capture_output=True,
+        text=True,
+        env=daemon.environ,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
@@ -18,7 +19,7 @@ from mgmt.core.supervision import Ordering, State, Supervisor, Unit, UnitSpec
 from mgmt.protocol.errors import MgmtError
 
 from .force import Entry
-from .processes import plan_of, unit_of
+from .processes import plan_of, unit_name, unit_of
 from .workload import LOCAL
 
 
@@ -90,6 +91,21 @@ class Execution:
         self.groups = groups
         self._of = {unit: name for name, group in groups.items() for unit in group.units}
         self._declare({unit: spec for g in groups.values() for unit, (_, spec) in g.units.items()}, out)
+
+    def rows(
+        self, entries: Mapping[str, Entry], workload: str | None
+    ) -> list[tuple[str, int, dict[str, Any]]]:
+        """(unit, version, the first fields of a TaskStatistics) of the tasks that run here, in order of name."""
+        found = []
+        for name in sorted(self.groups) if workload is None else [workload] * (workload in self.groups):
+            group, entry = self.groups[name], entries[name]
+            for task, (node, cpu) in zip(entry.workload.tasks, entry.cpus, strict=True):
+                unit = unit_name(name, task.name)
+                if unit in group.units:
+                    body = {"workload": name, "task": task.name, "unit": unit, "node": node, "cpu": cpu}
+                    times = {"period_us": task.period_us, "deadline_us": task.deadline_us}
+                    found.append((unit, group.version, {**body, **times}))
+        return found
 
     # ---- what happens ----
 

@@ -279,7 +279,13 @@ def _unsaid(now: Now, error: MgmtError, out: list[fx.Effect]) -> None:
 
 
 def _known(snapshot: Snapshot, name: str | None) -> None:
-    if name is not None and name not in snapshot.entries:
-        told = ", ".join(sorted(snapshot.entries)[:8]) or "none"
+    if name is not None:
+        known_workload(snapshot.entries, name)
+
+
+def known_workload(entries: Mapping[str, Entry], name: str) -> None:
+    """MgmtError `unknown-workload` when it is not in force."""
+    if name not in entries:
+        told = ", ".join(sorted(entries)[:8]) or "none"
         text = f"no workload {name!r} is in force: known are {told}"
         raise MgmtError("unknown-workload", text, workload=name)

@@ -1,0 +1,146 @@
+"""`mgmt schedule stat`, `gantt`: what tasks that are processes really did."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mgmt.protocol.errors import Exit, MgmtError
+
+from .. import render
+from .._table import VERBS
+from ..completion import complete_workloads
+from ..invocation import Invocation, verb
+from . import COMMANDS
+from .online import all_parts
+from .plan import count, span_option, write
+
+if TYPE_CHECKING:
+    from mgmt.client import Client
+    from mgmt.core.schedule.timeline import Timeline
+
+NOTE = "A bar is from the start of a job to its end, whoever ran in between; the newest jobs are shown."
+
+
+@verb("stat", VERBS["schedule-stat"][0])
+@click.argument("workload", required=False, shell_complete=complete_workloads)
+def stat(invocation: Invocation, workload: str | None) -> int:
+    """Without WORKLOAD: of all. Times in us, since the common start of the workload; a percentile is at most
+    6.25 % too high. MISSES were seen at the deadline, LATE is what ended after it."""
+    with invocation.client() as client:
+        reply = measured(client, workload, records=False)
+    if invocation.json:
+        invocation.emit("mgmt.schedule-stat/1", reply)
+    elif not reply["tasks"]:
+        click.echo("no task in force is a process: a task with a `command` is")
+    else:
+        click.echo("\n".join(shown(reply["tasks"])))
+    return Exit.OK
+
+
+@verb("gantt", COMMANDS["gantt"][1])
+@click.option("--actual", required=True, metavar="OUT.svg", help="Where to draw what was measured.")
+@click.argument("workload", required=False, shell_complete=complete_workloads)
+@span_option
+def gantt(invocation: Invocation, actual: str, workload: str | None, span: float | None) -> int:
+    """The last jobs of each task, 256 at most, beside their releases, deadlines and proven worst responses.
+    What is planned draws `mgmt schedule show --gantt OUT.svg`."""
+    with invocation.client() as client:
+        reply = measured(client, workload, records=True)
+        planned = all_parts(client, workload)
+    line = lately(reply["tasks"], planned["tasks"], span)
+    from .gantt import svg
+
+    drawn = sum(len(lane.tasks) for lane in line.lanes)
+    title = "What was measured" if workload is None else f"What was measured of {workload}"
+    write(actual, svg(title, count(drawn, "task"), planned["cpus"], line, NOTE))
+    invocation.say(f"drawn: {actual}")
+    if invocation.json:
+        invocation.emit("mgmt.schedule-stat/1", reply)
+    return Exit.OK
+
+
+def measured(client: Client, workload: str | None, *, records: bool) -> dict[str, Any]:
+    """A ScheduleStatistics with all its tasks."""
+    asked = {"records": records, **({} if workload is None else {"workload": workload})}
+    reply = part = client.request("schedule-stat", asked)
+    while part["next"] is not None:
+        part = client.request("schedule-stat", {**asked, "offset": part["next"]})
+        reply["tasks"] += part["tasks"]
+    return {**reply, "next": None}
+
+
+def shown(rows: list[dict[str, Any]]) -> list[str]:
+    """One line a task."""
+    header = ["TASK", "NODE", "CPU", "STATE", "JOBS", "MISSES", "LATE", "SKIPPED", "FAULTS"]
+    header += [
+        "JITTER p50",
+        "p99",
+        "max",
+        "EXECUTION p50",
+        "p99",
+        "max",
+        "RESPONSE p50",
+        "p99",
+        "max",
+        "DEADLINE",
+    ]
+    cells = []
+    for row in rows:
+        counts = [str(row[key]) for key in ("jobs", "misses", "late", "skipped", "faults")]
+        times = []
+        for name in ("jitter", "execution", "response"):
+            found = row[name]
+            times += (
+                ["-"] * 3
+                if found is None
+                else [f"{found[key]:.1f}" for key in ("p50_us", "p99_us", "max_us")]
+            )
+        cells.append(
+            [
+                row["unit"],
+                row["node"],
+                str(row["cpu"]),
+                row["state"],
+                *counts,
+                *times,
+                str(row["deadline_us"]),
+            ]
+        )
+    return [*render.table(header, cells), "times in us"]
+
+
+def lately(rows: list[dict[str, Any]], planned: list[dict[str, Any]], span_s: float | None) -> Timeline:
+    """The last jobs as a timeline, in us from its left edge. MgmtError `bad-body` when none was recorded."""
+    from mgmt.core.schedule.rows import placed_of
+    from mgmt.core.schedule.timeline import Job, Lane, Segment, Timeline
+
+    placed = {(row["workload"], row["task"]): placed_of(row) for row in planned}
+    known = [row for row in rows if row["records"] and (row["workload"], row["task"]) in placed]
+    if not known:
+        raise MgmtError("bad-body", "there is nothing to draw: no task that is a process has completed a job")
+    periods = [row["period_us"] for row in known]
+    until_ns = max(row["records"][-1]["end_ns"] for row in known)
+    span_ns = 1000 * max(2 * max(periods), 40 * min(periods)) if span_s is None else round(span_s * 1e9)
+    from_ns = max(until_ns - span_ns, min(row["records"][0]["release_ns"] for row in known))
+    by_cpu: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for row in known:
+        by_cpu.setdefault((row["node"], row["cpu"]), []).append(row)
+    lanes = []
+    for (node, cpu), there in sorted(by_cpu.items()):
+        there.sort(key=lambda row: (-placed[row["workload"], row["task"]].task.priority, row["unit"]))
+        segments, jobs = [], []
+        for i, row in enumerate(there):
+            for one in row["records"]:
+                if one["release_ns"] < from_ns:
+                    continue
+                release, start, end = (
+                    (one[f"{key}_ns"] - from_ns) // 1000 for key in ("release", "start", "end")
+                )
+                segments.append(Segment(i, one["job"], start, end))
+                jobs.append(Job(i, one["job"], release, release + row["deadline_us"], end))
+        tasks = tuple(placed[row["workload"], row["task"]] for row in there)
+        lanes.append(Lane(node, cpu, tasks, tuple(segments), tuple(jobs)))
+    length_us = max(1, (until_ns - from_ns) // 1000)
+    return Timeline(length_us, length_us, tuple(lanes))
