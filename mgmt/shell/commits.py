@@ -5,18 +5,22 @@ from __future__ import annotations
 from asyncio import AbstractEventLoop
 from collections import deque
 from collections.abc import Callable, Iterator
-from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 from mgmt.core import effect as fx
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.store import Batch, SqliteStore
 
-# Nothing of these has to outlive the daemon: they never wait. A group must not: who reads that a replica is gone
-# (a reading answer overtakes) must not find the relay still sending requests there.
-_AT_ONCE = (fx.SetTimer, fx.CancelTimer, fx.RelayGroup, fx.Beat)
+# Nothing of these tells a change or has to be undone: they never wait.
+_AT_ONCE = (fx.SetTimer, fx.CancelTimer, fx.Beat)
 _TO_CALLERS = (fx.Answer, fx.Tell)
+
+
+class _Report(NamedTuple):
+    """The answer of a step that changed nothing, held behind what it reports."""
+
+    answer: fx.Answer
 
 
 class Commits:
@@ -40,27 +44,35 @@ class Commits:
         self._prepare = prepare
         self._perform = perform
         self._gathered: list[fx.Commit] = []  # of this turn, not given to the store yet
-        self._held: deque[list[fx.Effect]] = deque()  # by write; the last one's grows while it is gathered
+        # By write; the last one's grows while it is gathered.
+        self._held: deque[list[fx.Effect | _Report]] = deque()
 
     def carry_out(self, effects: list[fx.Effect]) -> None:
         """The effects of one step; a Commit is the first of them.
 
-        Answers and messages of steps without a commit overtake: they report, and promise nothing.
+        Those of a step without a commit wait as well: an answer may report what is being written, event numbers
+        among it, and whoever asks the next daemon to go on from there must find them known. Messages overtake.
         """
-        if effects and isinstance(effects[0], fx.Commit):
+        reads = not (effects and isinstance(effects[0], fx.Commit))
+        if not reads:
             if not self._gathered:
                 self._held.append([])
                 # After whatever this turn has put off: a restart without a delay is the same write as its cause.
                 self._loop.call_soon(self._loop.call_soon, self._write)
-            self._gathered.append(effects[0])
-            effects = effects[1:]
-        elif not self._held or all(isinstance(effect, _TO_CALLERS) for effect in effects):
+            commit, *effects = effects
+            assert isinstance(commit, fx.Commit)
+            self._gathered.append(commit)
+        elif not self._held or all(isinstance(effect, fx.Tell) for effect in effects):
             for effect in effects:
                 if isinstance(effect, fx.Spawn):
                     self._prepare(effect)
             self._perform_all(iter(effects))
             return
-        self._held[-1] += [effect for effect in effects if not isinstance(effect, _AT_ONCE)]
+        self._held[-1] += [
+            _Report(effect) if reads and isinstance(effect, fx.Answer) else effect
+            for effect in effects
+            if not isinstance(effect, _AT_ONCE)
+        ]
         for effect in effects:
             if isinstance(effect, fx.Spawn):
                 self._prepare(effect)
@@ -98,12 +110,18 @@ class Commits:
         self._loop.call_soon_threadsafe(self._on_commit, failure)
 
     def _on_commit(self, failure: str) -> None:
-        effects = self._held.popleft()
-        notes = [effect for effect in effects if isinstance(effect, fx.Note)]
-        if failure:
-            effects = [_not_durable(e, failure) if isinstance(e, fx.Answer) else e for e in effects]
-        # Notes last: what people read can wait for what units wait for.
-        self._perform_all(chain((e for e in effects if not isinstance(e, fx.Note)), notes))
+        effects: list[fx.Effect] = []
+        notes: list[fx.Effect] = []  # last: what people read can wait for what units wait for
+        for effect in self._held.popleft():
+            if isinstance(effect, _Report):
+                effects.append(effect.answer)
+            elif isinstance(effect, fx.Note):
+                notes.append(effect)
+            elif isinstance(effect, fx.Answer) and failure:
+                effects.append(_not_durable(effect, failure))
+            else:
+                effects.append(effect)
+        self._perform_all(iter(effects + notes))
 
     def _perform_all(self, effects: Iterator[fx.Effect]) -> None:
         """One that raises, which only a bug makes it do, takes none of the others with it."""
@@ -116,7 +134,7 @@ class Commits:
                 self._loop.call_soon(self._perform_all, iter(rest))
 
 
-def _is_told(effect: fx.Effect) -> bool:
+def _is_told(effect: fx.Effect | _Report) -> bool:
     return isinstance(effect, _TO_CALLERS) or (isinstance(effect, fx.Publish) and bool(effect.to))
 
 

@@ -382,3 +382,21 @@ def test_two_hundred_units_are_adopted(start: Start) -> None:
     assert took_s < 5
     daemon.control.ok("stop", targets=names)
     assert not processes(daemon)
+
+
+def test_a_number_of_an_event_that_was_told_is_never_used_again(start: Start) -> None:
+    daemon = start(run=False)
+    names = [f"u{i}" for i in range(40)]
+    daemon.configure(config(units={name: {"command": SLEEP} for name in names}))
+    daemon.start()
+    for verb in ("start", "stop") * 3:
+        operator = daemon.native()
+        operator.ask(verb, targets=names, wait=False)
+        asked = operator.ask("status")  # in the same breath: what it reports is not written yet
+        told = operator.reply(asked).body["service"]["seq"]
+        crashed_at = time.time()
+        daemon.crash()
+        daemon.start()
+        events = daemon.native().ok("subscribe", since=told - 1)["events"]
+        assert events[0]["seq"] == told
+        assert events[0]["at"] <= crashed_at, "the next daemon gave its number to another event"

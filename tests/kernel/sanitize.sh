@@ -14,4 +14,4 @@ runtime=$("${CC:-gcc}" -print-file-name=libasan.so)
 # Python keeps what it allocates at the start: leaks are test_leaks.py's. Its own allocator would hide overruns.
 LD_PRELOAD="$runtime" ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 UBSAN_OPTIONS=print_stacktrace=1 \
 PYTHONMALLOC=malloc MGMT_KERNEL_FILE=$(echo "$folder"/lib/mgmt/kernel/_kernel*.so) \
-    "$python" -m pytest -q -p no:cacheprovider tests/kernel "$@"
+    "$python" -m pytest -q -p no:cacheprovider --timeout 300 tests/kernel "$@"

@@ -121,6 +121,7 @@ COLUMNS = {
 }  # fmt: skip
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("function", COLUMNS)
 @given(system=systems())
 @settings(max_examples=400, deadline=None)

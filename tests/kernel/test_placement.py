@@ -133,8 +133,9 @@ def carry_out(placement: Any, call: tuple[Any, ...]) -> Outcome:
     raise AssertionError(call)
 
 
+@pytest.mark.timeout(240)
 @given(scenario())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_c_and_twin_agree(given_scenario: tuple[dict[str, Any], list[tuple[Any, ...]]]) -> None:
     system, calls = given_scenario
     both = [a_placement(**system), reference_strict.Placement(**system)]

@@ -62,11 +62,11 @@ struct cpu_tree {
     double *least;         /* [2 * size], root at 1 */
 };
 
-/* Many buckets a node: least_loaded keeps the loads nearly equal, the nearer the more tasks there are. */
-static unsigned bucket_bits(size_t nodes)
+/* least_loaded keeps the loads nearly equal, the nearer the more tasks there are. */
+static unsigned bucket_bits(size_t tasks)
 {
-    unsigned bits = 16;
-    while (bits < ORDERED_BUCKET_BITS && (size_t)1 << bits < 256 * nodes)
+    unsigned bits = 8;
+    while (bits < ORDERED_BUCKET_BITS && (size_t)1 << bits < 4 * tasks)
         bits++;
     return bits;
 }
@@ -77,7 +77,7 @@ size_t compat_room(size_t tasks, size_t nodes, size_t cpus)
     return K_ROOM(larger, sizeof(struct k_pair)) + K_ROOM(tasks, sizeof(struct k_pair)) +
            2 * K_ROOM(cpus, sizeof(struct k_pair)) + 7 * K_ROOM(cpus, sizeof(uint32_t)) + K_ROOM(cpus, 1) +
            K_ROOM(4 * cpus + 2 * nodes, sizeof(double)) + 3 * K_ROOM(nodes + 1, sizeof(struct cpu_tree)) +
-           ordered_room(nodes, bucket_bits(nodes));
+           ordered_room(nodes, bucket_bits(tasks));
 }
 
 /* target_node_priority: a node's distinct CPUs in descending order under a tree of least loads, in which the
@@ -229,7 +229,7 @@ static bool make_free_lists(struct free_lists *lists, const struct compat_tasks 
     lists->front = k_take(arena, nodes->n * sizeof *lists->front);
     lists->left = k_take(arena, nodes->n * sizeof *lists->left);
     lists->load = k_take(arena, nodes->n * sizeof *lists->load);
-    bool room = ordered_make(&lists->by_load, nodes->n, bucket_bits(nodes->n), bits_of(LEAST_LOAD), 52 + OCTAVES_BITS, arena);
+    bool room = ordered_make(&lists->by_load, nodes->n, bucket_bits(tasks->n), bits_of(LEAST_LOAD), 52 + OCTAVES_BITS, arena);
     struct k_arena rest = *arena;
     struct k_pair *scratch = k_take(&rest, cpus * sizeof *scratch);
     if (!room || !lists->entry || !lists->member || !lists->run_of || !lists->gone || !lists->free || !lists->place ||

@@ -182,10 +182,11 @@ enum k_status k_edf_schedulable(const struct k_tasks *tasks, struct k_arena aren
     if (!*fits || !s.early)
         return K_OK;
 
-    double guess = s.gap / (1 - s.share) * (1 + 0x1p-20) + 1; /* U < 0.99: far more than its rounding errors */
+    double guess = s.gap / (1 - s.share) * (1 + 0x1p-20) + 1;
     const bool quick = s.largest < K_EXACT_DOUBLE / 4 && (double)n * s.largest < K_EXACT_DOUBLE;
     int64_t horizon;
-    if (s.share < 0.99 && guess < K_EXACT_DOUBLE / 2) {
+    /* Where 1 - U is far larger than what rounding may have done to it, the guess is above the bound. */
+    if (1 - s.share > doubt * 0x1p22 && guess < K_EXACT_DOUBLE / 2) {
         horizon = k_max(s.past, (int64_t)guess);
     } else {
         for (size_t i = 0; quick && i < n; i++)

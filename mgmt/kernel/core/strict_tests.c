@@ -50,15 +50,21 @@ static void put(struct level *level, const struct strict *s, uint32_t y, int64_t
 static size_t gather(struct level *level, const struct strict *s, uint32_t q, uint32_t x, int64_t wcet)
 {
     size_t at = SIZE_MAX;
-    const uint32_t *near = s->near + (size_t)q * STRICT_NEAR;
-    for (uint32_t i = 0; s->cpu[q].count <= STRICT_NEAR && i < s->cpu[q].count; i++)
-        __builtin_prefetch(&s->task[near[i]]); /* all at once: the walk would wait for each */
-    for (uint32_t y = s->cpu[q].head; y != STRICT_NONE; y = s->task[y].next) {
+    const uint32_t *near = s->near + (size_t)q * STRICT_NEAR, count = s->cpu[q].count;
+    const bool few = count <= STRICT_NEAR;
+    for (uint32_t i = 0; few && i < count; i++) { /* all at once: a walk would wait for each */
+        __builtin_prefetch(&s->task[near[i]].wcet);
+        __builtin_prefetch(&s->task[near[i]].rank);
+    }
+    uint32_t y = s->cpu[q].head;
+    for (uint32_t i = 0; i < count; i++) {
+        y = few ? near[i] : y;
         if (x != STRICT_NONE && at == SIZE_MAX && strict_before(s, x, y)) {
             at = level->n;
             put(level, s, x, wcet);
         }
         put(level, s, y, s->task[y].wcet);
+        y = few ? y : s->task[y].next;
     }
     if (x != STRICT_NONE && at == SIZE_MAX) {
         at = level->n;
