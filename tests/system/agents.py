@@ -44,6 +44,18 @@ def node(daemon: Daemon, name: str) -> dict[str, Any]:
     return status
 
 
+def measured(daemon: Daemon, name: str) -> dict[str, Any]:
+    """The NodeStatus as soon as the way to the node and back is known."""
+
+    def look() -> dict[str, Any] | None:
+        status = node(daemon, name)
+        return status if status["round_trip_ms"] is not None else None
+
+    status = eventually(look, what=f"a heartbeat of {name} came back")
+    assert status is not None
+    return status
+
+
 def becomes(daemon: Daemon, name: str, state: str, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
     """The NodeStatus as soon as the node is in the state."""
 
@@ -67,7 +79,8 @@ def agents() -> Iterator[Join]:
         def make(join: Daemon | str, name: str, *arguments: str, run: bool = True, **keys: Any) -> Agent:
             endpoint = join if isinstance(join, str) else join.config["endpoints"]["nodes"]
             endpoint = endpoint if isinstance(join, str) else endpoint.replace("{runtime}", str(join.runtime))
-            agent = stack.enter_context(Agent(endpoint, name, *arguments, **keys))
+            agent = Agent(endpoint, name, *arguments, **keys)
+            stack.enter_context(agent)
             if not run:
                 return agent
             agent.start()
