@@ -248,6 +248,8 @@ class Daemon:
         self._units.clean({(name, unit["incarnation"]) for name, unit in restored if unit["has_process"]})
         self.emit(self._restored)
         self._sample()
+        if self._door is not None:
+            self._door.announce()
         endpoint = self._state.settings.endpoints.control
         log.info("ready: pid %d, control endpoint %s", os.getpid(), endpoint)
         self._notifier.ready(f"serving on {endpoint}")

@@ -24,7 +24,7 @@ def test_rendering_is_deterministic() -> None:
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The hand-written texts with their blocks, in a folder of their own; the generated files are missing."""
     (tmp_path / "docs").mkdir()
-    for name in (drift_protocol.PATH, "docs/config.md"):
+    for name in (drift_protocol.PATH, "docs/config.md", "docs/security.md"):
         (tmp_path / name).write_text((drift.ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
     monkeypatch.setattr(drift, "ROOT", tmp_path)
     return tmp_path
