@@ -86,7 +86,9 @@ class Door:
         """Tell the log that it is there."""
         log.info("tcp endpoints want a key; this daemon's own is %s", self._pair.public)
         if not self._allowed:
-            log.warning("no key is allowed in %s: nobody can connect over tcp (`mgmt keys allow`)", self._folder)
+            log.warning(
+                "no key is allowed in %s: nobody can connect over tcp (`mgmt keys allow`)", self._folder
+            )
 
     def grant(self, key: str) -> Grant:
         """What the sender of a message may do; one that was revoked meanwhile may do nothing."""
