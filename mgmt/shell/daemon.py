@@ -278,6 +278,8 @@ class Daemon:
             # The one event whose fault ends the daemon: it would know its units in part only. They run on.
             self.emit(self._restored)
             self._sample()
+            if self._door is not None:
+                self._door.announce()
             endpoint = self._state.settings.endpoints.control
             log.info("ready: pid %d, control endpoint %s", os.getpid(), endpoint)
             self._notifier.ready(f"serving on {endpoint}")

@@ -81,9 +81,14 @@ class Door:
         self._zap.bind(ZAP)
         self._pump = Pump(loop, self._zap, self._on_question)
         self._timer: TimerHandle = loop.call_later(LOOK_S, self._on_timer)
+
+    def announce(self) -> None:
+        """Tell the log that it is there."""
         log.info("tcp endpoints want a key; this daemon's own is %s", self._pair.public)
         if not self._allowed:
-            log.warning("no key is allowed in %s: nobody can connect over tcp (`mgmt keys allow`)", folder)
+            log.warning(
+                "no key is allowed in %s: nobody can connect over tcp (`mgmt keys allow`)", self._folder
+            )
 
     def grant(self, key: str) -> Grant:
         """What the sender of a message may do; one that was revoked meanwhile may do nothing."""

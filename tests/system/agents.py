@@ -44,6 +44,18 @@ def node(daemon: Daemon, name: str) -> dict[str, Any]:
     return status
 
 
+def measured(daemon: Daemon, name: str) -> dict[str, Any]:
+    """The NodeStatus as soon as the way to the node and back is known."""
+
+    def look() -> dict[str, Any] | None:
+        status = node(daemon, name)
+        return status if status["round_trip_ms"] is not None else None
+
+    status = eventually(look, what=f"a heartbeat of {name} came back")
+    assert status is not None
+    return status
+
+
 def becomes(daemon: Daemon, name: str, state: str, timeout_s: float = PATIENCE_S) -> dict[str, Any]:
     """The NodeStatus as soon as the node is in the state."""
 

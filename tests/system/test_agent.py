@@ -17,7 +17,7 @@ import pytest
 
 from mgmt.protocol.frames import DataKind
 from mgmt_cli.schemas import schema_of
-from tests.system.agents import LOST_S, Join, a_daemon, agents, becomes, node, sleeper
+from tests.system.agents import LOST_S, Join, a_daemon, agents, becomes, measured, node, sleeper
 from tests.system.clients import Data, eventually
 from tests.system.daemon import Daemon, Start, alive, faulty, shipped
 
@@ -46,8 +46,7 @@ def mgmt(daemon: Daemon, *arguments: str, **environ: str) -> subprocess.Complete
 def test_an_agent_joins_and_is_seen(start: Start, join: Join) -> None:
     daemon = a_daemon(start)
     agent = join(daemon, "n1", "--tag", "gpu", "--label", "rack=7")
-    eventually(lambda: node(daemon, "n1")["round_trip_ms"] is not None, what="a round trip")
-    told = node(daemon, "n1")
+    told = measured(daemon, "n1")
     assert (told["state"], told["tags"], told["labels"]) == ("ALIVE", ["gpu"], {"rack": "7"})
     assert told["pid"] == agent.pid and told["seen_s"] < LOST_S
     assert told["facts"]["cpus"] == len(os.sched_getaffinity(0)) and told["facts"]["memory_bytes"] > 0
