@@ -20,7 +20,7 @@ from tests.system.daemon import Daemon, Start, alive, config
 
 # Every process of the tree inherits the lock: it can be had by others when the last one is gone, and not before.
 TREE = """
-import fcntl, os, signal, sys
+import fcntl, os, signal, sys, time
 mode, folder = sys.argv[1:]
 unit = os.environ["MGMT_UNIT"]
 lock = os.open(f"{folder}/{unit}.lock", os.O_RDWR | os.O_CREAT)
@@ -62,9 +62,11 @@ elif os.fork() == 0:
     here()
     if mode == "fork-loop":
         os.setsid()
-        while True:
+        end = time.monotonic() + 60  # should nobody end it: a test that was killed leaves no storm behind
+        while time.monotonic() < end:
             if os.fork():
                 os._exit(0)
+        os._exit(0)
     if os.fork() == 0:
         os.setsid()
     sleep()

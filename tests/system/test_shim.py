@@ -32,10 +32,12 @@ CHAOS = r"""
 #include <stdlib.h>
 #include <string.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 static void hold(int fd) { write(fd, "x", 1); for (;;) pause(); } /* one byte for each process in place */
 int main(int argc, char **argv) {
     const char *mode = argc > 1 ? argv[1] : "";
+    time_t end = time(0) + 60;              /* should nobody end it: a killed test leaves no storm behind */
     int fd = open(argv[2], O_WRONLY | O_APPEND | O_CREAT, 0600);
     if (!strcmp(mode, "double")) {          /* an orphan, and a leader that ends */
         if (!fork()) { if (!fork()) hold(fd); _exit(0); }
@@ -53,12 +55,12 @@ int main(int argc, char **argv) {
     }
     if (!strcmp(mode, "chain")) {           /* runs away: each generation forks the next and ends */
         for (int i = 0; i < 4; i++) if (!fork()) { setsid(); if (!i) write(fd, "x", 1);
-            for (;;) { if (fork() > 0) _exit(0); setsid(); } }
+            while (time(0) < end) { if (fork() > 0) _exit(0); setsid(); } _exit(0); }
         hold(fd);
     }
     if (!strcmp(mode, "loop")) {            /* each forks without end, with at most eight alive */
         for (int i = 0; i < 8; i++) if (!fork()) { setsid(); if (i == 7) write(fd, "x", 1);
-            for (int n = 0;;) { if (!fork()) { usleep(1000); _exit(0); } if (++n > 8) wait(0), n--; } }
+            for (int n = 0; time(0) < end;) { if (!fork()) { usleep(1000); _exit(0); } if (++n > 8) wait(0), n--; } }
         hold(fd);
     }
     return 64;
