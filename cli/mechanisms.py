@@ -196,7 +196,7 @@ def machine() -> Iterator[Probe]:
 
 def _machine() -> Any:
     done = subprocess.run(
-        [sys.executable, "-m", "mgmt.shell.machine"],
+        [sys.executable, "-P", "-m", "mgmt.shell.machine"],
         capture_output=True,
         check=False,
         text=True,

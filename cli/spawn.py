@@ -43,7 +43,8 @@ def argv(
         "--log-level": log_level,
     }
     given = [part for name, value in options.items() if value for part in (name, value)]
-    return [sys.executable, "-m", "mgmt", *given, *(["--insecure"] if insecure else [])]
+    # -P: whatever lies in the folder where somebody calls us is not the daemon.
+    return [sys.executable, "-P", "-m", "mgmt", *given, *(["--insecure"] if insecure else [])]
 
 
 def environment() -> dict[str, str]:

@@ -46,6 +46,17 @@ def test_daemonize_returns_when_the_daemon_answers(place: Place) -> None:
     assert place.mgmt("stop-service").returncode == 0
 
 
+def test_what_lies_in_the_callers_folder_is_not_the_daemon(place: Place) -> None:
+    (place.folder / "mgmt").mkdir()
+    (place.folder / "mgmt" / "__init__.py").write_text("raise SystemExit('a stranger')")
+    command = [str(Path(sys.executable).with_name("mgmt")), "start-service", "--daemonize"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=BOUND_S, env=place.environ, cwd=place.folder
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert place.daemon_pid() is not None
+
+
 def test_a_day_with_a_model(place: Place) -> None:
     """Every command of daily use against the real daemon and a real backend."""
     backend = {"kind": "native", "command": ["{python}", "-m", "mgmt_backends.echo"]}
