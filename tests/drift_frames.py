@@ -150,6 +150,8 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("ScheduledTask", "target"): "local",
     ("ScheduleEvent", "what"): "submitted",
     ("FaultEvent", "what"): "fault",
+    ("NodeTasks", "what"): "release",
+    ("NodeTasks", "tasks"): [{"plan": {}, "assignment": {}}],
     ("TaskStatistics", "state"): "released",
     ("TaskExplanation", "lines"): ["on CPU 2 of node 'local': chosen by best_fit_decreasing"],
 }

@@ -83,8 +83,27 @@ def on_daemon_noticed(state: State, now: Now, event: ev.DaemonNoticed, out: list
         state.count("stale_notices")
     elif event.name == "node-heartbeat":
         agent.on_beat(now, body, out)
+    elif event.name == "node-tasks":
+        agent.answer(*state.hosting.on_told(body, agent.why_not_all, out), out)
     elif event.name == "node-push" and not state.quit_said:
         agent.on_push(now, body["seq"], body["what"], body["body"], out)
+
+
+def on_tasks_staged(state: State, now: Now, event: ev.TasksStaged, out: list[fx.Effect]) -> None:
+    if state.agent is None:
+        state.execution.on_staged(now, event, out)
+    else:
+        state.agent.answer(*state.hosting.on_staged(event), out)
+
+
+def on_task_reported(state: State, now: Now, event: ev.TaskReported, out: list[fx.Effect]) -> None:
+    """A task was late, or is not watched: the journal has it, and the daemon of an agent is told."""
+    state.execution.on_reported(now, event, state.hosting.named(event.unit), out)
+    if state.agent is not None:
+        fault = dict(state.journal.fresh[-1]) if state.journal.fresh else {}
+        state.agent.tell_fault(
+            {key: item for key, item in fault.items() if key not in ("seq", "at", "kind")}, out
+        )
 
 
 def on_sampled(state: State, now: Now, event: ev.Sampled, out: list[fx.Effect]) -> None:

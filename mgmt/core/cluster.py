@@ -31,6 +31,7 @@ def _agent_hello(state: State, now: Now, asked: Asked, body: msg.AgentHello, out
     if replay:
         state.roster.replay(node, body.acked, out)
     _fail_asks(state, node, out)  # their answers would have come on the former connection
+    state.execution.on_hello(now, node.name, out)
     return None
 
 
@@ -51,9 +52,11 @@ def on_node_noticed(state: State, now: Now, event: ev.NodeNoticed, out: list[fx.
             state.supervisor.on_report(now, node, report, out)
         if body.get("usage"):
             state.supervisor.on_usage(body["usage"], node)
+        for fault in body.get("faults", ()):
+            state.execution.on_node_fault(now, node.name, fault, out)
         _answer_waiters(state, now, out)
     elif event.name == "agent-answer":
-        _on_answer(state, node, body, out)
+        _on_answer(state, now, node, body, out)
 
 
 def on_node_peer_lost(state: State, now: Now, event: ev.NodePeerLost, out: list[fx.Effect]) -> None:
@@ -87,6 +90,7 @@ def _on_lost(state: State, now: Now, node: Node, out: list[fx.Effect]) -> None:
         reasons = {unit.spec.name: f"node {node.name} is lost" for unit in todo["replace"]}
         state.ordering.restart(now, todo["replace"], out, reasons)
     _fail_asks(state, node, out)
+    state.execution.on_node_lost(now, node.name, out)
 
 
 # ---- questions about units that are elsewhere ------------------------------------------------------------
@@ -114,7 +118,12 @@ def ask_node(
     out.append(fx.ToNode(node.peer, node.session, "node-ask", question))
 
 
-def _on_answer(state: State, node: Node, body: dict[str, Any], out: list[fx.Effect]) -> None:
+def _on_answer(state: State, now: Now, node: Node, body: dict[str, Any], out: list[fx.Effect]) -> None:
+    if state.execution.is_mine(body["ask"]):
+        ok = body["outcome"] == frames.Outcome.OK
+        error = None if ok else MgmtError.from_body(body["body"])
+        state.execution.on_answer(now, body["ask"], node.name, error, out)
+        return
     ask = state.node_asks.get(body["ask"])
     if ask is None or ask.node != node.name:
         return  # nobody waits any more

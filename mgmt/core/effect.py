@@ -276,16 +276,18 @@ class BindTask:
     """The process of a task that is staged."""
 
     unit: str
+    version: int
     pid: int
     start_ticks: int
 
 
 @dataclass(frozen=True, slots=True)
 class ReleaseTasks:
-    """All processes of a workload are there: release them from one common instant on."""
+    """All processes of a workload are there: release them from this common instant on (monotonic)."""
 
     workload: str
     version: int
+    t0_ns: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,11 +236,12 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class TasksStaged:
-    """The tasks of a workload are watched; `started`: they were released before, and go on."""
+    """The tasks of a workload are watched, or cannot be: `error`. `started`: released before, they go on."""
 
     workload: str
     version: int
     started: bool
+    error: str = ""
 
 
 @dataclass(frozen=True, slots=True)

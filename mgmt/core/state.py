@@ -12,6 +12,7 @@ from mgmt.core.models import Conditions, Handshakes, Leases, Loading, Operations
 from mgmt.core.nodes import Agent, AgentFacts, Fleet, Roster
 from mgmt.core.placement import Ledger, Topology, plan
 from mgmt.core.schedule.execution import Execution
+from mgmt.core.schedule.hosting import Hosting
 from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.supervision import Ordering, UnitSpec
@@ -99,10 +100,19 @@ class State:
         self.leases = Leases(identity.secret, self.sessions, settings.endpoints.relay)
         self.handshakes = Handshakes(self.registry, self.supervisor, self.loading, self.sessions)
         self.conditions = Conditions(self.registry, self.supervisor, self.loading, self.sessions)
-        self.schedules = Schedules(
-            self.sessions, self.journal, self.ledger, identity.host, self.replan, self.registry.configured
+        self.execution = Execution(
+            self.supervisor, self.ordering, self.journal, self.roster, self._declare_tasks, self._on_started
         )
-        self.execution = Execution(self.supervisor, self.ordering, self.journal, self._declare_tasks)
+        self.hosting = Hosting(self.supervisor)
+        self.schedules = Schedules(
+            self.sessions,
+            self.journal,
+            self.ledger,
+            identity.host,
+            self.replan,
+            self.registry.configured,
+            self.execution,
+        )
         # Lease requests that wait for a load: session, model, mode.
         self.lease_waiters: dict[Route, tuple[Session, str, str]] = {}
         # Units that the configuration no longer has; they go when nothing of them is left.
@@ -135,6 +145,9 @@ class State:
                 self.undeclared.discard(spec.name)
         self.replan()
         self.loading.declare(declared, out)
+
+    def _on_started(self, now: Now, name: str, t0_real_ns: int, reason: str, out: list[Effect]) -> None:
+        self.schedules.on_started(now, name, t0_real_ns, reason, out)
 
     def replan(self) -> None:
         """Plan the places of the units anew: other ones are declared, or other CPUs have periodic tasks."""

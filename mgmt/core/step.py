@@ -148,7 +148,8 @@ def _on_change(state: State, now: Now, change: Change, out: list[fx.Effect]) -> 
     _answer_lease_waiters(state, model, out)
     state.handshakes.on_unit_change(out)
     state.conditions.on_unit_change(out)
-    state.execution.on_unit_change(unit, out)
+    state.execution.on_unit_change(now, unit, out)
+    state.hosting.on_unit_change(unit, out)
 
 
 def _journal_unit(state: State, now: Now, change: Change, out: list[fx.Effect]) -> None:
@@ -467,6 +468,8 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.loading.on_starting_timer(about, out)
     elif what == "node":
         state.roster.on_timer(now, about, out)
+    elif what == "tasks":
+        state.execution.on_timer(now, about, out)
     elif what == "uplink":
         agency.of(state).on_timer(now, out)
     elif what.startswith("probe."):
@@ -621,7 +624,7 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.Welcomed: agency.on_welcomed,
     ev.Refused: agency.on_refused,
     ev.DaemonNoticed: agency.on_daemon_noticed,
-    ev.TasksStaged: lambda state, now, event, out: state.execution.on_staged(event, out),
-    ev.TaskReported: lambda state, now, event, out: state.execution.on_reported(now, event, out),
+    ev.TasksStaged: agency.on_tasks_staged,
+    ev.TaskReported: agency.on_task_reported,
     ev.Computed: lambda state, now, event, out: state.schedules.on_computed(now, event, out),
 }

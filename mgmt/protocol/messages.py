@@ -744,9 +744,11 @@ class DaemonEvent(Message):
 class ScheduleEvent(Message):
     """Periodic tasks were admitted, moved or taken away, or a workload was refused."""
 
-    seq: int = Field(description="also the version of the schedule from this change on")
+    seq: int = Field(
+        description="also the version of the schedule from this change on; not of one that was refused or started"
+    )
     at: float = Field(description="epoch seconds")
-    what: Literal["submitted", "replaced", "removed", "refused", "rebalanced"]
+    what: Literal["submitted", "replaced", "removed", "refused", "rebalanced", "started"]
     workload: str = Field(
         description="empty when it concerns several, or was refused before its name was read"
     )
@@ -765,6 +767,7 @@ class FaultEvent(Message):
     )
     workload: str
     task: str = Field(description="empty when it concerns all")
+    node: str
     count: int = Field(description="how many there were since the last event of this kind about this task")
     job: int = Field(
         description="number of the job, of the last one; releases are counted from the common start"
@@ -1018,6 +1021,9 @@ class AgentReport(Message):
         default={}, description="[CPU per cent, resident bytes] by unit", max_length=100_000
     )
     leaving: bool = Field(default=False, description="the agent is being stopped")
+    faults: list[dict[str, Any]] = Field(
+        default=[], max_length=1000, description="FaultEvents of tasks, without numbers and times"
+    )
 
 
 @_notice("agent-answer", Audience.AGENT)
@@ -1059,6 +1065,22 @@ class NodeAsk(Message):
     verb: Literal["logs", "explain"]
     body: dict[str, Any]
     timeout_ms: int = Field(ge=0)
+
+
+@_notice("node-tasks", Audience.AGENT)
+class NodeTasks(Message):
+    """Daemon to agent: about tasks that are processes; one `agent-answer` follows.
+
+    stage: lay down and watch the segments of a workload, beside those of its former generation; release: from this
+    instant on, and let go of other generations; drop: let go of this one.
+    """
+
+    ask: int = Field(ge=0)
+    what: Literal["stage", "release", "drop"]
+    workload: str
+    generation: int = Field(ge=0)
+    tasks: list[dict[str, Any]] = Field(default=[], description="of stage: {plan, model, backend} of each")
+    t0_ns: int = Field(default=0, description="of release: the common start on the agent's monotonic clock")
 
 
 @_notice("node-gone", Audience.AGENT)

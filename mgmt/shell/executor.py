@@ -12,7 +12,6 @@ import hashlib
 import logging
 import os
 import shutil
-import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from mgmt.rt.segment import Overrun, Plan, SegmentError
 
 log = logging.getLogger("symphony-mgmt")
 
-LEAD_NS = 100_000_000  # from the word to the common start: all are told by then
 RETRY_S, RETRY_MAX_S = 0.1, 5.0
 PAUSE_S, PAUSE_MAX_S = 0.1, 10.0  # between events of one kind about one task, while they go on
 CLOSE_S = 2.0
@@ -48,8 +46,8 @@ class Executor:
 
     def __init__(self, loop: AbstractEventLoop, folder: Path, emit: Callable[[ev.Event], None]) -> None:
         self._loop, self._folder, self._emit = loop, folder, emit
-        self._groups: dict[str, fx.StageTasks] = {}  # by workload
-        self._pids: dict[str, tuple[int, int]] = {}  # unit -> pid and start
+        self._groups: dict[tuple[str, int], fx.StageTasks] = {}  # by workload and version
+        self._pids: dict[tuple[str, int], tuple[int, int]] = {}  # unit and version -> pid and start
         self._units: dict[int, str] = {}  # number -> unit
         self._executive: Executive | None = None
         self._queue: asyncio.Queue[Callable[[], Coroutine[Any, Any, None]]] = asyncio.Queue()
@@ -70,34 +68,37 @@ class Executor:
     def stage(self, effect: fx.StageTasks) -> None:
         """The segments are there when this returns, so before their processes are started."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._groups[effect.workload] = effect
+        self._groups[effect.workload, effect.version] = effect
         for task in effect.tasks:
-            self._units[number_of(effect, task.unit)] = task.unit
+            self._units[number_of(task.unit, effect.version)] = task.unit
             try:
                 segment.create(self.path_of(effect, task.unit), plan(effect, task))
             except FileExistsError:
                 pass  # a former daemon's: it goes on
             except (OSError, SegmentError) as error:
-                self._say(ev.TaskReported(task.unit, "lost", f"its segment cannot be laid down: {error}"))
+                wrong = f"the segment of {task.unit} cannot be laid down: {error}"
+                self._say(ev.TaskReported(task.unit, "lost", wrong))
+                self._emit(ev.TasksStaged(effect.workload, effect.version, False, wrong))
+                return
         self._later(lambda: self._stage(effect))
 
     def bind(self, effect: fx.BindTask) -> None:
-        self._pids[effect.unit] = effect.pid, effect.start_ticks
-        self._later(lambda: self._bind(effect.unit))
+        key = effect.unit, effect.version
+        self._pids[key] = effect.pid, effect.start_ticks
+        self._later(lambda: self._bind(key))
 
     def release(self, effect: fx.ReleaseTasks) -> None:
-        group = self._groups.get(effect.workload)
-        if group is not None and group.version == effect.version:
-            self._later(lambda: self._release(group))
+        group = self._groups.get((effect.workload, effect.version))
+        if group is not None:
+            self._later(lambda: self._release(group, effect.t0_ns))
 
     def drop(self, effect: fx.DropTasks) -> None:
-        group = self._groups.get(effect.workload)
-        if group is None or group.version != effect.version:
+        group = self._groups.pop((effect.workload, effect.version), None)
+        if group is None:
             return
-        del self._groups[effect.workload]
         for task in group.tasks:
-            self._units.pop(number_of(group, task.unit), None)
-            self._pids.pop(task.unit, None)
+            self._units.pop(number_of(task.unit, group.version), None)
+            self._pids.pop((task.unit, group.version), None)
             self.path_of(group, task.unit).unlink(missing_ok=True)
         self._later(lambda: self._drop(group))
 
@@ -173,13 +174,13 @@ class Executor:
         for group in list(self._groups.values()):
             await self._stage(group)
             for task in group.tasks:
-                if task.unit in self._pids:
-                    await self._bind(task.unit)
+                if (task.unit, group.version) in self._pids:
+                    await self._bind((task.unit, group.version))
 
     async def _stage(self, group: fx.StageTasks) -> None:
         executive = await self._started()
         for task in group.tasks:
-            if self._groups.get(group.workload) is not group:
+            if self._groups.get((group.workload, group.version)) is not group:
                 return
             await self._add(executive, self.path_of(group, task.unit))
         t0_ns = await asyncio.to_thread(self._t0_ns, group)
@@ -199,23 +200,22 @@ class Executor:
                 return
         await executive.add(path)
 
-    async def _bind(self, unit: str) -> None:
-        group = next((g for g in self._groups.values() if any(t.unit == unit for t in g.tasks)), None)
-        if group is None or unit not in self._pids:
+    async def _bind(self, key: tuple[str, int]) -> None:
+        if key not in self._pids:
             return
-        pid, start_ticks = self._pids[unit]
+        pid, start_ticks = self._pids[key]
         executive = await self._started()
         try:
-            await executive.bind(number_of(group, unit), pid, start_ticks)
+            await executive.bind(number_of(*key), pid, start_ticks)
         except ExecutiveError as error:
-            if error.errno != errno.ESRCH:  # it has ended again
+            if error.errno not in (errno.ESRCH, errno.ENOENT):  # it has ended again, or is no longer in force
                 raise
 
-    async def _release(self, group: fx.StageTasks) -> None:
+    async def _release(self, group: fx.StageTasks, t0_ns: int) -> None:
         executive = await self._started()
         known = await asyncio.to_thread(self._t0_ns, group)
         # Some were released before the daemon was killed: the others follow on the same grid.
-        t0_ns = next((t0 for t0 in known.values() if t0), time.monotonic_ns() + LEAD_NS)
+        t0_ns = next((t0 for t0 in known.values() if t0), t0_ns)
         await executive.release([n for n in known if not known[n]], t0_ns)
 
     async def _drop(self, group: fx.StageTasks) -> None:
@@ -223,7 +223,7 @@ class Executor:
             return
         for task in group.tasks:
             try:
-                await self._executive.remove(number_of(group, task.unit))
+                await self._executive.remove(number_of(task.unit, group.version))
             except ExecutiveError as error:
                 if error.errno != errno.ENOENT:
                     raise
@@ -232,7 +232,7 @@ class Executor:
         """The common start by number, 0 where there is none yet."""
         found: dict[int, int] = {}
         for task in group.tasks:
-            number = number_of(group, task.unit)
+            number = number_of(task.unit, group.version)
             try:
                 seen = segment.read(self.path_of(group, task.unit))
             except (OSError, SegmentError):
@@ -338,15 +338,15 @@ def _percentiles(histogram: segment.Histogram) -> dict[str, float] | None:
     return {"mean_us": histogram.mean_ns / 1000, **found, "max_us": histogram.max_ns / 1000}
 
 
-def number_of(group: fx.StageTasks, unit: str) -> int:
+def number_of(unit: str, version: int) -> int:
     """The number of a task in its segment and for the executive: the same for every daemon."""
-    text = f"{unit}.{group.version}".encode()
+    text = segment_name(unit, version).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1
 
 
 def plan(group: fx.StageTasks, task: fx.TaskPlan) -> Plan:
     return Plan(
-        task=number_of(group, task.unit),
+        task=number_of(task.unit, group.version),
         name=task.unit.removeprefix(f"{group.workload}."),
         cycle_ns=task.period_us * 1000,
         deadline_ns=task.deadline_us * 1000,

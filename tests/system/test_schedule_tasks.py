@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import pytest
 
 from mgmt.rt import segment
 from tests.rt.rig import SOURCES, build, fifo_refusal
+from tests.system.agents import a_daemon, agents, becomes
 from tests.system.clients import eventually
 from tests.system.daemon import Daemon, Start, alive, config
 
@@ -31,6 +34,11 @@ def task(name: str, *command: str, **keys: Any) -> dict[str, Any]:
     """A task of policy normal, which everybody may use."""
     times = {"period_us": PERIOD_US, "wcet_us": 1000, "policy": "normal"}
     return {"name": name, **times, "command": list(command), **keys}
+
+
+def urgent() -> dict[str, Any]:
+    """So slow, and FIFO where it is permitted, that other load on the machine makes it miss nothing."""
+    return {"period_us": 200_000, **({} if fifo_refusal() else {"policy": "fifo", "priority": 50})}
 
 
 def workload(*tasks: dict[str, Any], name: str = "w") -> dict[str, Any]:
@@ -117,7 +125,7 @@ def test_a_task_has_its_policy_before_it_is_executed(start: Start, client: str) 
 
 def test_missed_deadlines_make_a_fault_exactly_at_max_dmiss(start: Start, client: str) -> None:
     daemon = start()
-    late = task("late", client, "--stop-at", "4", max_dmiss=3, overrun="restart", period_us=200_000)
+    late = task("late", client, "--stop-at", "4", max_dmiss=3, overrun="restart", **urgent())
     submit(daemon, workload(late))
     fault = eventually(lambda: faults(daemon, "fault"))[0]
     assert (fault["workload"], fault["task"], fault["action"]) == ("w", "late", "restart")
@@ -132,7 +140,7 @@ def test_a_task_killed_for_its_lateness_stays_dead(start: Start, client: str) ->
     daemon = start()
     submit(
         daemon,
-        workload(task("late", client, "--stop-at", "2", max_dmiss=2, overrun="kill", period_us=200_000)),
+        workload(task("late", client, "--stop-at", "2", max_dmiss=2, overrun="kill", **urgent())),
     )
     eventually(lambda: daemon.unit("w.late")["state"] == "EXITED")
     assert [event["action"] for event in faults(daemon, "fault")] == ["kill"]
@@ -266,3 +274,98 @@ def command(daemon: Daemon, *words: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+# ---- nodes ------------------------------------------------------------------------------------------------
+
+
+def nodes_of(*names: str) -> dict[str, Any]:
+    return {name: {"available_cpus": [CPU]} for name in names}
+
+
+def start_of(daemon: Daemon) -> str:
+    """What was said about the common start, once there is one."""
+
+    def look() -> list[str]:
+        events = daemon.control.ok("subscribe", since=0, follow=False)["events"]
+        return [event["reason"] for event in events if event.get("what") == "started"]
+
+    return eventually(look)[-1]
+
+
+def test_tasks_of_several_nodes_start_together_within_what_is_said(start: Start, client: str) -> None:
+    with agents() as join:
+        daemon = a_daemon(start)
+        first, second = join(daemon, "n1"), join(daemon, "n2")
+        document = {
+            **workload(
+                task("a", client, node="n1"), task("b", client, node="n2"), task("c", client, node="local")
+            ),
+            "nodes": nodes_of("local", "n1", "n2"),
+        }
+        submit(daemon, document)
+        said = re.search(r"on local, n1, n2: within ([0-9.]+) ms", start_of(daemon))
+        assert said is not None
+        found = [jobs(first, "w.a", 3), jobs(second, "w.b", 3), jobs(daemon, "w.c", 3)]
+        t0 = [statistics.t0_ns for statistics in found]
+        assert 0 < max(t0) - min(t0) <= 2e6 * float(said[1]) + 1 or max(t0) == min(t0)
+        assert daemon.unit("w.a")["node"] == "n1"
+
+        first.crash()
+        first.start()
+        becomes(daemon, "n1", "ALIVE")
+        after = jobs(first, "w.a", found[0].completed + 5)
+        assert (after.pid, after.t0_ns) == (found[0].pid, found[0].t0_ns)
+        eventually(lambda: read(first, "w.a").next_job > after.released)  # it is watched again
+
+        daemon.control.ok("schedule-remove", workload="w")
+        eventually(lambda: not any(alive(statistics.pid) for statistics in found))
+        eventually(lambda: not any(list((one.runtime / "rt").iterdir()) for one in (daemon, first, second)))
+
+
+def test_a_node_that_is_not_there_leaves_everything_as_it_was(start: Start, client: str) -> None:
+    with agents() as join:
+        daemon = a_daemon(start)
+        node = join(daemon, "n1")
+        both = nodes_of("local", "n1", "n2")
+        old = {**workload(task("a", client, node="n1")), "nodes": both}
+        submit(daemon, old)
+        before = jobs(node, "w.a", 2)
+        new = {**workload(task("a", client, node="n1"), task("b", client, node="n2")), "nodes": both}
+        refusal = daemon.control.refused("schedule-submit", documents=[new], replace=True)
+        assert refusal["code"] == "unreachable" and refusal["detail"]["nodes"] == ["n2"]
+        after = jobs(node, "w.a", before.completed + 3)
+        assert (after.pid, after.t0_ns) == (before.pid, before.t0_ns)
+        assert submit(daemon, old)["already"]
+        assert len(list((node.runtime / "rt").iterdir())) == 1
+
+
+def test_a_node_that_refuses_is_named_and_the_others_let_go(
+    start: Start, client: str, tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.json"
+    policy.write_text(json.dumps({"executables": ["/nowhere"], "env": ["MGMT_RT"]}))
+    with agents() as join:
+        daemon = a_daemon(start)
+        willing = join(daemon, "n1")
+        join(daemon, "n2", "--policy", str(policy))
+        document = {
+            **workload(task("a", client, node="n1"), task("b", client, node="n2")),
+            "nodes": nodes_of("n1", "n2"),
+        }
+        refusal = daemon.control.refused("schedule-submit", documents=[document])
+        assert refusal["code"] == "not-schedulable" and refusal["detail"]["node"] == "n2"
+        assert "executables" in refusal["text"]
+        assert daemon.control.ok("schedule-show")["workloads"] == []
+        folder = willing.runtime / "rt"
+        eventually(lambda: not folder.exists() or not list(folder.iterdir()))
+
+
+def test_a_fault_on_a_node_is_an_event_of_the_daemon(start: Start, client: str) -> None:
+    with agents() as join:
+        daemon = a_daemon(start)
+        join(daemon, "n1")
+        late = task("late", client, "--stop-at", "3", max_dmiss=2, node="n1", **urgent())
+        submit(daemon, {**workload(late), "nodes": nodes_of("n1")})
+        fault = eventually(lambda: faults(daemon, "fault"))[0]
+        assert (fault["node"], fault["task"], fault["job"], fault["misses"]) == ("n1", "late", 4, 2)

@@ -339,6 +339,32 @@ class Agent:
             body["leaving"] = True
         out.append(fx.ToDaemon(self._session, "agent-report", body))
 
+    def why_not_all(self, specs: list[UnitSpec]) -> str:
+        """Why the policy does not allow these beside what shall be up and is not one of them."""
+        if self.facts.policy is None:
+            return ""
+        mine = {spec.name for spec in specs}
+        beside = [self._specs[name] for name, a in self.assignments.items() if a.wanted and name not in mine]
+        for spec in specs:
+            error = allows(self.facts.policy, spec, beside)
+            if error is not None:
+                return error.text
+            beside.append(spec)
+        return ""
+
+    def answer(self, ask: int, body: dict[str, Any] | MgmtError, out: list[fx.Effect]) -> None:
+        """The daemon gets its answer, when there is one and it still listens; `ask` 0: there is none."""
+        if self.joined and ask:
+            outcome = frames.Outcome.ERROR if isinstance(body, MgmtError) else frames.Outcome.OK
+            told = body.as_body() if isinstance(body, MgmtError) else body
+            answer = {"ask": ask, "outcome": str(outcome), "body": told}
+            out.append(fx.ToDaemon(self._session, "agent-answer", answer))
+
+    def tell_fault(self, fault: dict[str, Any], out: list[fx.Effect]) -> None:
+        """One that the daemon does not hear of is in this agent's journal."""
+        if self.joined:
+            out.append(fx.ToDaemon(self._session, "agent-report", {"acked": self._told, "faults": [fault]}))
+
     def tell_usage(self, usage: dict[str, tuple[float | None, int]], out: list[fx.Effect]) -> None:
         known = {name: list(of) for name, of in usage.items() if name in self.assignments}
         if self.joined and known:

@@ -26,7 +26,8 @@ class Entry:
 
     `workload` has the nodes that it may use, this machine under the name `local`. `cpus`: (node, CPU) of each of
     its tasks, in their order. `version`: number of the event that told its last change; `at`: of its submission,
-    epoch seconds.
+    epoch seconds. `generation`: of its segments; whatever moves it is another one. `t0_real_ns`: the common start
+    of its processes on the wall clock of then; 0: none yet.
     """
 
     workload: Workload
@@ -36,6 +37,8 @@ class Entry:
     cpus: tuple[tuple[str, int], ...]
     version: int = 0
     at: float = 0.0
+    generation: int = 0
+    t0_real_ns: int = 0
 
     def placed(self) -> list[Placed]:
         """Its tasks where they are; their responses are not known here."""

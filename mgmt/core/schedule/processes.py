@@ -145,3 +145,9 @@ def plan_of(workload: str, task: Task, hyperperiod_us: int) -> TaskPlan:
         memory_locked=task.memory_locked,
         by_signal=by_signal,
     )
+
+
+def version_of(spec: UnitSpec) -> int:
+    """The version of the segment that the unit's process uses; -1 when it is no such unit."""
+    number = spec.backend.env.get("MGMT_RT", "").rpartition(".")[2]
+    return int(number) if number.isdigit() else -1

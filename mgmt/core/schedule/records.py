@@ -18,6 +18,8 @@ def to_record(entry: Entry) -> dict[str, Any]:
         "hyperperiod_us": entry.hyperperiod_us,
         "version": entry.version,
         "at": entry.at,
+        "generation": entry.generation,
+        "t0_real_ns": entry.t0_real_ns,
         "nodes": [_plain(node) for node in workload.nodes],
         "tasks": [_plain(task) for task in workload.tasks],
         "chains": [_plain(chain) for chain in workload.chains],
@@ -44,6 +46,8 @@ def from_record(name: str, record: dict[str, Any]) -> Entry:
         tuple((node, cpu) for node, cpu in record["cpus"]),
         record["version"],
         record["at"],
+        record.get("generation", record["version"]),
+        record.get("t0_real_ns", 0),
     )
 
 

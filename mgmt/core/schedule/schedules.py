@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from mgmt.core import effect as fx
 from mgmt.core.event import Asked, Computed, Now, Route
@@ -30,20 +30,38 @@ from .records import from_record, to_record
 from .workload import LOCAL, Node
 
 REASON_CHARS = 400  # of an event
+UNCHANGED = ("refused", "started")  # events that are no new version
 Record = dict[str, Any]
 Body = dict[str, Any]
+
+
+class Staging(Protocol):
+    """What has nodes prepare for a workload before it is in force."""
+
+    def needed(self, entry: Entry) -> bool:
+        """Whether it has processes on other nodes."""
+
+    def stage(self, now: Now, entry: Entry, done: Staged, out: list[fx.Effect]) -> None:
+        """Ask them all; `done` is called when all agreed, or with an error. MgmtError when one cannot be asked."""
+
+    def discard(self, out: list[fx.Effect]) -> None:
+        """What was staged last is not wanted."""
+
+
+Staged = Callable[[Now, MgmtError | None, list[fx.Effect]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """A request that waits: what is computed for it, then what is done with the result, or with the error.
 
-    `exact`: the result is good only as long as the snapshot holds.
+    `exact`: the result is good only as long as the snapshot holds. `done` gives no answer when nodes are
+    asked first.
     """
 
     asked: Asked
     work: Callable[[Snapshot], Any]
-    done: Callable[[Now, Any, list[fx.Effect]], dict[str, Any]]
+    done: Callable[[Now, Any, list[fx.Effect]], dict[str, Any] | None]
     refused: Callable[[Now, MgmtError, list[fx.Effect]], None]
     exact: bool = True
 
@@ -63,6 +81,7 @@ class Schedules:
         host: str,
         replan: Callable[[], None],
         configured: Callable[[], frozenset[str]],
+        staging: Staging,
     ) -> None:
         self.entries: dict[str, Entry] = {}
         self.version = 0
@@ -73,9 +92,12 @@ class Schedules:
         self._host = host
         self._replan = replan
         self._configured = configured
+        self.staging: Staging = staging
+        self._generation = 0
         self.changed = False  # until what is run follows
         self._jobs: deque[Job] = deque()
         self._running: tuple[int, Snapshot] | None = None
+        self._held = False  # the first of them waits for nodes
         self._number = 0
         self._analysed: tuple[int, tuple[Placed, ...]] | None = None  # all responses, of which version
 
@@ -88,13 +110,26 @@ class Schedules:
             admitted = admit(snapshot, body.documents, body.nodes, body.algorithm, body.replace)
             return admitted, report.submitted(snapshot, admitted), to_record(admitted.entry)
 
-        def done(now: Now, result: tuple[Admitted, Body, Record], out: list[fx.Effect]) -> Body:
+        def done(now: Now, result: tuple[Admitted, Body, Record], out: list[fx.Effect]) -> Body | None:
             admitted, reply, record = result
-            if not admitted.already:
-                (row,) = reply["workloads"]
-                row["at"] = now.real_s
-                if not body.dry_run:
-                    row["version"] = self._put_in_force(now, admitted, record, out)
+            if admitted.already or body.dry_run:
+                return {**reply, "version": self.version}
+            # Of the moment, and above all of former ones, whatever became of those.
+            self._generation = max(self._generation + 1, int(now.real_s * 1e6))
+            admitted = replace(admitted, entry=replace(admitted.entry, generation=self._generation))
+            if not self.staging.needed(admitted.entry):
+                return in_force(now, admitted, reply, record, out)
+
+            def staged(now: Now, error: MgmtError | None, out: list[fx.Effect]) -> None:
+                self._resume(now, error, lambda: in_force(now, admitted, reply, record, out), out)
+
+            self.staging.stage(now, admitted.entry, staged, out)
+            return None
+
+        def in_force(now: Now, admitted: Admitted, reply: Body, record: Record, out: list[fx.Effect]) -> Body:
+            (row,) = reply["workloads"]
+            row["at"] = now.real_s
+            row["version"] = self._put_in_force(now, admitted, record, out)
             return {**reply, "version": self.version}
 
         def refused(now: Now, error: MgmtError, out: list[fx.Effect]) -> None:
@@ -145,8 +180,12 @@ class Schedules:
                 text = f"{len(found.moves)} moves take the fullest CPU from {load}"
                 self._tell(now, "rebalanced", "", text, out)
                 for name, (entry, record) in moved.items():
-                    self.entries[name] = replace(entry, version=self.version)
-                    self.dirty[name] = {**record, "version": self.version}
+                    self._generation = max(self._generation + 1, int(now.real_s * 1e6))
+                    fresh = {"version": self.version, "generation": self._generation, "t0_real_ns": 0}
+                    self.entries[name] = replace(
+                        entry, version=self.version, generation=self._generation, t0_real_ns=0
+                    )
+                    self.dirty[name] = {**record, **fresh}
                 self._changed()
             return report.rebalanced(found, applied, self.version)
 
@@ -188,17 +227,51 @@ class Schedules:
             if job.asked.route not in self._sessions.calls:
                 self._jobs.popleft()  # expired, or its session ended: nothing is changed for nobody
             elif not job.exact or snapshot == self.snapshot():
-                self._jobs.popleft()
-                self._finish(now, job, result, out)
+                self._held = not self._finish(now, job, result, out)
+                if not self._held:
+                    self._jobs.popleft()
         finally:
-            self._begin(out)  # whatever comes of one request, the others have their turn
+            if not self._held:
+                self._begin(out)  # whatever comes of one request, the others have their turn
 
-    def _finish(self, now: Now, job: Job, result: Any, out: list[fx.Effect]) -> None:
-        if isinstance(result, MgmtError):
-            job.refused(now, result, out)
-            self._sessions.refuse(job.asked.route, result, out)
-        else:
-            self._sessions.answer(job.asked.route, frames.Outcome.OK, job.done(now, result, out), out)
+    def _finish(self, now: Now, job: Job, result: Any, out: list[fx.Effect]) -> bool:
+        """False: it is held until nodes have answered."""
+        try:
+            if isinstance(result, MgmtError):
+                raise result
+            body = job.done(now, result, out)
+        except MgmtError as error:
+            job.refused(now, error, out)
+            self._sessions.refuse(job.asked.route, error, out)
+            return True
+        if body is not None:
+            self._sessions.answer(job.asked.route, frames.Outcome.OK, body, out)
+        return body is not None
+
+    def _resume(
+        self, now: Now, error: MgmtError | None, put_in_force: Callable[[], Body], out: list[fx.Effect]
+    ) -> None:
+        """The nodes have answered the request that was held for them."""
+        job, snapshot = self._jobs.popleft(), self._running[1] if self._running is not None else None
+        self._held = False
+        try:
+            if error is None and snapshot != self.snapshot():
+                error = MgmtError("conflict", "units took or gave back CPUs meanwhile; submit it again")
+            if error is None and job.asked.route in self._sessions.calls:
+                self._sessions.answer(job.asked.route, frames.Outcome.OK, put_in_force(), out)
+                return
+            self.staging.discard(out)
+            if error is not None and job.asked.route in self._sessions.calls:
+                job.refused(now, error, out)
+                self._sessions.refuse(job.asked.route, error, out)
+        finally:
+            self._begin(out)
+
+    def on_started(self, now: Now, name: str, t0_real_ns: int, reason: str, out: list[fx.Effect]) -> None:
+        """The processes of a workload have their common start."""
+        entry = self.entries[name] = replace(self.entries[name], t0_real_ns=t0_real_ns)
+        self.dirty[name] = to_record(entry)
+        self._tell(now, "started", name, reason, out)
 
     def forget(self, route: Route) -> None:
         """Nobody waits for it any more. One that is computed now is dropped when that is done."""
@@ -223,7 +296,7 @@ class Schedules:
         """What a former daemon left, exactly; before its units, and after its events."""
         self.entries = {name: from_record(name, record) for name, record in records.items()}
         events = self._journal.since(0)[0]
-        told = (e["seq"] for e in events if e["kind"] == "schedule" and e["what"] != "refused")
+        told = (e["seq"] for e in events if e["kind"] == "schedule" and e["what"] not in UNCHANGED)
         self.version = max([0, *told, *(entry.version for entry in self.entries.values())])
         self._changed()
         missing = sorted(self._ledger.tasks.keys() - self._ledger.topology.ids)
@@ -246,7 +319,8 @@ class Schedules:
         text = f"{len(entry.workload.tasks)} tasks on {', '.join(nodes)}"
         self._tell(now, "replaced" if admitted.replaced else "submitted", name, text, out)
         self.entries[name] = replace(entry, version=self.version, at=now.real_s)
-        self.dirty[name] = {**record, "version": self.version, "at": now.real_s}
+        fresh = {"version": self.version, "at": now.real_s, "generation": entry.generation}
+        self.dirty[name] = {**record, **fresh}
         self._changed()
         return self.version
 
@@ -254,7 +328,7 @@ class Schedules:
         if len(reason) > REASON_CHARS:
             reason = reason[: REASON_CHARS - 4] + " ..."
         self._journal.record(now, "schedule", {"what": what, "workload": workload, "reason": reason}, out)
-        if what != "refused":
+        if what not in UNCHANGED:
             self.version = self._journal.seq
 
     def _changed(self) -> None:
