@@ -60,7 +60,9 @@ int main(int argc, char **argv) {
     }
     if (!strcmp(mode, "loop")) {            /* each forks without end, with at most eight alive */
         for (int i = 0; i < 8; i++) if (!fork()) { setsid(); if (i == 7) write(fd, "x", 1);
-            for (int n = 0; time(0) < end;) { if (!fork()) { usleep(1000); _exit(0); } if (++n > 8) wait(0), n--; } }
+            for (int n = 0; time(0) < end;) {
+                if (!fork()) { usleep(1000); _exit(0); }
+                if (++n > 8) wait(0), n--; } }
         hold(fd);
     }
     return 64;
