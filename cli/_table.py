@@ -138,7 +138,7 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "schedule-stat": (
-        "Show what was measured of tasks that are processes: jobs, misses, jitter, execution and response times.",
+        "Show what was measured of tasks that are processes.",
         {
             "workload": "Only this workload; none: all.",
             "records": "With the last 256 jobs of each.",

@@ -630,7 +630,10 @@ class ScheduleStatistics(Message):
 
 @_request("schedule-stat", ScheduleStatistics, Audience.CLIENT)
 class ScheduleStat(Message):
-    """Show what was measured of tasks that are processes: jobs, misses, jitter, execution and response times."""
+    """Show what was measured of tasks that are processes.
+
+    Jobs, misses, release jitter, execution and response times.
+    """
 
     workload: Name | None = Field(default=None, description="only this workload; none: all")
     records: bool = Field(default=False, description="with the last 256 jobs of each")

@@ -187,7 +187,7 @@ def test_few_are_kept_with_compression_and_without(log: Path, compress: bool) ->
         turn_over(log)
         compress_turned(log)
     for number in range(4, 7):  # compression was turned off here
-        write(log, f"{number}\n")
+        write(log, f"{number}\n", at=1_700_000_000.0 + number)
         turn_over(log)
     other = log.with_name("echo.log.1.log")
     for path in (other, other.with_name(f"{other.name}.1"), log.with_name("echo.log.old")):
