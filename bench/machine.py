@@ -60,9 +60,14 @@ def on(cpus: frozenset[int]) -> Iterator[None]:
         _confine(former)
 
 
-def _confine(cpus: Iterable[int]) -> None:
+def move(pid: int, cpus: frozenset[int]) -> None:
+    """Every thread of a process on these CPUs: of a daemon that runs, so that its units may have others."""
+    _confine(cpus, str(pid))
+
+
+def _confine(cpus: Iterable[int], pid: str = "self") -> None:
     # Affinity is a thread's: the client's libzmq thread exists already and must come along.
-    for task in os.listdir("/proc/self/task"):
+    for task in os.listdir(f"/proc/{pid}/task"):
         os.sched_setaffinity(int(task), cpus)
 
 

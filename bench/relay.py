@@ -86,8 +86,9 @@ def _ways(
     cpus = ",".join(map(str, sorted(placement.client)))
     with ExitStack() as stack:
         front = f"ipc://{stack.enter_context(tempfile.TemporaryDirectory())}/proxy"
+        ours = stack.enter_context(daemon.running(cpus))
+        machine.move(ours.pid, placement.server)
         with machine.on(placement.server):
-            ours = stack.enter_context(daemon.running(cpus))
             session = wire.Control(ours.control)
             loaded = session.call("load-model", {"model": model})
             lease = session.call("lease", {"model": model, "mode": "relay"})
