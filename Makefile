@@ -5,7 +5,7 @@ PY := $(VENV)/bin/python
 MIN := 3.11
 JOBS ?= 2
 PYTEST_ARGS ?=
-FUZZ_S ?= 5
+FUZZ_S ?=
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3 /usr/bin/python3.11)
 # What a rebuild depends on. Plain Python needs none: the installation is editable.
 SOURCES := $(wildcard mgmt/shell/shim.c mgmt/shell/shim/*.c mgmt/shell/build.py mgmt/rt/*.[ch] mgmt/kernel/*.c mgmt/kernel/core/*.[ch])
@@ -24,7 +24,7 @@ help: ## this list
 	@echo '  CC, CFLAGS   C compiler and extra flags for what is compiled (default: cc)'
 	@echo '  JOBS         test processes at once (default: 2)'
 	@echo '  PYTEST_ARGS  more arguments for pytest, e.g. PYTEST_ARGS="-k notify -x"'
-	@echo '  FUZZ_S       seconds that each fuzz target runs (default: 5)'
+	@echo '  FUZZ_S       hunt for new cases for so many seconds each (default: the same cases each time)'
 	@echo '  PIP_*        settings of pip, e.g. PIP_INDEX_URL=https://mirror.example/simple'
 
 venv: $(VENV)/.built ## create .venv and build everything in it

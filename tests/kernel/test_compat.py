@@ -251,3 +251,21 @@ def test_large_systems_agree(count: int) -> None:
         strict=True,
     ):
         assert getattr(kernel, function)(*columns) == getattr(twin, function)(*columns)
+
+
+@pytest.mark.parametrize("implementation", KERNELS)
+@pytest.mark.parametrize("cpus", range(1, 10))
+def test_a_node_whose_every_cpu_is_full(implementation: ModuleType, cpus: int) -> None:
+    """Whatever their number is, and however it is rounded up: the first task too many is a phantom."""
+    count = cpus + 2
+    args = [
+        [1000] * count,
+        [800] * count,
+        [0] * count,
+        [kernel.NO_AFFINITY] * count,
+        [0, cpus],
+        list(range(cpus)),
+    ]
+    node, cpu = implementation.compat_target_node_priority(*args)
+    assert node == [0] * count
+    assert cpu == [*reversed(range(cpus)), -1, -1]

@@ -111,8 +111,9 @@ enum k_status compat_target_node_priority(const struct compat_tasks *tasks, cons
         while (size < distinct)
             size *= 2;
         tree[k] = (struct cpu_tree){size, distinct, least};
-        for (size_t at = 0; at < 2 * size; at++)
-            least[at] = at < size || at - size < distinct ? 0.0 : (double)INFINITY;
+        for (size_t at = 2 * size - 1; at >= 1; at--) /* from the leaves up: a subtree of padding has no room */
+            least[at] = at >= size ? (at - size < distinct ? 0.0 : (double)INFINITY)
+                        : least[2 * at] < least[2 * at + 1] ? least[2 * at] : least[2 * at + 1];
         least += 2 * size;
     }
     for (size_t i = 0; i < tasks->n; i++) {

@@ -1,11 +1,13 @@
 #!/bin/sh
 # Fuzzes the C core with AddressSanitizer and UndefinedBehaviorSanitizer: replays the corpus, then changes it.
-#   tests/kernel/fuzz/fuzz.sh [SECONDS]     for each target (default 5); a finding ends the run
+#   tests/kernel/fuzz/fuzz.sh [SECONDS]     a finding ends the run
+# SECONDS for each target hunt for new cases; without them the run is the same each time.
 # With clang by libFuzzer, which follows coverage; elsewhere by driver.c, which changes the inputs blindly.
 # A case worth keeping is one line of hexadecimal digits in corpus/TARGET.hex.
 set -eu
 cd "$(dirname "$0")"
-seconds=${1:-5}
+seconds=${1:-}
+if [ -n "$seconds" ]; then amount="-max_total_time=$seconds"; else amount="-seed=1 -runs=100000"; fi
 core=$PWD/../../../mgmt/kernel/core
 python=$PWD/../../../.venv/bin/python
 folder=$(mktemp -d)
@@ -32,11 +34,11 @@ EOF
     echo "== $target ($how)"
     $compiler $flags -fsanitize=$kind -o "$folder/run" $target.c $main "$folder"/core/*.o -lm
     if [ $how = libFuzzer ]; then
-        "$folder/run" -max_total_time="$seconds" -max_len=400 -timeout=20 -verbosity=0 -print_final_stats=1 \
+        "$folder/run" $amount -max_len=400 -timeout=20 -verbosity=0 -print_final_stats=1 \
             -artifact_prefix="$PWD/found-$target-" "$folder/$target" >"$folder/log" 2>&1 ||
             { cat "$folder/log"; exit 1; }
         grep number_of_executed_units "$folder/log"
     else
-        "$folder/run" "$seconds" "$folder/$target"/*
+        "$folder/run" "${seconds:-5}" "$folder/$target"/*
     fi
 done
