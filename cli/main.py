@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable
-from importlib import import_module
-from keyword import iskeyword
 from signal import SIGINT, SIGPIPE
 from typing import Any, NoReturn
 
@@ -15,6 +13,7 @@ import click
 from mgmt.protocol.errors import Exit, MgmtError
 
 from ._table import VERBS
+from .groups import LazyGroup
 from .invocation import Invocation, shared_options
 
 HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
@@ -65,39 +64,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class Commands(click.Group):
-    """A group that imports a command's module when it is asked for by name, and reports every outcome."""
+class Commands(LazyGroup):
+    """All commands; every outcome is reported here."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        row = COMMANDS.get(cmd_name)
-        if row is None:
-            return None
-        name = cmd_name.replace("-", "_")
-        module = import_module(f".{row[0]}", __package__)
-        command = getattr(module, f"{name}_" if iskeyword(name) else name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.UsageError as error:
-            from difflib import get_close_matches  # only here: each call of mgmt would pay for it
-
-            near = get_close_matches(args[0], COMMANDS, n=2)
-            if not near:
-                raise
-            text = f"{error.format_message()} Did you mean {' or '.join(near)}?"
-            raise click.UsageError(text, ctx) from None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, row[1]) for name, row in COMMANDS.items()])
+    package = __package__
+    commands_of = COMMANDS
 
     def main(
         self, args: Iterable[str] | None = None, prog_name: str | None = None, *_: Any, **extra: Any

@@ -6,10 +6,9 @@ daemon: they call the same functions of `mgmt.core.schedule` as the daemon does.
 
 from __future__ import annotations
 
-from importlib import import_module
-
 import click
 
+from ..groups import LazyGroup
 from ..invocation import shared_options
 
 # name -> (module of this package, first line of its help)
@@ -30,23 +29,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class Schedule(click.Group):
-    """A group that imports a command's module when it is asked for by name."""
+class Schedule(LazyGroup):
+    """The commands of schedules."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        row = COMMANDS.get(cmd_name)
-        if row is None:
-            return None
-        command = getattr(import_module(f".{row[0]}", __package__), cmd_name)
-        assert isinstance(command, click.Command)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, row[1]) for name, row in COMMANDS.items()])
+    package = __package__
+    commands_of = COMMANDS
 
 
 @click.group(cls=Schedule, params=shared_options())

@@ -1,0 +1,47 @@
+"""A group of commands whose modules are imported when one of them is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from keyword import iskeyword
+
+import click
+
+
+class LazyGroup(click.Group):
+    """`commands_of`: name -> (module of `package`, first line of its help). A wrong name is told the nearest."""
+
+    package: str
+    commands_of: Mapping[str, tuple[str, str]]
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands_of)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        row = self.commands_of.get(cmd_name)
+        if row is None:
+            return None
+        name = cmd_name.replace("-", "_")
+        module = import_module(f".{row[0]}", self.package)
+        command = getattr(module, f"{name}_" if iskeyword(name) else name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from difflib import get_close_matches  # only here: each call of mgmt would pay for it
+
+            near = get_close_matches(args[0], self.commands_of, n=2)
+            if not near:
+                raise
+            text = f"{error.format_message()} Did you mean {' or '.join(near)}?"
+            raise click.UsageError(text, ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, row[1]) for name, row in self.commands_of.items()])
