@@ -84,7 +84,7 @@ def folders(_: Invocation) -> Iterator[Probe]:
         ("runtime folder", places.runtime_dir(), "sockets; MGMT_RUNTIME_DIR names another"),
         ("state folder", places.state_dir(), "logs and what must survive; MGMT_STATE_DIR names another"),
     ):
-        yield tried(name, lambda folder=folder: _writable(folder), meaning, needed=True)  # type: ignore[misc]
+        yield tried(name, lambda folder=folder: _writable(folder), meaning, needed=True)  # type: ignore[misc]  # bound early
 
 
 def _writable(folder: Path) -> str:

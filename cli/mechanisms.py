@@ -134,7 +134,7 @@ def _in_step() -> Probe:
     try:
         answer = _checked(_libc().adjtimex(ctypes.create_string_buffer(TIMEX_BYTES)))
     except OSError as error:
-        return tried("clock in step", lambda error=error: _raise(error), meaning)  # type: ignore[misc]
+        return tried("clock in step", lambda error=error: _raise(error), meaning)  # type: ignore[misc]  # bound early
     if answer == TIME_ERROR:
         return Probe("clock in step", "absent", False, "nothing keeps it in step with the world", meaning)
     return Probe("clock in step", "ok", False, "kept in step", meaning)

@@ -28,7 +28,7 @@ def read(text: str) -> Any:
     class Texts(yaml.SafeLoader):
         """Without the resolvers that make numbers, dates and booleans of plain words."""
 
-        yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("<<"))]}  # noqa: RUF012
+        yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("<<"))]}  # noqa: RUF012 - as its base has it
         yaml_constructors = {
             f"tag:yaml.org,2002:{kind}": yaml.SafeLoader.yaml_constructors[f"tag:yaml.org,2002:{kind}"]
             for kind in ("map", "seq")

@@ -221,7 +221,7 @@ def test_a_client_key_gives_no_orders(service: Guarded) -> None:
             ("apply", {}),
             ("dump", {}),
         ):
-            error = refusal(lambda verb=verb, body=body: client.request(verb, body))  # type: ignore[misc]
+            error = refusal(lambda verb=verb, body=body: client.request(verb, body))  # type: ignore[misc]  # early
             assert (error.detail["role"], error.row.exit) == (keys.CLIENT, Exit.DENIED)
     assert service.status()["service"]["state"] == "running"
 

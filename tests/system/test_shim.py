@@ -886,7 +886,7 @@ def test_a_log_is_turned_over_when_told_and_not_while_it_is_empty(start: Start, 
     shim.started()
     for word in ("one", "two", "three"):
         go.write_text(f"{word}\n")
-        until(lambda word=word: log.exists() and log.read_text() == f"{word}\n", word)  # type: ignore[misc]
+        until(lambda word=word: log.exists() and log.read_text() == f"{word}\n", word)  # type: ignore[misc]  # bound early
         for _ in range(2):
             shim.send("rotate")
         shim.send("state")
