@@ -119,3 +119,21 @@ MAX_WORKLOAD_PROBLEMS = 20  # faults reported at once; the rest is counted
 MAX_TIMELINE_JOBS = 20_000  # that are drawn; what comes later is said to be left out
 
 LOCAL_NODE = "local"  # how this machine is called among its nodes
+
+# --- task suites ---
+MAX_LABELS = 64  # of one task or suite
+MAX_VARIABLES = 1024  # of one task or hook
+MAX_ARGUMENTS = 4096  # of one command
+MAX_WORKERS = 256  # of a suite on one node
+MAX_SUBMITTED_TASKS = 10_000  # in one request; more come in several
+MAX_TASK_S = 31_536_000.0  # a year
+TASK_PREFETCH = 16  # tasks fetched ahead for each worker
+TASK_CANCEL_GRACE_S = 10.0  # from SIGTERM to SIGKILL of a task that is cancelled or too late
+PROVISION_S, MAX_PROVISION_S = 600.0, 3600.0  # of a provision hook
+CLEANUP_S, MAX_CLEANUP_S = 120.0, 600.0  # of a cleanup hook
+SUITE_AUTO_CLOSE_S = 180.0  # without a new task, an open suite is closed
+SUITE_LINGER_S = 5.0  # how long a node stays with a suite that is complete, when no other wants it
+CREW_STOP_S = 30.0  # for workers to finish what they run when a suite ends
+CREW_PARK_S = 5.0  # an exchange that found no work is answered within this
+CREW_ANSWER_S = 10.0  # one that was not answered within this is sent again
+CREW_FIND_S = 3.0  # after a restart, for workers to come back before what they had is given up
