@@ -390,6 +390,46 @@ class Relink:
     """Close the connections to the daemon and make new ones; LinkUp follows when there is one."""
 
 
+# ---- task suites ----
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Have the queue of tasks carry out an operation; Queued with the same tag follows when it is durable."""
+
+    tag: tuple[Any, ...]
+    operation: Any  # of mgmt.core.suites.operations
+
+
+@dataclass(frozen=True, slots=True)
+class MakeSuiteFolder:
+    """Make the folder of a suite, with (blob, path) pairs put below its `resources`; SuiteFolderMade follows."""
+
+    holder: int
+    path: str
+    resources: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSuiteFolder:
+    path: str
+
+
+@dataclass(slots=True)
+class ToWorker:
+    """Messages of mgmt.worker.wire to a worker, in order."""
+
+    connection: int
+    messages: tuple[list[Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseWorker:
+    """Nobody expects this worker, or another one took its place."""
+
+    connection: int
+
+
 Effect = (
     Answer
     | Tell
@@ -428,4 +468,9 @@ Effect = (
     | ToDaemon
     | OpenRelay
     | Relink
+    | Queue
+    | MakeSuiteFolder
+    | RemoveSuiteFolder
+    | ToWorker
+    | CloseWorker
 )

@@ -345,6 +345,51 @@ class DaemonNoticed:
     body: dict[str, Any]
 
 
+# ---- task suites ----
+
+
+@dataclass(slots=True)
+class Queued:
+    """What the queue of tasks answered to the Queue of this tag: its result, durable, or why there is none."""
+
+    tag: tuple[Any, ...]
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteFolderMade:
+    """The folder of a suite is there; `error`: why it is not."""
+
+    holder: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHello:
+    """A worker connected; `held` has the [task, attempt] of what it was handed and has not told the end of."""
+
+    connection: int
+    unit: str
+    incarnation: int
+    token: str
+    held: list[list[int]]
+
+
+@dataclass(slots=True)
+class WorkerSaid:
+    """Messages of a worker, in order."""
+
+    connection: int
+    messages: list[list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGone:
+    """The connection is closed and all that was said on it is heard."""
+
+    connection: int
+
+
 Event = (
     Asked
     | HandshakeAsked
@@ -379,4 +424,9 @@ Event = (
     | Welcomed
     | Refused
     | DaemonNoticed
+    | Queued
+    | SuiteFolderMade
+    | WorkerHello
+    | WorkerSaid
+    | WorkerGone
 )
