@@ -128,6 +128,7 @@ MAX_WORKERS = 256  # of a suite on one node
 MAX_SUBMITTED_TASKS = 10_000  # in one request; more come in several
 MAX_TASK_S = 31_536_000.0  # a year
 TASK_PREFETCH = 16  # tasks fetched ahead for each worker
+TASK_OUTPUT_BYTES = 64 << 20  # of a task with terminal_output; more is cut off
 TASK_CANCEL_GRACE_S = 10.0  # from SIGTERM to SIGKILL of a task that is cancelled or too late
 PROVISION_S, MAX_PROVISION_S = 600.0, 3600.0  # of a provision hook
 CLEANUP_S, MAX_CLEANUP_S = 120.0, 600.0  # of a cleanup hook

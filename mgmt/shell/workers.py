@@ -43,7 +43,9 @@ class Workers:
         self._peers: dict[int, _Peer] = {}
         self._numbered = 0
         path.unlink(missing_ok=True)  # the lock of the state folder says that nobody else listens there
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        self._listener = socket.socket(
+            socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        )
         self._listener.bind(str(path))
         os.chmod(path, 0o600)
         self._listener.listen(BACKLOG)

@@ -22,12 +22,17 @@ from mgmt.protocol import defaults
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings, UnitSettings
 from mgmt.worker import wire
+from mgmt.worker.wire import Kind
 
-WATCHDOG = wire.EXIT_TIMEOUT  # a resident worker ends itself with this status when a function takes too long
+ALARM = -14  # what ends a resident worker that cannot even end itself when a function takes too long
 _UP = frozenset({State.STARTING, State.RUNNING})
 
-# A task as it came: its number, attempt, claim, packed specification, upstream task (0: none).
-Claimed = tuple[int, int, int, bytes, int]
+# A task as it came: its number, attempt, packed specification (empty: of a former life), UUID, UUID of the upstream
+# task (or empty).
+Claimed = tuple[int, int, bytes, str, str]
+# What became of a task, first what: ["done", task, attempt, status, message, start_ns, end_ns, tail, extra, unit],
+# ["died", task, attempt, cause, reason, unit], ["cancelled", task, attempt], ["returned", task, attempt].
+Outcome = list[Any]
 
 
 class Phase(StrEnum):
@@ -64,13 +69,15 @@ class Upward(Protocol):
         now: Now,
         holder: int,
         number: int,
-        seen: int,
         want: int,
-        results: list[list[Any]],
-        states: list[list[Any]],
+        outcomes: list[Outcome],
+        states: list[list[int]],
         out: list[fx.Effect],
     ) -> None:
-        """Tell results, ask for tasks; `Crew.on_work` follows, soon when there are results."""
+        """Tell outcomes, ask for tasks; one `Crew.on_work` follows, at once when there are outcomes.
+
+        Repeated with the same number it has the same answer.
+        """
 
     def phase(
         self,
@@ -97,7 +104,6 @@ class Assignment:
     name: str
     group: str
     node: str
-    queue: str  # hex id of the queue, for UUIDs of tasks
     worker: Mapping[str, Any]  # a WorkerSchedule
     hooks: Mapping[str, Any]  # a SuiteHooks
 
@@ -117,12 +123,13 @@ class Assignment:
         return found
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Slot:
     """A place for a worker. `tasks`: handed to it and not done, by number, the running one first."""
 
     unit: str
     connection: int = 0  # 0: there is none
+    taken: int = 0  # words about ended tasks, of this connection, that are safe above
     tasks: dict[int, Claimed] = field(default_factory=dict)
     done: int = 0
     mean_s: float = 1.0  # of its tasks; the first is waited for
@@ -166,17 +173,17 @@ class Crew:
         self._connections: dict[int, Slot] = {}
         self._buffer: deque[Claimed] = deque()
         self._cancelled: set[int] = set()  # running tasks that are being ended
-        self._results: list[list[Any]] = []  # not told yet
-        self._states: list[list[Any]] = []
-        self._sent: list[list[Any]] = []  # told and not acknowledged
-        self._asked = 0  # number of the exchange that is not answered; 0: none
+        self._outcomes: list[tuple[int, Outcome]] = []  # not told yet, with the connection they came from
+        self._states: list[list[int]] = []
+        self._sent: list[tuple[int, Outcome]] = []  # told and not acknowledged
+        self._asked = 0  # number of the exchange whose answer is waited for; 0: none
         self._wanted = 0
         self._number = 0
-        self._seen = 0
+        self._unanswered: set[int] = set()  # exchanges, among them those that made way for one with outcomes
+        self._lost = False  # an answer was: tasks may be ours that never came
         self._ending: Ending | None = None
         self._reason = ""
         self._finding = False  # after a restart: workers are coming back
-        self._next: tuple[Assignment, ...] = ()
 
     # ---- what is said from above ----
 
@@ -189,12 +196,17 @@ class Crew:
             text = f"this node is at work on suite {self.assignment.suite}; it takes one at a time"
             raise MgmtError("conflict", text, suite=self.assignment.suite)
         self.assignment = assignment
-        self._number = self._seen = int(now.real_s * 1e6)  # above those of any former life
+        self._number = int(now.real_s * 1e6)  # above those of any former life
         self.completed, self._ending, self._reason = 0, None, ""
         self._move("assigned")
         hook = assignment.hook("provision")
-        resources = [*(hook or {}).get("resources", ()), *(assignment.hook("background") or {}).get("resources", ())]
-        out.append(fx.MakeSuiteFolder(assignment.holder, self._folder(), tuple(_pair(one) for one in resources)))
+        resources = [
+            *(hook or {}).get("resources", ()),
+            *(assignment.hook("background") or {}).get("resources", ()),
+        ]
+        out.append(
+            fx.MakeSuiteFolder(assignment.holder, self._folder(), tuple(_pair(one) for one in resources))
+        )
         self._tell_phase(now, out)
 
     def end(self, now: Now, holder: int, how: Ending, reason: str, out: list[fx.Effect]) -> None:
@@ -224,7 +236,7 @@ class Crew:
         kept: deque[Claimed] = deque()
         for task in self._buffer:
             if task[0] in wanted:
-                self._results.append([task[0], task[1], "cancelled"])
+                self._outcomes.append((0, ["cancelled", task[0], task[1]]))
             else:
                 kept.append(task)
         self._buffer = kept
@@ -236,7 +248,7 @@ class Crew:
         self.paused = paused
         for slot in self.slots.values():
             if slot.connection:
-                out.append(fx.ToWorker(slot.connection, ([wire.PAUSE if paused else wire.RESUME],)))
+                out.append(fx.ToWorker(slot.connection, ([Kind.PAUSE if paused else Kind.RESUME],)))
         self._turn(now, out)
 
     # ---- hooks and units ----
@@ -350,26 +362,32 @@ class Crew:
         if slot.connection:
             self._connections.pop(slot.connection, None)
             out.append(fx.CloseWorker(slot.connection))
-        slot.connection = connection
+        slot.connection, slot.taken = connection, 0
         self._connections[connection] = slot
         known, slot.tasks = slot.tasks, {}
         for task, attempt in held:
             former = known.pop(task, None)
-            slot.tasks[task] = former if former is not None and former[1] == attempt else (task, attempt, 0, b"", 0)
-        self._buffer.extendleft(reversed(known.values()))  # sent on a connection that broke before they arrived
+            slot.tasks[task] = (
+                former if former is not None and former[1] == attempt else (task, attempt, b"", "", "")
+            )
+        self._buffer.extendleft(
+            reversed(known.values())
+        )  # sent on a connection that broke before they arrived
         settings = {
-            "queue": self.assignment.queue,
             "folder": f"{self._folder()}/{unit.removeprefix(self._prefix())}",
             "grace_s": defaults.TASK_CANCEL_GRACE_S,
+            "output_limit_bytes": defaults.TASK_OUTPUT_BYTES,
             "env": {},
         }
-        welcome: list[Any] = [[wire.WELCOME, settings]]
+        welcome: list[Any] = [[Kind.WELCOME, settings]]
         if self.paused:
-            welcome.append([wire.PAUSE])
+            welcome.append([Kind.PAUSE])
         out.append(fx.ToWorker(connection, tuple(welcome)))
         if self._ending in (Ending.CANCEL, Ending.ABORT):
             self._cancel(slot, list(slot.tasks), out)
-        if self._finding and all(slot.connection or not self._is_coming(slot) for slot in self.slots.values()):
+        if self._finding and all(
+            slot.connection or not self._is_coming(slot) for slot in self.slots.values()
+        ):
             self._found(now, out)
         self._turn(now, out)
         return True
@@ -380,17 +398,21 @@ class Crew:
         if slot is None:
             return
         for message in messages:
-            if message[0] == wire.DONE:
+            if message[0] == Kind.DONE:
+                # In the order of the worker, and all of them: it is told how many are safe.
+                message[0] = "done"
+                message.append(slot.unit)
+                self._outcomes.append((connection, message))
                 task = slot.tasks.get(message[1])
                 if task is None or task[1] != message[2]:
-                    continue  # told again on a new connection
+                    continue  # told again
                 del slot.tasks[message[1]]
                 slot.done += 1
-                self._cancelled.discard(message[1])
-                slot.mean_s += (max(0, message[6] - message[5]) / 1e9 - slot.mean_s) / (4 if slot.done > 1 else 1)
-                self._results.append([message[1], message[2], "done", *message[3:], slot.unit])
                 self.completed += 1
-            elif message[0] == wire.STATE:
+                self._cancelled.discard(message[1])
+                spent_s = max(0, message[6] - message[5]) / 1e9
+                slot.mean_s = spent_s if slot.done == 1 else slot.mean_s + (spent_s - slot.mean_s) / 4
+            elif message[0] == Kind.STATE:
                 self._states.append([message[1], message[2], message[3]])
         self._turn(now, out)
 
@@ -413,25 +435,45 @@ class Crew:
         exit = unit.last_exit if unit is not None else None
         code, signal = (exit.code, exit.signal) if exit is not None else (None, None)
         running = tasks[0]
-        if self._ending in (Ending.CANCEL, Ending.ABORT) or running[0] in self._cancelled:
-            self._results.append([running[0], running[1], "cancelled"])
+        cause = -signal if signal is not None else code
+        if cause == wire.EXIT_TIMED_OUT:
+            pass  # it has told of the task that took too long; this one had not begun
+        elif running[0] in self._cancelled or self._ending in (Ending.CANCEL, Ending.ABORT):
+            self._outcomes.append((0, ["cancelled", *running[:2]]))
+            del tasks[0]
+        elif cause == ALARM:
+            done = [
+                "done",
+                *running[:2],
+                ALARM,
+                wire.EXEC_TIMEOUT,
+                0,
+                int(now.real_s * 1e9),
+                b"",
+                {},
+                slot.unit,
+            ]
+            self._outcomes.append((0, done))
+            del tasks[0]
         else:
-            cause = -signal if signal is not None else code
             reason = exit.reason if exit is not None else "its worker vanished"
-            # Whose own watchdog ended it has told of that task; this one had not begun.
-            what = "returned" if cause == WATCHDOG else "died"
-            self._results.append([running[0], running[1], what, cause, reason, slot.unit])
-        for task in tasks:
-            self._cancelled.discard(task[0])
-        for task in tasks[1:]:
-            if task[3]:
+            self._outcomes.append((0, ["died", *running[:2], cause, reason, slot.unit]))
+            del tasks[0]
+        self._cancelled.discard(running[0])
+        for task in reversed(tasks):
+            if task[0] in self._cancelled:
+                self._cancelled.discard(task[0])
+                self._outcomes.append((0, ["cancelled", *task[:2]]))
+            elif task[2]:
                 self._buffer.appendleft(task)
-            else:  # of a former life: its specification is not known here
-                self._results.append([task[0], task[1], "returned"])
+            else:
+                self._outcomes.append((0, ["returned", *task[:2]]))
+        if self._ending is not None:
+            self._give_back()
 
     def _cancel(self, slot: Slot, tasks: list[int], out: list[fx.Effect]) -> None:
         words = [
-            [wire.CANCEL, task, slot.tasks[task][1], defaults.TASK_CANCEL_GRACE_S]
+            [Kind.CANCEL, task, slot.tasks[task][1], defaults.TASK_CANCEL_GRACE_S]
             for task in tasks
             if task not in self._cancelled
         ]
@@ -458,36 +500,52 @@ class Crew:
             task = self._buffer.popleft()
             slot.tasks[task[0]] = task
             entry[0] = has + 1
-            words.setdefault(slot.connection, []).append([wire.RUN, task[0], task[1], task[3], task[4]])
+            words.setdefault(slot.connection, []).append([Kind.RUN, *task])
         out.extend(fx.ToWorker(connection, tuple(said)) for connection, said in words.items())
 
     # ---- tasks and results ----
 
     def on_work(
-        self, now: Now, holder: int, number: int, tasks: list[list[Any]], acks: list[int], out: list[fx.Effect]
+        self,
+        now: Now,
+        holder: int,
+        number: int,
+        tasks: list[Claimed],
+        cancelling: list[list[int]],
+        stale: int,
+        out: list[fx.Effect],
     ) -> None:
-        """An exchange was answered. Tasks are taken from any answer, however late: they are this holder's."""
-        if self.assignment is None or self.assignment.holder != holder:
+        """An exchange was answered: its outcomes are committed. Its tasks are taken however late it comes."""
+        if self.assignment is None or self.assignment.holder != holder or number not in self._unanswered:
             return
+        self._unanswered.discard(number)
+        # Answers come in the order of the questions, so one that is missing now will not come.
+        missed = {other for other in self._unanswered if other < number}
+        self._unanswered -= missed
+        self._lost = self._lost or bool(missed)
         if number == self._asked:
             self._asked = 0
+            self.stale += stale
             out.append(fx.CancelTimer(("crew", "answer")))
-            sent, self._sent = self._sent, []
-            again = [result for result, ack in zip(sent, acks, strict=False) if ack == 3]
-            self.stale += acks.count(2)
-            self._results[:0] = again
-        if tasks:
-            here = {task[0]: task[1] for task in self._buffer}
-            for slot in self.slots.values():
-                here.update((task, claimed[1]) for task, claimed in slot.tasks.items())
-            here.update((result[0], result[1]) for result in (*self._results, *self._sent))
-            for task in tasks:
-                if here.get(task[0], 0) < task[1]:
-                    self._buffer.append((task[0], task[1], task[2], task[3], task[4]))
-                self._seen = max(self._seen, task[2])
-            if self._ending is not None:
-                self._give_back()
-        self._turn(now, out)
+            self._take(out)
+        self._buffer.extend(tasks)
+        if self._ending is not None:
+            self._give_back()
+        if cancelling:
+            self.cancel(now, holder, [task for task, _ in cancelling], out)
+        else:
+            self._turn(now, out)
+
+    def _take(self, out: list[fx.Effect]) -> None:
+        """What was sent is safe above: the workers may forget it."""
+        taken: set[Slot] = set()
+        for connection, _ in self._sent:
+            slot = self._connections.get(connection)
+            if slot is not None:
+                slot.taken += 1
+                taken.add(slot)
+        self._sent = []
+        out.extend(fx.ToWorker(slot.connection, ([Kind.TAKEN, slot.taken],)) for slot in taken)
 
     def on_link(self, now: Now, out: list[fx.Effect]) -> None:
         """Whoever is above can be talked to again: what was not answered is said again."""
@@ -509,27 +567,37 @@ class Crew:
         has = len(self._buffer) + sum(len(slot.tasks) for slot in self.slots.values())
         limit = self.assignment.count * self.assignment.prefetch
         want = 0 if self._ending is not None or self.paused else max(0, limit - has)
-        talks = bool(self._results or self._states)
-        # One exchange at a time, so that batches grow with the load; one that is only asking makes way for results.
-        if (talks and not self._sent) or (not self._asked and want * 2 >= limit):
-            if not self._asked or talks:
-                self._sent, self._results = self._results, []
-                self._number += 1
-                self._asked, self._wanted = self._number, want
-                self._tell(now, out)
-        if self._ending is not None and not self._results and not self._sent and not has:
+        talks = bool(self._outcomes or self._states)
+        if self._lost and not self._asked:  # nothing is on its way that this would not count
+            self._lost = False
+            self._tell_phase(now, out, held=self._held())
+        # One exchange with outcomes at a time, so that batches grow with the load; one that only asks makes way.
+        if (talks and not self._sent) or (not self._asked and want * 2 >= limit > 0 and want):
+            self._sent, self._outcomes = self._outcomes, []
+            self._number += 1
+            self._asked, self._wanted = self._number, want
+            self._unanswered.add(self._number)
+            self._tell(now, out)
+        if self._ending is not None and not self._outcomes and not self._sent and not has:
             self._leave(now, out)
 
     def _tell(self, now: Now, out: list[fx.Effect]) -> None:
         assert self.assignment is not None
         states, self._states = self._states, []
         out.append(fx.SetTimer(("crew", "answer"), now.mono_ns + int(defaults.CREW_ANSWER_S * 1e9)))
-        self._upward.exchange(
-            now, self.assignment.holder, self._asked, self._seen, self._wanted, self._sent, states, out
-        )
+        outcomes = [outcome for _, outcome in self._sent]
+        self._upward.exchange(now, self.assignment.holder, self._asked, self._wanted, outcomes, states, out)
+
+    def _held(self) -> list[list[int]]:
+        """All tasks of this holder that are here, or whose end was not acknowledged."""
+        held = {task[0]: task[1] for task in self._buffer}
+        for slot in self.slots.values():
+            held.update((number, task[1]) for number, task in slot.tasks.items())
+        held.update((outcome[1], outcome[2]) for _, outcome in (*self._sent, *self._outcomes))
+        return [[task, attempt] for task, attempt in held.items()]
 
     def _give_back(self) -> None:
-        self._results += [[task[0], task[1], "returned"] for task in self._buffer]
+        self._outcomes += [(0, ["returned", *task[:2]]) for task in self._buffer]
         self._buffer.clear()
 
     # ---- the end ----
@@ -573,7 +641,9 @@ class Crew:
             out.append(fx.CancelTimer(("crew", "answer")))
         out.append(fx.RemoveSuiteFolder(self._folder()))
         holder, completed, reason = self.assignment.holder, self.completed, self._reason
-        self.assignment, self._asked, self._sent, self._results = None, 0, [], []
+        self.assignment, self._asked, self._sent, self._outcomes = None, 0, [], []
+        self._unanswered.clear()
+        self._lost = False
         self._states.clear()
         self._buffer.clear()
         self._cancelled.clear()
@@ -598,7 +668,7 @@ class Crew:
         """Before the supervisor looks for what it had: the units are declared, the workers will come back."""
         self.assignment = Assignment(**record["assignment"])
         self.phase = Phase(record["phase"])
-        self._number = self._seen = int(now.real_s * 1e6)
+        self._number = int(now.real_s * 1e6)
         self._redeclare(out)
         if self.phase is Phase.EXECUTING:
             self.slots = {name: Slot(name) for name in self._worker_names()}
@@ -632,8 +702,7 @@ class Crew:
         """All workers that live have said what they have; the rest of what this holder claimed is lost here."""
         self._finding = False
         out.append(fx.CancelTimer(("crew", "find")))
-        held = [[task[0], task[1]] for slot in self.slots.values() for task in slot.tasks.values()]
-        self._tell_phase(now, out, held=held)
+        self._tell_phase(now, out, held=self._held())
         idle = [self._supervisor.units[name] for name in self.slots]
         down = [unit for unit in idle if unit.state in AT_REST and not unit.wanted]
         if down and self._ending is None:
@@ -702,7 +771,9 @@ class Crew:
         for index in range(self.assignment.count):
             resident = self.assignment.worker["kind"] == "resident"
             settings = {
-                "command": ("{python}", "-m", "mgmt.worker.resident") if resident else (template.escape(self._worker),),
+                "command": ("{python}", "-m", "mgmt.worker.resident")
+                if resident
+                else (template.escape(self._worker),),
                 "env": {"MGMT_WORKER_SOCKET": template.escape(self._socket)},
                 "restart": {
                     "policy": "always",
@@ -713,14 +784,18 @@ class Crew:
                 "grace_s": defaults.TASK_CANCEL_GRACE_S,
             }
             if binding is not None:
-                cpus = cpus_of(Binding(tuple(binding["cores"]), binding["strategy"]), index, self.assignment.count)
+                cpus = cpus_of(
+                    Binding(tuple(binding["cores"]), binding["strategy"]), index, self.assignment.count
+                )
                 settings["cpus"] = ",".join(map(str, cpus))
             self._add(specs, f"w{index}", settings)
         self._declare(specs, out)
 
     def _add(self, specs: dict[str, UnitSpec], which: str, settings: dict[str, Any]) -> None:
         name = self._prefix() + which
-        specs[name] = UnitSpec(name, ModelSettings(name=name, type="unit"), UnitSettings.model_validate(settings))
+        specs[name] = UnitSpec(
+            name, ModelSettings(name=name, type="unit"), UnitSettings.model_validate(settings)
+        )
 
 
 RESPAWN_S, RESPAWN_MAX_S = 0.01, 5.0
