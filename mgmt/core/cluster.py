@@ -9,6 +9,7 @@ from mgmt.core import event as ev
 from mgmt.core.event import NODES_PLANE, Asked, Now, Route
 from mgmt.core.nodes import Node, NodeState
 from mgmt.core.state import Ask, State
+from mgmt.core.suites.crew import Phase
 from mgmt.core.supervision import AT_REST, LOCAL, Unit
 from mgmt.core.verbs import Body, agree, handles
 from mgmt.protocol import frames
@@ -32,6 +33,7 @@ def _agent_hello(state: State, now: Now, asked: Asked, body: msg.AgentHello, out
         state.roster.replay(node, body.acked, out)
     _fail_asks(state, node, out)  # their answers would have come on the former connection
     state.execution.on_hello(now, node.name, out)
+    state.board.on_hello(now, node, replay, out)
     return None
 
 
@@ -55,6 +57,11 @@ def on_node_noticed(state: State, now: Now, event: ev.NodeNoticed, out: list[fx.
         for fault in body.get("faults", ()):
             state.execution.on_node_fault(now, node.name, fault, out)
         _answer_waiters(state, now, out)
+    elif event.name == "crew-exchange":
+        state.roster.heard(now, node)
+        state.board.exchange(now, **body, out=out, node=node.name)
+    elif event.name == "crew-phase":
+        state.board.phase(now, **{**body, "phase": Phase(body["phase"])}, out=out, node=node.name)
     elif event.name == "agent-answer":
         _on_answer(state, now, node, body, out)
 
@@ -77,6 +84,7 @@ def settle(state: State, now: Now, out: list[fx.Effect]) -> None:
             _on_lost(state, now, node, out)
         elif node.state is NodeState.ALIVE:
             state.supervisor.on_alive()
+        state.board.on_node(now, node, out)
         _answer_waiters(state, now, out)
 
 
@@ -265,6 +273,7 @@ def _node_tags(state: State, now: Now, asked: Asked, body: msg.NodeTags, out: li
     node.removed = (node.removed | (remove & node.own_tags)) - add
     state.roster.dirty.add(node.name)
     state.supervisor.on_alive()
+    state.board.match(now, out)
     return node_body(state, now, node)
 
 

@@ -159,6 +159,7 @@ class Commit:
     workloads: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     assignments: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     nodes: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,9 @@ class Restored:
     workloads: dict[str, dict[str, Any]] = field(default_factory=dict)
     assignments: dict[str, dict[str, Any]] = field(default_factory=dict)
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    crew: dict[str, Any] | None = None  # what this machine was at work on
+    suites: tuple[Any, ...] = ()  # of the queue
+    holders: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

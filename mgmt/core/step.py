@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from mgmt.core import access, agency, cluster, operate, scheduling, status
+from mgmt.core import access, agency, cluster, operate, scheduling, status, suiting
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import LEGACY_PLANE, SESSIONLESS, Asked, Now
@@ -25,8 +26,9 @@ from mgmt.protocol import defaults, frames
 from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
+from mgmt.worker.wire import Kind
 
-__all__ = ["HANDLERS", "LEGACY_PLANE", "scheduling", "step"]
+__all__ = ["HANDLERS", "LEGACY_PLANE", "scheduling", "step", "suiting"]
 
 # Each opens a session of its own: there is nothing to repeat, so they take no idempotency key.
 HELLOS = frozenset({"hello", "backend-hello", "agent-hello"})
@@ -67,6 +69,9 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
         finally:
             supervisor.changes[:0] = changes  # a bug in one of them costs nobody the others
         state.operations.on_change(out)
+        version = supervisor.version
+        state.crew.look(now, out)
+        touched = touched or supervisor.version != version
     _forget_undeclared(state, out)
     if state.agent is not None:
         state.agent.tell(now, state.stopping, out)
@@ -82,7 +87,8 @@ def _commit(state: State, out: list[fx.Effect]) -> None:
     """What must survive comes first among the effects: nothing of this step is done before it is durable."""
     supervisor, journal, roster, agent = state.supervisor, state.journal, state.roster, state.agent
     reposted = supervisor.reposted if agent is None else agent.dirty
-    if supervisor.dirty or journal.fresh or reposted or roster.dirty:
+    crew = state.crew
+    if supervisor.dirty or journal.fresh or reposted or roster.dirty or crew.dirty:
         units = supervisor.units
         records = {
             name: to_record(units[name]) if name in units else None for name in sorted(supervisor.dirty)
@@ -99,7 +105,9 @@ def _commit(state: State, out: list[fx.Effect]) -> None:
             state.schedules.records(),
             assignments=assignments,
             nodes=nodes,
+            meta={"crew": crew.record()} if crew.dirty else {},
         )
+        crew.dirty = False
         out.insert(0, commit)
         reposted.clear()
         roster.dirty.clear()
@@ -150,6 +158,7 @@ def _on_change(state: State, now: Now, change: Change, out: list[fx.Effect]) -> 
     state.conditions.on_unit_change(out)
     state.execution.on_unit_change(now, unit, out)
     state.hosting.on_unit_change(unit, out)
+    state.crew.on_unit_change(now, unit, was, out)
 
 
 def _journal_unit(state: State, now: Now, change: Change, out: list[fx.Effect]) -> None:
@@ -470,6 +479,10 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.roster.on_timer(now, about, out)
     elif what == "tasks":
         state.execution.on_timer(now, about, out)
+    elif what == "crew":
+        state.crew.on_timer(now, about, out)
+    elif what == "suites":
+        state.board.on_timer(now, about, out)
     elif what == "uplink":
         agency.of(state).on_timer(now, out)
     elif what.startswith("probe."):
@@ -530,6 +543,7 @@ def _on_stop_requested(state: State, now: Now, event: ev.StopRequested, out: lis
 def _stop(state: State, now: Now, reason: str, out: list[fx.Effect]) -> None:
     if not state.stopping:
         state.stopping = True
+        state.board.stop(now, out)
         state.journal.record(now, "daemon", {"what": "stopping", "reason": reason}, out)
         out.append(fx.Note("INFO", f"stopping: {reason}", {}))
         state.loading.fail_all(MgmtError("stopping", "the daemon is stopping"), out)
@@ -557,6 +571,8 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
     state.execution.restore(state.schedules.entries, out)
     supervisor = state.supervisor
     state.roster.restore(now, event.nodes, out)
+    if event.crew is not None:
+        state.crew.restore(now, event.crew, out)
     if state.agent is not None:
         state.agent.restore(now, event.assignments, out)
     else:
@@ -591,6 +607,22 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
             except MgmtError as error:
                 supervisor.refuse(unit, error.text)
     state.ordering.on_change(now, out)  # whoever waited when the former daemon ended
+    state.crew.resume(now, out)
+    if state.agent is None:
+        state.board.restore(now, event.suites, event.holders, out)
+    else:
+        state.agent.on_suite = partial(agency.on_suite, state)
+
+
+def _on_worker_hello(state: State, now: Now, event: ev.WorkerHello, out: list[fx.Effect]) -> None:
+    """Who proves to be a present process of a worker is one."""
+    unit = state.supervisor.is_present(event.unit, event.incarnation, event.token)
+    if unit is None or not state.crew.on_worker(now, event.connection, event.unit, event.held, out):
+        why = (
+            f"{event.unit!r} incarnation {event.incarnation} is no worker of this node, or its token is wrong"
+        )
+        out.append(fx.ToWorker(event.connection, ([Kind.REFUSED, why],)))
+        out.append(fx.CloseWorker(event.connection))
 
 
 _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
@@ -626,5 +658,14 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.DaemonNoticed: agency.on_daemon_noticed,
     ev.TasksStaged: agency.on_tasks_staged,
     ev.TaskReported: agency.on_task_reported,
+    ev.Queued: lambda state, now, event, out: state.board.on_queued(now, event, out),
+    ev.SuiteFolderMade: lambda state, now, event, out: state.crew.on_folder(
+        now, event.holder, event.error, out
+    ),
+    ev.WorkerHello: _on_worker_hello,
+    ev.WorkerSaid: lambda state, now, event, out: state.crew.on_said(
+        now, event.connection, event.messages, out
+    ),
+    ev.WorkerGone: lambda state, now, event, out: state.crew.on_worker_gone(now, event.connection, out),
     ev.Computed: lambda state, now, event, out: state.schedules.on_computed(now, event, out),
 }

@@ -977,11 +977,12 @@ class NodePush(Message):
     """Daemon to agent: one numbered word about what the node shall run.
 
     assign: a unit's specification and whether it shall be up; keep: these units are the node's, no others;
-    drop: forget one; reset: forget the failures of one.
+    drop: forget one; reset: forget the failures of one. suite: work on this one; suite-end: leave it; suite-cancel:
+    end some of its tasks; suite-pause: take no new ones.
     """
 
     seq: int = Field(ge=1)
-    what: Literal["assign", "keep", "drop", "reset"]
+    what: Literal["assign", "keep", "drop", "reset", "suite", "suite-end", "suite-cancel", "suite-pause"]
     body: dict[str, Any]
 
 

@@ -489,35 +489,35 @@ class WorkerPause(Message):
 class CrewExchange(Message):
     """Agent to daemon: results of tasks, and how many more it can take; one `crew-work` follows.
 
-    `number` counts the exchanges of a holder; claims numbered above `seen` are told again. One without results
-    may be answered late: when there is work. `results`: see `mgmt.core.suites.crew`.
+    `number` grows from exchange to exchange of a holder; the same again has the same answer. One without outcomes
+    may be answered late: when there is work. `outcomes`: see `mgmt.core.suites.crew`.
     """
 
     holder: int = Field(ge=1)
     number: int = Field(ge=1)
-    seen: int = Field(ge=0)
-    want: int = Field(ge=0, le=1 << 16)
-    results: list[list[Any]] = Field(default=[], max_length=1 << 16)
+    want: int = Field(ge=0, le=1 << 20)
+    outcomes: list[list[Any]] = Field(default=[], max_length=1 << 16)
     states: list[list[Any]] = Field(default=[], max_length=1 << 16, description="[task, attempt, exec state]")
 
 
 @notice("crew-work", Audience.AGENT)
 class CrewWork(Message):
-    """Daemon to agent: what became of the results of exchange `number`, and tasks."""
+    """Daemon to agent: the outcomes of exchange `number` are committed, and these are its tasks."""
 
     holder: int = Field(ge=1)
     number: int = Field(ge=1)
-    tasks: list[list[Any]] = Field(default=[], description="[task, attempt, claim, spec, upstream]")
-    acks: list[int] = Field(
-        default=[], description="of each result: 0 committed, 1 already, 2 stale, 3 try again"
+    tasks: list[list[Any]] = Field(
+        default=[], description="[task, attempt, spec, uuid, uuid of the upstream]"
     )
+    cancelling: list[list[int]] = Field(default=[], description="[task, attempt] to be ended")
+    stale: int = Field(default=0, description="outcomes that came too late to count")
 
 
 @notice("crew-phase", Audience.AGENT)
 class CrewPhase(Message):
     """Agent to daemon: where it is with its suite; `held`: the tasks that are here, after a restart."""
 
-    holder: int = Field(ge=1)
+    holder: int = Field(ge=0, description="0: it has no suite")
     phase: Literal["preparing", "executing", "cleanup", "idle"]
     reason: str = ""
     failed: bool = Field(default=False, description="it gave the suite up")

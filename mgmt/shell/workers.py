@@ -124,7 +124,7 @@ class Workers:
         if messages and not peer.greeted:
             hello = messages.pop(0)
             try:
-                if hello[0] != wire.HELLO:
+                if hello[0] != wire.Kind.HELLO:
                     raise ValueError("it did not say hello")
                 _, unit, token, incarnation, held = hello
                 event = ev.WorkerHello(peer.number, str(unit), int(incarnation), str(token), held)

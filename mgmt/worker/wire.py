@@ -166,7 +166,9 @@ def check_from_worker(message: list[Any]) -> list[Any]:
     if shape is None:
         raise WireError(f"kind {message[0]} is not one that a worker sends")
     if len(message) != 1 + len(shape):
-        raise WireError(f"{Kind(message[0]).name} has {len(message) - 1} items after its kind, not {len(shape)}")
+        raise WireError(
+            f"{Kind(message[0]).name} has {len(message) - 1} items after its kind, not {len(shape)}"
+        )
     for number, (item, expected) in enumerate(zip(message[1:], shape, strict=True), 1):
         if type(item) is not expected:
             raise WireError(f"item {number} of {Kind(message[0]).name} is not of type {expected.__name__}")

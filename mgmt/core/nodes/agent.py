@@ -58,6 +58,8 @@ class Agent:
         self.ever_joined = False
         self.refused = 0  # assignments that were older than what is known
         self.refusal = ""  # the daemon's last word, when it was no
+        self.also: dict[str, UnitSpec] = {}  # units of this node's own crew
+        self.on_suite: Callable[[Now, str, dict[str, Any], list[fx.Effect]], None] | None = None
         self._supervisor, self._ordering, self._ledger = supervisor, ordering, ledger
         self._declare, self._undeclared = declare, undeclared
         self._specs: dict[str, UnitSpec] = {}
@@ -229,6 +231,8 @@ class Agent:
                 self._drop(now, name, out)
         elif what == "drop" and body["unit"] in self.assignments:
             self._drop(now, body["unit"], out)
+        elif what.startswith("suite") and self.on_suite is not None:
+            self.on_suite(now, what, body, out)
         elif what == "reset" and body["unit"] in self.assignments:
             self._supervisor.reset_failed(self._supervisor.units[body["unit"]], out)
 
@@ -309,8 +313,17 @@ class Agent:
         self._undeclared.add(name)
         self._ordering.stop(now, [unit], out, "the daemon no longer wants it here")
 
+    def send(self, name: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
+        """A notice to the daemon, if it can be reached now."""
+        if self.joined:
+            out.append(fx.ToDaemon(self._session, name, body))
+
+    def redeclare(self) -> None:
+        """Other units of the crew are declared."""
+        self._redeclare()
+
     def _redeclare(self) -> None:
-        specs = list(self._specs.values())
+        specs = [*self._specs.values(), *self.also.values()]
         self._ledger.replan(plan(self._ledger.topology, (spec.demand for spec in specs)))
         for name, spec in self._specs.items():
             unit = self._supervisor.units.get(name)

@@ -199,14 +199,7 @@ class Crew:
         self._number = int(now.real_s * 1e6)  # above those of any former life
         self.completed, self._ending, self._reason = 0, None, ""
         self._move("assigned")
-        hook = assignment.hook("provision")
-        resources = [
-            *(hook or {}).get("resources", ()),
-            *(assignment.hook("background") or {}).get("resources", ()),
-        ]
-        out.append(
-            fx.MakeSuiteFolder(assignment.holder, self._folder(), tuple(_pair(one) for one in resources))
-        )
+        self._make_folder(out)
         self._tell_phase(now, out)
 
     def end(self, now: Now, holder: int, how: Ending, reason: str, out: list[fx.Effect]) -> None:
@@ -268,35 +261,53 @@ class Crew:
             self._execute(now, out)
 
     def on_unit_change(self, now: Now, unit: Unit, was: State, out: list[fx.Effect]) -> None:
-        """A unit of this crew changed its state."""
+        """A unit changed its state: a worker may be dead, the background process down."""
         name = unit.spec.name
-        if self.assignment is None or not name.startswith(self._prefix()):
+        if (
+            self.assignment is None
+            or not name.startswith(self._prefix())
+            or self.phase is not Phase.EXECUTING
+        ):
             return
-        which = name.removeprefix(self._prefix())
-        if which == "provision" and self.phase is Phase.PREPARING and unit.state in AT_REST:
-            self._on_provisioned(now, unit, out)
-        elif which == "background" and self.phase is Phase.EXECUTING and self._ending is None:
+        if name in self.slots and unit.state not in _UP:
+            self._on_down(now, self.slots[name], unit)
+        elif name == self._prefix() + "background" and self._ending is None:
             policy = (self.assignment.hook("background") or {})["policy"]
-            if unit.state is State.FATAL or (policy == "fail" and unit.state in AT_REST and was in _UP):
-                self._ending, self._reason = Ending.CANCEL, f"background: {unit.reason}"
-                self._give_back()
-                for slot in self.slots.values():
-                    self._cancel(slot, list(slot.tasks), out)
-        elif which == "cleanup" and self.phase is Phase.CLEANUP and unit.state in AT_REST:
+            if unit.state is State.FATAL or (policy == "fail" and was in _UP and unit.state not in _UP):
+                self.end(now, self.assignment.holder, Ending.CANCEL, f"background: {unit.reason}", out)
+        self._turn(now, out)
+
+    def look(self, now: Now, out: list[fx.Effect]) -> None:
+        """Some unit changed in any way: what waits for an end, or for nothing to be left, goes on."""
+        if self.assignment is None:
+            return
+        if self.phase is Phase.EXECUTING:
+            self._turn(now, out)
+            return
+        unit = self._supervisor.units.get(self._prefix() + HOOK_OF[self.phase])
+        ended = unit is not None and _has_ended(unit) and not unit.has_process
+        if self.phase is Phase.PREPARING and self._ending is not None:
+            if unit is None or ended:
+                self._fail(now, out)
+        elif unit is None or not ended or not unit.incarnation:
+            return
+        elif self.phase is Phase.CLEANUP:
             if not unit.is_completed:
-                self._reason = f"cleanup failed: {unit.reason}"
+                self._reason = self._reason or f"cleanup: {unit.reason}"
                 out.append(fx.Note("WARNING", f"suite {self.assignment.suite}: {self._reason}", {}))
             self._finish(now, out)
-            return
-        elif name in self.slots and unit.state not in _UP:
-            self._on_down(now, self.slots[name], unit)
-        self._turn(now, out)
+        elif unit.is_completed:
+            out.append(fx.CancelTimer(("crew", "hook")))
+            self._execute(now, out)
+        else:
+            self._reason = self._reason or f"provision: {unit.reason}"
+            self._fail(now, out)
 
     def on_timer(self, now: Now, what: str, out: list[fx.Effect]) -> None:
         if what == "answer" and self._asked:
             self._tell(now, out)
         elif what == "hook" and self.phase in (Phase.PREPARING, Phase.CLEANUP):
-            which = "provision" if self.phase is Phase.PREPARING else "cleanup"
+            which = HOOK_OF[self.phase]
             unit = self._supervisor.units.get(self._prefix() + which)
             if unit is not None and unit.state not in AT_REST:
                 self._reason = f"{which}: not finished in time"
@@ -306,14 +317,6 @@ class Crew:
         elif what == "stop" and self._ending is not None and self.phase is Phase.EXECUTING:
             self._stop_units(now, self._reason, out)
         self._turn(now, out)
-
-    def _on_provisioned(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
-        if unit.is_completed and self._ending is None:
-            out.append(fx.CancelTimer(("crew", "hook")))
-            self._execute(now, out)
-        elif not unit.has_process:
-            self._reason = self._reason or f"provision: {unit.reason}"
-            self._fail(now, out)
 
     def _execute(self, now: Now, out: list[fx.Effect]) -> None:
         assert self.assignment is not None
@@ -328,7 +331,7 @@ class Crew:
         except MgmtError as error:  # no place for its workers
             self._ending, self._reason = Ending.ABORT, error.text
             self._stop_units(now, error.text, out)
-        self._tell_phase(now, out)
+        self._tell_phase(now, out, held=[])  # a former life of this machine may have claimed some
         self._turn(now, out)
 
     def _begin_hook(self, now: Now, which: str, usual_s: float, most_s: float, out: list[fx.Effect]) -> None:
@@ -487,19 +490,15 @@ class Crew:
             return
         assert self.assignment is not None
         prefetch = self.assignment.prefetch
-        room = [
-            [len(slot.tasks), slot.window(prefetch), slot] for slot in self.slots.values() if slot.connection
-        ]
+        room = [slot for slot in self.slots.values() if slot.connection]
         words: dict[int, list[list[Any]]] = {}
         while self._buffer and room:
-            entry = min(room, key=lambda one: one[0])
-            has, window, slot = entry
-            if has >= window:
-                room.remove(entry)
+            slot = min(room, key=lambda one: len(one.tasks))
+            if len(slot.tasks) >= slot.window(prefetch):
+                room.remove(slot)
                 continue
             task = self._buffer.popleft()
             slot.tasks[task[0]] = task
-            entry[0] = has + 1
             words.setdefault(slot.connection, []).append([Kind.RUN, *task])
         out.extend(fx.ToWorker(connection, tuple(said)) for connection, said in words.items())
 
@@ -549,7 +548,9 @@ class Crew:
 
     def on_link(self, now: Now, out: list[fx.Effect]) -> None:
         """Whoever is above can be talked to again: what was not answered is said again."""
-        if self.assignment is not None:
+        if self.assignment is None:
+            self._upward.phase(now, 0, Phase.IDLE, "", failed=False, completed=0, held=None, out=out)
+        else:
             self._tell_phase(now, out)
             if self._asked:
                 self._tell(now, out)
@@ -557,11 +558,7 @@ class Crew:
 
     def _turn(self, now: Now, out: list[fx.Effect]) -> None:
         """Whatever there is to do after anything happened."""
-        if self.assignment is None or self.phase is not Phase.EXECUTING:
-            if self.phase is Phase.PREPARING and self._ending is not None and self._is_empty():
-                self._fail(now, out)
-            return
-        if self._finding:
+        if self.assignment is None or self.phase is not Phase.EXECUTING or self._finding:
             return
         self._feed(out)
         has = len(self._buffer) + sum(len(slot.tasks) for slot in self.slots.values())
@@ -681,18 +678,20 @@ class Crew:
             return
         if self.phase is Phase.PREPARING:
             unit = self._supervisor.units.get(self._prefix() + "provision")
-            if unit is None or (unit.state is State.STOPPED and not unit.wanted):
-                hook = self.assignment.hook("provision")
-                resources = [_pair(one) for one in (hook or {}).get("resources", ())]
-                out.append(fx.MakeSuiteFolder(self.assignment.holder, self._folder(), tuple(resources)))
-            elif unit.state in AT_REST and not unit.wanted:
-                self._on_provisioned(now, unit, out)
-        elif self.phase is Phase.CLEANUP:
-            unit = self._supervisor.units.get(self._prefix() + "cleanup")
-            if unit is None or (unit.state in AT_REST and not unit.wanted):
-                self._finish(now, out)
-        elif not any(self._is_coming(slot) for slot in self.slots.values()):
+            if unit is None or not unit.incarnation:
+                self._make_folder(out)
+        elif self.phase is Phase.EXECUTING and not any(self._is_coming(slot) for slot in self.slots.values()):
             self._found(now, out)
+        self.look(now, out)
+
+    def _make_folder(self, out: list[fx.Effect]) -> None:
+        assert self.assignment is not None
+        hooks = self._hooks()
+        resources = [
+            one for which in ("provision", "background") for one in hooks.get(which, {}).get("resources", ())
+        ]
+        pairs = tuple(_pair(one) for one in resources)
+        out.append(fx.MakeSuiteFolder(self.assignment.holder, self._folder(), pairs))
 
     def _is_coming(self, slot: Slot) -> bool:
         unit = self._supervisor.units.get(slot.unit)
@@ -799,6 +798,15 @@ class Crew:
 
 
 RESPAWN_S, RESPAWN_MAX_S = 0.01, 5.0
+
+
+HOOK_OF = {Phase.PREPARING: "provision", Phase.CLEANUP: "cleanup"}
+
+
+def _has_ended(unit: Unit) -> bool:
+    """Whether a hook is done, well or not, and will not be started again."""
+    stopped = unit.state is State.STOPPED and not unit.wanted
+    return unit.is_completed or stopped or unit.state in (State.EXITED, State.FATAL)
 
 
 def _pair(resource: Mapping[str, Any]) -> tuple[str, str]:

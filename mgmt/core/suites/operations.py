@@ -605,4 +605,3 @@ Answer = (
     SuiteRecord | Suites | LaneRecord | tuple[LaneRecord, ...] | Counts | Submitted | Cancelled | Tasks | TaskRecord
     | Pruned | HolderRecord | tuple[HolderRecord, ...] | Renewed | Returned | Reconciled | Exchanged | Struck | Swept
 )  # fmt: skip
-
