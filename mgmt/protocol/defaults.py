@@ -48,6 +48,10 @@ NODE_CONNECT_TIMEOUT_S = 1.0  # for the first answer of the other machine's kern
 NODE_REFUSED_MAX_S = 10.0  # longest pause of an agent that was refused; it starts like that of a broken link
 CLOCK_SAMPLES = 8  # heartbeats of which the one with the shortest way tells the clocks' difference
 
+# --- suites of tasks ---
+MAX_TASK_ATTEMPTS = 10  # losses of a worker or node after which a task is Failed, wherever they happened
+MAX_TASK_HISTORY = 16  # deaths that are remembered of one task on one node
+
 # --- one backend (config: `model_backends.*`) ---
 READY_TIMEOUT_S = 60.0  # from spawn to ready, else the start failed
 GRACE_S = 10.0  # from the stop signal to SIGKILL of the whole tree

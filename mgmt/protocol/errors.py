@@ -65,7 +65,14 @@ TABLE: dict[str, Row] = {
     "unknown-model": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no model of that name is configured"),
     "unknown-unit": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no unit of that name exists"),
     "unknown-workload": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no workload of that name was submitted"),
-    "unknown-task": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no workload has a task of that name"),
+    "unknown-task": Row(Fault.CLIENT, False, Exit.UNKNOWN, "there is no task of that name or number"),
+    "unknown-suite": Row(Fault.CLIENT, False, Exit.UNKNOWN, "there is no suite of that name or number"),
+    "stale": Row(
+        Fault.CLIENT,
+        False,
+        Exit.FAILED,
+        "the lease it belongs to has ended; what it says is no longer wanted",
+    ),
     "bad-workload": Row(
         Fault.CLIENT, False, Exit.USAGE, "a document of tasks or nodes is missing a field or has a wrong one"
     ),

@@ -20,11 +20,11 @@ from typing import Any
 
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
+from mgmt.store.files import beside, defect_of, write_durably
 
 SCHEMA_VERSION = 4
 ROWS_PER_INSERT = 100
 CACHE_KIB = 256  # pages are written, and read again only by the next daemon
-_HEADER = b"SQLite format 3\x00"
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE units (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -89,14 +89,16 @@ class SqliteStore:
         self._queue: queue.SimpleQueue[tuple[Batch, Callable[[str], None]] | None] = queue.SimpleQueue()
         self._unwritten: list[Batch] = []
         self._syncs = True
-        marker = _beside(path, ".id")
-        if any(part.exists() for part in (marker, path, _beside(path, "-wal"))):
-            self._look_at_file()
+        marker = beside(path, ".id")
+        if any(part.exists() for part in (marker, path, beside(path, "-wal"))):
+            defect = defect_of(path)
+            if defect:
+                raise self._refusal(defect)
         else:
             # In this order: whoever is killed in between leaves no half of a store, and no mark without one.
             _write_new(path, {}).rename(path)
         if not marker.exists():
-            _write_durably(marker, b"mgmt store\n")  # with the name of the new store, if there is one
+            write_durably(marker, b"mgmt store\n")  # with the name of the new store, if there is one
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -180,25 +182,6 @@ class SqliteStore:
 
     # ---- opening ----
 
-    def _look_at_file(self) -> None:
-        """What SQLite would take for a new database, or repair silently, is refused here."""
-        try:
-            size = self.path.stat().st_size
-        except FileNotFoundError:
-            raise self._refusal("the file is gone, although it was created once") from None
-        with self.path.open("rb") as file:
-            header = file.read(100)
-        if len(header) < 100 or not header.startswith(_HEADER):
-            raise self._refusal(f"the file has {size} bytes and no SQLite header")
-        wal = _beside(self.path, "-wal")
-        if wal.exists() and wal.stat().st_size:
-            return  # whoever was killed while it was copied into the file left any part of that; SQLite repeats it
-        page_bytes = int.from_bytes(header[16:18], "big")
-        page_bytes = 65536 if page_bytes == 1 else page_bytes
-        pages = int.from_bytes(header[28:32], "big")
-        if not page_bytes or size % page_bytes or size < pages * page_bytes:
-            raise self._refusal(f"the file has {size} bytes, its header says {pages} pages of {page_bytes}")
-
     def _check(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version != SCHEMA_VERSION and version not in _MIGRATIONS:
@@ -246,13 +229,13 @@ def recover(path: Path, stamp: str) -> dict[str, int]:
         except _DAMAGE:
             pass  # nothing readable: the new store starts empty, which the counts say
     new = _write_new(path, saved)
-    aside = _beside(path, f".damaged-{stamp}")
+    aside = beside(path, f".damaged-{stamp}")
     if path.exists():
         os.link(path, aside)
     for suffix in ("-wal", "-shm"):  # away before the new one has the name: they are not its own
-        part = _beside(path, suffix)
+        part = beside(path, suffix)
         if part.exists():
-            part.rename(_beside(aside, suffix))
+            part.rename(beside(aside, suffix))
     new.rename(path)
     SqliteStore(path).close()
     return {table: len(rows) for table, rows in saved.items()}
@@ -260,9 +243,9 @@ def recover(path: Path, stamp: str) -> dict[str, int]:
 
 def _write_new(path: Path, rows: Mapping[str, list[tuple[Any, ...]]]) -> Path:
     """A store with these rows by table, on the disk beside `path`: it gets its name when it is complete."""
-    new = _beside(path, ".new")
+    new = beside(path, ".new")
     for suffix in ("", "-journal"):
-        _beside(new, suffix).unlink(missing_ok=True)
+        beside(new, suffix).unlink(missing_ok=True)
     db = sqlite3.connect(new, isolation_level=None)
     try:
         db.execute("PRAGMA synchronous=FULL")
@@ -356,25 +339,3 @@ def _merged(batches: list[Batch]) -> list[Batch]:
         keep = max(keep, batch.keep_events_from)
     kept = tuple(event for event in events if event["seq"] >= keep)
     return [Batch(meta, units, kept, keep, synced, workloads, assignments, nodes)]
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)

@@ -377,7 +377,7 @@ class ChangeTask:
 
 @dataclass(frozen=True, slots=True)
 class RetryTask:
-    """An ended task is Ready again, its strikes and retries forgotten. Answer: `Counts`; `conflict` if not ended."""
+    """An ended task is Ready again, its strikes and retries forgotten. Answer: `Counts`; else `conflict`."""
 
     task: int
     now_ms: int
@@ -486,7 +486,7 @@ class Reconcile:
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """`returned` tasks the holder did not know of are Ready again; it has to drop `foreign` and end `cancelling`."""
+    """`returned` tasks it did not know of are Ready again; it has to drop `foreign` and end `cancelling`."""
 
     returned: int
     foreign: tuple[tuple[int, int], ...]
@@ -602,6 +602,7 @@ Op = (
 )  # fmt: skip
 Query = ListSuites | GetSuite | ListLanes | ListTasks | GetTask | ListHolders
 Answer = (
-    SuiteRecord | Suites | LaneRecord | tuple[LaneRecord, ...] | Counts | Submitted | Cancelled | Tasks | TaskRecord
-    | Pruned | HolderRecord | tuple[HolderRecord, ...] | Renewed | Returned | Reconciled | Exchanged | Struck | Swept
+    SuiteRecord | Suites | LaneRecord | tuple[LaneRecord, ...] | Counts | Submitted | Cancelled | Tasks
+    | TaskRecord | Pruned | HolderRecord | tuple[HolderRecord, ...] | Renewed | Returned | Reconciled | Exchanged
+    | Struck | Swept
 )  # fmt: skip
