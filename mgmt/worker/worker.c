@@ -11,7 +11,7 @@
  *
  * A task has its own session, stdin from /dev/null, and one pipe for its output. The worker is a subreaper: after the
  * task's first process, all that is left of it is killed until there is no child any more. Exit status: 0 stopped,
- * 1 the machine failed it, 2 it was called wrongly or the crew broke the rules, 64 wrong arguments.
+ * 1 the machine failed it, 2 wrong arguments, or the crew broke the rules or refused it.
  *
  * One thread and one poll loop. Memory is bounded by the limits of wire.py.
  */
@@ -65,7 +65,6 @@
 
 enum {
     EXIT_MALFORMED = 2,
-    EXIT_USAGE = 64,
     MAX_QUEUED = 4096,
     MAX_QUEUED_BYTES = 16 << 20,
     MAX_UNTAKEN = 1024,
@@ -783,7 +782,7 @@ int main(int argc, char **argv)
     (void)argc;
     const char *wrong = read_arguments(argv);
     if (wrong)
-        leave(EXIT_USAGE, "%s is missing, unknown or has no good value\nusage: mgmt-worker --socket PATH --unit NAME "
+        leave(EXIT_MALFORMED, "%s is missing, unknown or has no good value\nusage: mgmt-worker --socket PATH --unit NAME "
                           "--incarnation N [--token TOKEN] [--managed] [--manager-uuid UUID] [--worker-id 0..255]", wrong);
     if (!opt.token)
         opt.token = "";
