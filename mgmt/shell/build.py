@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
-PROGRAMS = ("mgmt.shell.mgmt-shim", "mgmt.rt.mgmt-executive")
+PROGRAMS = ("mgmt.shell.mgmt-shim", "mgmt.rt.mgmt-executive", "mgmt.worker.mgmt-worker")
 PROGRAM_FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Wconversion")
 
 

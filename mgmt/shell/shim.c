@@ -81,6 +81,8 @@
 
 #include "shim/processes.c"
 
+#include "shim/groups.c"
+
 #include "shim/output.c"
 
 #include "shim/options.c"
@@ -286,9 +288,7 @@ static void kill_everything(void)
             cgroup_kill(&opt.cgroups[i]);
     if (!shim.leader_reaped)
         signal_unit(SIGKILL);
-    for (int pass = 0; pass < MAX_STOP_PASSES && signal_descendants(SIGSTOP) > 0; pass++)
-        ;
-    signal_descendants(SIGKILL);
+    kill_descendants();
 }
 
 static void take_event(enum event e)
@@ -588,7 +588,6 @@ static bool join_own_cgroups(const char **at)
 /* Everything before the fork. Returns the name of the step that failed, with errno and *at. */
 static const char *prepare(int pipe_write[1], const char **at)
 {
-    char path[64];
     struct proc p;
     sigset_t child;
     int ends[2];
@@ -603,13 +602,11 @@ static const char *prepare(int pipe_write[1], const char **at)
     if (!join_own_cgroups(at))
         return "shim-cgroup";
     *at = NULL;
-    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
+    if (!become_reaper())
         return "subreaper";
     if (read_file("/proc/sys/kernel/random/boot_id", shim.boot, 37) < 36 || !read_proc(self, &p))
         return "proc";
     shim.self_start = p.start;
-    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)self, (int)self);
-    has_children_files = access(path, R_OK) == 0;
     if (!write_identity())
         return "identity";
     for (int i = 0; i < opt.n_cgroups; i++)

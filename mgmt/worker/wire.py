@@ -52,9 +52,9 @@ has, and tries again after RECONNECT_FIRST_S, doubled up to RECONNECT_MAX_S. Who
 told why on stderr by the worker, which exits with EXIT_MALFORMED. A spec that cannot be understood is no such
 case: it is a DONE with status 126.
 
-`resident` ends itself with EXIT_TIMED_OUT after it has sent ExecTimeout or UserCancellation for the task that it could
-not stop otherwise; where not even that was possible, SIGALRM ends it. Both mean: the first task without DONE ended
-by its timeout, and the worker is started again without a strike.
+`resident` ends itself with EXIT_TIMED_OUT after it has sent ExecTimeout or UserCancellation for a call that cannot
+be stopped otherwise; where not even that was possible, SIGALRM ends it. Both mean: the first task without DONE
+ended by its timeout, and the worker is started again without a strike.
 """
 
 from __future__ import annotations
@@ -103,12 +103,28 @@ TASK_MESSAGES = (EXEC_TIMEOUT, USER_CANCELLATION, RESOURCE_NOT_FOUND, SUBMIT_NEW
 EXIT_MALFORMED = 2
 EXIT_TIMED_OUT = 124
 
-# (kind, types of the other items) of what a worker sends.
-_SHAPES: dict[int, tuple[type, ...]] = {
-    Kind.HELLO: (str, str, int, list),
-    Kind.DONE: (int, int, int, str, int, int, bytes, dict),
-    Kind.STATE: (int, int, int),
-}
+# Every message that is allowed: its kind, then the types of its items.
+_FROM_WORKER: frozenset[tuple[object, ...]] = frozenset(
+    {
+        (Kind.HELLO, str, str, int, list),
+        (Kind.DONE, int, int, int, str, int, int, bytes, dict),
+        (Kind.STATE, int, int, int),
+    }
+)
+_FROM_CREW: frozenset[tuple[object, ...]] = frozenset(
+    {
+        (Kind.WELCOME, dict),
+        (Kind.REFUSED, str),
+        (Kind.RUN, int, int, bytes, str, str),
+        (Kind.RUN, int, int, bytes, str, type(None)),
+        (Kind.CANCEL, int, int, int),
+        (Kind.CANCEL, int, int, float),
+        (Kind.PAUSE,),
+        (Kind.RESUME,),
+        (Kind.STOP, bool),
+        (Kind.TAKEN, int),
+    }
+)
 _LENGTH = struct.Struct("<I")
 
 
@@ -121,14 +137,14 @@ def encode(*message: Any) -> bytes:
     body: bytes = msgpack.packb(message)
     if len(body) > MAX_MESSAGE_BYTES:
         raise WireError(f"a message of {len(body)} bytes, the limit is {MAX_MESSAGE_BYTES}")
-    return _LENGTH.pack(len(body)) + body
+    return len(body).to_bytes(4, "little") + body
 
 
-def unpack(body: bytes | memoryview) -> list[Any]:
+def unpack(body: bytes) -> list[Any]:
     """The items of one message without its length. WireError when it is none."""
     try:
         message = msgpack.unpackb(body, strict_map_key=False)
-    except ValueError as error:  # all of msgpack's, and text that is not UTF-8
+    except (ValueError, TypeError) as error:  # all of msgpack's, text that is not UTF-8, a list as a key
         raise WireError(f"not one msgpack value: {error}") from error
     if type(message) is not list or not message or type(message[0]) is not int:
         raise WireError("not an array that starts with a kind")
@@ -161,15 +177,18 @@ class Decoder:
 
 
 def check_from_worker(message: list[Any]) -> list[Any]:
-    """`message` again when a worker may send it: kind, number and types of items. WireError otherwise."""
-    shape = _SHAPES.get(message[0])
-    if shape is None:
-        raise WireError(f"kind {message[0]} is not one that a worker sends")
-    if len(message) != 1 + len(shape):
-        raise WireError(
-            f"{Kind(message[0]).name} has {len(message) - 1} items after its kind, not {len(shape)}"
-        )
-    for number, (item, expected) in enumerate(zip(message[1:], shape, strict=True), 1):
-        if type(item) is not expected:
-            raise WireError(f"item {number} of {Kind(message[0]).name} is not of type {expected.__name__}")
+    """`message` again when a worker may send it. WireError otherwise."""
+    return _check(message, _FROM_WORKER, "worker")
+
+
+def check_from_crew(message: list[Any]) -> list[Any]:
+    """`message` again when a crew may send it. WireError otherwise."""
+    return _check(message, _FROM_CREW, "crew")
+
+
+def _check(message: list[Any], allowed: frozenset[tuple[object, ...]], sender: str) -> list[Any]:
+    shape = (message[0], *map(type, message[1:]))
+    if shape not in allowed:
+        items = ", ".join(item.__name__ for item in shape[1:])
+        raise WireError(f"kind {message[0]} with the items ({items}) is not what a {sender} sends")
     return message
