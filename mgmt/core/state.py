@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,6 +44,7 @@ class Identity:
     workers: str = ""  # the socket to which workers connect
     worker: str = ""  # the program of workers that run processes
     queue: int = 0  # id of the queue of tasks
+    environ: Mapping[str, str] = field(default_factory=dict)  # of tasks, before their own
 
 
 @dataclass(slots=True)
@@ -175,6 +177,7 @@ class State:
             root=identity.suites_dir,
             socket=identity.workers,
             worker=identity.worker,
+            environ=identity.environ,
         )
         self.board = Board(self.roster, self.crew, identity.queue, identity.host, self._may_send)
         self.stopping = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import struct
 from asyncio import AbstractEventLoop
@@ -182,3 +183,16 @@ class Workers:
         if peer.unsent:
             self._loop.remove_writer(peer.socket)
         peer.socket.close()
+
+
+def make_folder(path: str) -> str:
+    """The folder of a suite, with what its resources go to; why not, or nothing."""
+    try:
+        os.makedirs(os.path.join(path, "resources"), exist_ok=True)
+    except OSError as error:
+        return f"cannot make {path}: {error.strerror}"
+    return ""
+
+
+def remove_folder(path: str) -> None:
+    shutil.rmtree(path, ignore_errors=True)

@@ -623,14 +623,18 @@ class Resident:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m mgmt.worker.resident", allow_abbrev=False)
-    parser.add_argument("--socket", required=True, metavar="PATH")
-    parser.add_argument("--unit", required=True, metavar="NAME")
-    parser.add_argument("--incarnation", required=True, type=int, metavar="N")
-    parser.add_argument("--token", default=os.environ.get("MGMT_WORKER_TOKEN", ""))
+    # The supervisor of units tells each of them who it is; a token has no place among arguments.
+    told = os.environ
+    parser.add_argument("--socket", default=told.get("MGMT_WORKER_SOCKET"), metavar="PATH")
+    parser.add_argument("--unit", default=told.get("MGMT_UNIT"), metavar="NAME")
+    parser.add_argument("--incarnation", default=told.get("MGMT_INCARNATION"), type=int, metavar="N")
+    parser.add_argument("--token", default=told.get("MGMT_TOKEN", ""))
     parser.add_argument("--managed", action="store_true", help="accepted for the sake of old scripts, as are")
     parser.add_argument("--manager-uuid", metavar="UUID")
     parser.add_argument("--worker-id", type=int, choices=range(256), metavar="0..255")
     given = parser.parse_args()
+    if given.socket is None or given.unit is None or given.incarnation is None:
+        parser.error("--socket, --unit and --incarnation are needed: a node starts its workers itself")
     Resident(given.socket, given.unit, given.token, given.incarnation).run()
     return 0
 

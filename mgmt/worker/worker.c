@@ -751,7 +751,13 @@ static bool whole_number(const char *text, long most, long *value)
 static const char *read_arguments(char **argv)
 {
     long ignored;
-    opt.token = getenv("MGMT_WORKER_TOKEN");
+    /* As the supervisor of units tells each of them who it is; a token has no place among arguments. */
+    const char *incarnation = getenv("MGMT_INCARNATION");
+    opt.token = getenv("MGMT_TOKEN");
+    opt.unit = getenv("MGMT_UNIT");
+    opt.socket = getenv("MGMT_WORKER_SOCKET");
+    if (incarnation && !whole_number(incarnation, LONG_MAX, &opt.incarnation))
+        return "MGMT_INCARNATION";
     for (argv++; *argv; argv++) {
         const char *name = *argv;
         if (strcmp(name, "--managed") == 0)

@@ -203,6 +203,7 @@ class World:
         self._quits: int = 0
         self.computations: list[fx.Compute] = []
         self.executed: list[fx.Effect] = []  # about tasks that are processes
+        self.suite_effects: list[fx.Effect] = []
 
     # ---- events in -------------------------------------------------------------------------------------
 
@@ -592,6 +593,10 @@ class World:
                 self.computations.append(effect)
             case fx.StageTasks() | fx.BindTask() | fx.ReleaseTasks() | fx.DropTasks() | fx.ReadTasks():
                 self.executed.append(effect)
+            case (
+                fx.Queue() | fx.MakeSuiteFolder() | fx.RemoveSuiteFolder() | fx.ToWorker() | fx.CloseWorker()
+            ):
+                self.suite_effects.append(effect)
             case fx.Quit():
                 self._quits += 1
                 if not self.state.handed_over:

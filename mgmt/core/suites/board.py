@@ -103,6 +103,8 @@ class Board:
         self._by_holder: dict[int, Holding] = {}
         self._roster, self._crew = roster, crew
         self._queue_id, self._owner, self._permits = queue_id, owner, permits
+        self._pending: set[int] = set()  # lanes that have tasks which have not ended
+        self._sweeps = self._renews = False  # the timers are set
         self._then: dict[int, Then] = {}
         self._asks = 0
         # By suite and by task: whoever waits is told of every change, and looks whether it is the one.
@@ -130,13 +132,27 @@ class Board:
             counts = getattr(result, "counts", ())
             self._count(now, (counts,) if isinstance(counts, op.Counts) else counts, out)
         self._then.pop(event.tag[0])(now, result, out)
+        self._watch(now, out)
 
     def _count(self, now: Now, counts: Iterable[op.Counts], out: list[fx.Effect]) -> None:
         for of_lane in counts:
             entry = self.entries.get(of_lane.lane)
+            if of_lane.pending:
+                self._pending.add(of_lane.lane)
+            else:
+                self._pending.discard(of_lane.lane)
             if entry is not None and entry.counts != of_lane:
                 entry.counts = of_lane
                 self._on_counted(now, entry, out)
+
+    def _watch(self, now: Now, out: list[fx.Effect]) -> None:
+        """Time passes only for what is pending, and for holders."""
+        if self._pending and not self._sweeps:
+            self._sweeps = True
+            out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns + int(SWEEP_S * 1e9)))
+        if self._by_holder and not self._renews:
+            self._renews = True
+            out.append(fx.SetTimer(("suites", "renew"), now.mono_ns + int(LEASE_S / 3 * 1e9)))
 
     def _on_counted(self, now: Now, entry: Entry, out: list[fx.Effect]) -> None:
         waiters = self.suite_waiters.pop(entry.number, [])
@@ -189,6 +205,8 @@ class Board:
         """What the queue knew at the start: suites, and who works on them."""
         for record in suites:
             self.adopt(record)
+            if record.counts.pending:
+                self._pending.add(record.suite)
         mine = self._crew.assignment
         for one in holders:
             node = self._roster.nodes.get(one.node)
@@ -200,8 +218,8 @@ class Board:
             self.holdings[one.node] = self._by_holder[one.holder] = holding
         if mine is not None and mine.holder not in self._by_holder:
             self._crew.end(now, mine.holder, Ending.ABORT, "its time was up", out)
-        out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns))
-        out.append(fx.SetTimer(("suites", "renew"), now.mono_ns + int(LEASE_S / 3 * 1e9)))
+        self._watch(now, out)
+        self.match(now, out)
 
     # ---- who works on what ----
 
@@ -220,12 +238,9 @@ class Board:
         free = [name for name in self.nodes() if name not in self.holdings]
         shares = self._shares()
         for node in free:
-            entry = min(
-                (one for one in wanting if self.why_not(one, node) == "" and not self._is_served(one)),
-                key=lambda one: self._rank(now, one, shares),
-                default=None,
-            )
-            if entry is not None:
+            takes = [one for one in wanting if self.why_not(one, node) == "" and not self._is_served(one)]
+            if takes:
+                entry = min(takes, key=lambda one: self._rank(now, one, shares))
                 shares[entry.record.group] = shares.get(entry.record.group, 0) + entry.worker["worker_count"]
                 self._open(now, entry, node, out)
         for entry in wanting:
@@ -257,7 +272,7 @@ class Board:
         return frozenset() if node == LOCAL else self._roster.nodes[node].tags
 
     def _rank(self, now: Now, entry: Entry, shares: Mapping[str, int]) -> tuple[float, int, int]:
-        """The smallest goes first: by priority, which grows while it waits; then the group that has least; then age."""
+        """The smallest goes first: by priority, which grows as it waits, then the group that has least, then age."""
         waited_s = (now.mono_ns - entry.waiting_ns) / 1e9 if entry.waiting_ns else 0.0
         priority = entry.record.priority + int(waited_s / AGEING_S)
         return -priority, shares.get(entry.record.group, 0), entry.number
@@ -390,11 +405,10 @@ class Board:
             reached = tuple((task, attempt, state) for task, attempt, state in states)
             self.ask(op.ExecStates(holder, reached, _ms(now)), self._on_states(states), out)
         entry = self.entries.get(holding.suite)
-        if holding.ending is not None or entry is None or not entry.is_live:
-            want = 0
+        credits = want if holding.ending is None and entry is not None and entry.is_live else 0
         results, returned = self._results(now, holding, entry, outcomes, out)
-        if results or returned or (want and entry is not None and entry.counts.ready):
-            self._claim(now, holding, number, want, results, returned, out)
+        if results or returned or (credits and entry is not None and entry.counts.ready):
+            self._claim(now, holding, number, credits, results, returned, out)
         elif outcomes or not want:
             self._answer(now, holding, number, [], [], 0, out)
         else:
@@ -601,9 +615,10 @@ class Board:
 
     def on_timer(self, now: Now, about: str, out: list[fx.Effect]) -> None:
         if about == "sweep":
+            self._sweeps = False
             self.ask(op.Sweep(_ms(now), int(defaults.SUITE_AUTO_CLOSE_S * 1000)), self._on_swept, out)
         elif about == "renew":
-            out.append(fx.SetTimer(("suites", "renew"), now.mono_ns + int(LEASE_S / 3 * 1e9)))
+            self._renews = False
             holders = tuple(self._by_holder)
             if holders:
                 renew = op.RenewHolders(holders, _ms(now) + int(LEASE_S * 1000), _ms(now))
@@ -620,9 +635,10 @@ class Board:
                 self.end(now, holding, Ending.FINISH, "the suite is complete", out)
 
     def _on_swept(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
-        wait_s = SWEEP_S
-        if not isinstance(result, MgmtError) and result.next_ms:
-            wait_s = min(SWEEP_S, max(0.01, (result.next_ms - _ms(now)) / 1000))
+        if isinstance(result, MgmtError) or not result.next_ms:
+            return
+        wait_s = min(SWEEP_S, max(0.01, (result.next_ms - _ms(now)) / 1000))
+        self._sweeps = True
         out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns + int(wait_s * 1e9)))
 
     def _on_renewed(self, now: Now, result: Any, out: list[fx.Effect]) -> None:

@@ -158,8 +158,9 @@ class Crew:
         root: str,
         socket: str,
         worker: str,
+        environ: Mapping[str, str],
     ) -> None:
-        """`socket`: where workers connect; `worker`: path of the program that runs processes."""
+        """`socket`: where workers connect; `worker`: path of the program that runs processes; `environ`: of tasks."""
         self.phase = Phase.IDLE
         self.assignment: Assignment | None = None
         self.slots: dict[str, Slot] = {}
@@ -169,7 +170,7 @@ class Crew:
         self.stale = 0  # results that came too late to count
         self._supervisor, self._ordering, self._declare = supervisor, ordering, declare
         self._upward = upward
-        self._root, self._socket, self._worker = root, socket, worker
+        self._root, self._socket, self._worker, self._environ = root, socket, worker, dict(environ)
         self._connections: dict[int, Slot] = {}
         self._buffer: deque[Claimed] = deque()
         self._cancelled: set[int] = set()  # running tasks that are being ended
@@ -380,7 +381,7 @@ class Crew:
             "folder": f"{self._folder()}/{unit.removeprefix(self._prefix())}",
             "grace_s": defaults.TASK_CANCEL_GRACE_S,
             "output_limit_bytes": defaults.TASK_OUTPUT_BYTES,
-            "env": {},
+            "env": self._environ,
         }
         welcome: list[Any] = [[Kind.WELCOME, settings]]
         if self.paused:
