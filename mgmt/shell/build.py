@@ -50,7 +50,7 @@ class BuildNative(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         if ext.name == OBSERVER:
-            link_observer(Path(ext.sources[0]), Path(self.get_ext_fullpath(ext.name)))
+            link_observer(Path(str(next(iter(ext.sources)))), Path(self.get_ext_fullpath(ext.name)))
         elif ext.name in PROGRAMS:
             link_program([str(s) for s in ext.sources], Path(self.get_ext_fullpath(ext.name)))
         else:
