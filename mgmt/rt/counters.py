@@ -120,7 +120,7 @@ class Accounts:
                 continue
             process.last[tid] = sample
             if not known:
-                process.first[tid] = _Sample() if new and self._from_birth else sample
+                process.first[tid] = self._birth(pid, tid, sample) if new else sample
         process.threads = len(threads)
         process.lost = len(threads - process.first.keys())
 
@@ -143,13 +143,15 @@ class Accounts:
 
     # What perf does otherwise.
 
-    _from_birth = True  # a sample tells of the whole life of its thread
-
     def _begin(self, tid: int) -> None:
         pass
 
     def _end(self, tid: int) -> None:
         pass
+
+    def _birth(self, pid: int, tid: int, sample: _Sample) -> _Sample:
+        """What is taken off the samples of a thread that began after its process was watched."""
+        return _Sample()
 
     def _known(self, migrations: int) -> int | None:
         return None
@@ -173,7 +175,6 @@ class PerfCounters(Accounts):
     """
 
     name = "perf"
-    _from_birth = False  # a counter starts when it is opened
 
     def __init__(self) -> None:
         super().__init__()
@@ -211,6 +212,12 @@ class PerfCounters(Accounts):
     def _end(self, tid: int) -> None:
         for file in self._groups.pop(tid, ()):
             os.close(file)
+
+    def _birth(self, pid: int, tid: int, sample: _Sample) -> _Sample:
+        # Counters start when they are opened: what was before is added.
+        before = sample - super()._sample(pid, tid)
+        before.migrations = 0
+        return before
 
     def _known(self, migrations: int) -> int | None:
         return migrations
