@@ -115,11 +115,13 @@ class Executor:
         """In a worker: a LogRead has the answer."""
 
         def look() -> None:
+            keys = [(unit, version) for unit, version, _ in effect.rows]
+            observed = self._observer.read(keys, effect.records)
             rows = [
                 {
                     **row,
                     **measured(self._folder / segment_name(unit, version), effect.records),
-                    "observed": self._observer.read((unit, version), effect.records),
+                    "observed": observed.get((unit, version)),
                 }
                 for unit, version, row in effect.rows
             ]

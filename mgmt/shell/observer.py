@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from asyncio import AbstractEventLoop
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -63,27 +63,31 @@ class Observer:
     def unwatch(self, key: Hashable) -> None:
         self._submit(lambda: self._unwatch(key))
 
-    def read(self, key: Hashable, slices: bool) -> dict[str, Any] | None:
-        """An Observed of the protocol, None when it is not observed. Waits: not for the loop."""
+    def read(self, keys: Iterable[Hashable], slices: bool) -> dict[Hashable, dict[str, Any]]:
+        """The bodies of Observed of those that are observed. Waits: not for the loop."""
         if not self._names:
-            return None
+            return {}
         try:
-            return self._thread.submit(self._read, key, slices).result(READ_S)
+            return self._thread.submit(self._read, list(keys), slices).result(READ_S)
         except (TimeoutError, CancelledError, RuntimeError):  # the thread is busy, or closed
-            return None
+            return {}
 
     def close(self) -> None:
         """Leave nothing in the kernel. Waits a moment for what is being done."""
         self._closing = True
         self._let_go()
-        self._thread.submit(self._end)
-        self._thread.shutdown(wait=True, cancel_futures=False)
+        self._thread.shutdown()  # after what was given to it
+        self._end()
 
     # ---- in the thread ----
 
     def _submit(self, work: Callable[[], None]) -> None:
-        if self._names and not self._closing:
+        if not self._names or self._closing:
+            return
+        try:
             self._thread.submit(work).add_done_callback(_complain)
+        except RuntimeError as error:
+            log.warning("tasks are not observed: %s", error)  # the system has no more threads
 
     def _watch(self, key: Hashable, pid: int, start_ticks: int) -> None:
         if self._watched.get(key) == (pid, start_ticks):
@@ -141,12 +145,15 @@ class Observer:
         self._end()
         self._choose()
 
-    def _read(self, key: Hashable, slices: bool) -> dict[str, Any] | None:
-        pid, _ = self._watched.get(key, (0, 0))
+    def _read(self, keys: Iterable[Hashable], slices: bool) -> dict[Hashable, dict[str, Any]]:
+        found: dict[Hashable, dict[str, Any]] = {}
         if self._mechanism is None:
-            return None
-        seen = self._mechanism.read(pid)
-        return None if seen is None else told(seen, self._mechanism.name, self._reason, slices)
+            return found
+        for key in keys:
+            seen = self._mechanism.read(self._watched[key][0]) if key in self._watched else None
+            if seen is not None:
+                found[key] = told(seen, self._mechanism.name, self._reason, slices)
+        return found
 
     # ---- in the loop ----
 

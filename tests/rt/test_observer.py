@@ -351,14 +351,14 @@ def observed(body: Callable[[Observer, list[str]], Any], wanted: str = "", **mec
         try:
             await body(observer, said)
         finally:
-            await asyncio.to_thread(observer._thread.submit(lambda: None).result)
+            await asyncio.to_thread(observer.read, [], False)  # all before it is done
             observer.close()
 
     asyncio.run(run())
 
 
 async def read(observer: Observer, key: str) -> dict[str, Any] | None:
-    return await asyncio.to_thread(observer.read, key, True)
+    return (await asyncio.to_thread(observer.read, [key], True)).get(key)
 
 
 def test_the_best_that_works_is_taken_and_the_reason_told() -> None:
