@@ -61,11 +61,11 @@ class Tracer:
                 raise ObserverError(_unbuilt(error)) from error
         try:
             hello, _ = self._receive()
-            if hello != f"hello version={PROTOCOL_VERSION} task_bytes={TASK_BYTES}":
-                raise ObserverError(_failure(hello))
         except ObserverError:
+            hello = ""
+        if hello != f"hello version={PROTOCOL_VERSION} task_bytes={TASK_BYTES}":
             self.close()
-            raise
+            raise ObserverError(_failure(hello))
 
     def watch(self, pid: int, start_ticks: int) -> None:
         """See Mechanism."""
@@ -145,12 +145,12 @@ def _failure(line: str) -> str:
     fields = dict(pair.split("=", 1) for pair in line.split() if "=" in pair)
     code = int(fields.get("errno", 0))
     name = errno.errorcode.get(code, str(code))
+    if not line:
+        return f"mgmt-observer does not start; `{PROGRAM} --probe` says why"
     if not line.startswith("failed"):
         return "mgmt-observer is of another version; build it: make observe"
     if fields.get("at") == "blind":
         return "the kernel knows processes by other numbers than this PID namespace: run the daemon in the host's"
     if code in (errno.EPERM, errno.EACCES):
         return f"not permitted ({name}): the daemon needs CAP_BPF and CAP_PERFMON"
-    return (
-        f"refused by the kernel ({name}): Linux 5.18 with BTF is needed; `{PROGRAM.name} --probe` says more"
-    )
+    return f"refused by the kernel ({name}): Linux 5.18 with BTF is needed; `{PROGRAM} --probe` says more"

@@ -61,13 +61,14 @@ def link_program(sources: Sequence[str], target: Path, libraries: Sequence[str] 
     """Compiles `sources` into the executable `target`.
 
     Static where the C library allows it: no dynamic linker at start, and no library needed inside a
-    unit's own root. Raises CompileError with the compiler's own words.
+    unit's own root. With `libraries` (flags) dynamic: those are the system's. Raises CompileError with
+    the compiler's own words.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
     command = [*compiler, *PROGRAM_FLAGS, *shlex.split(os.environ.get("CFLAGS", "")), "-o", str(target)]
     said = ""
-    for link in (["-static"], []):
+    for link in [[]] if libraries else [["-static"], []]:
         done = _run([*command, *sources, *link, *libraries], "install gcc or clang, or name one in $CC")
         said = done.stderr
         if done.returncode == 0:

@@ -153,7 +153,7 @@ def test_what_is_observed_is_what_the_task_measured(client: Path, name: str) -> 
             assert found.activations is None and found.slices == () and found.wakeup is None
             return
         assert found.activations is not None and found.waited_ns is not None
-        assert own.completed <= found.activations <= own.completed + 3
+        assert own.completed <= found.activations <= own.completed + 8
         assert found.wakeup and found.on_cpu and found.response
         assert 0.8 <= found.on_cpu.percentile_ns(0.5) / own.execution.percentile_ns(0.5) <= 1.25
         # From a waking and not from the release, so it is never longer but for the end of the sleep itself.
@@ -282,6 +282,7 @@ def in_the_kernel(one: tuple[int, int]) -> bool:
 
 
 @pytest.mark.skipif(platform.machine() not in BPF, reason="it is not known how to ask this kernel")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may list what is loaded")
 @pytest.mark.parametrize("how", ["closed", "killed"])
 def test_nothing_is_left_in_the_kernel(how: str) -> None:
     with made("ebpf") as mechanism, python(SLEEPER) as process:
@@ -307,6 +308,7 @@ def test_a_probe_says_what_is_missing(tmp_path: Path) -> None:
         ("failed errno=22 at=load", "Linux 5.18 with BTF"),
         ("failed errno=0 at=blind", "PID namespace"),
         ("hello version=99", "another version"),
+        ("", "does not start"),
     ):
         program = tmp_path / "mgmt-observer"
         program.write_text(f"#!/bin/sh\necho {said}\n")
