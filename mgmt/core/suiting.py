@@ -365,6 +365,8 @@ def _submit_to(
         return {"suite": suite, "tasks": numbers, "already": result.known}
 
     _later(state, now, asked, submit, reply, out)
+    if suite is not None:
+        state.board.claim_for(now, suite, out)
 
 
 def task_body(state: State, task: op.TaskRecord) -> dict[str, Any]:

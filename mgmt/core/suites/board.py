@@ -477,6 +477,15 @@ class Board:
         exchange = op.Exchange(holding.holder, number, _ms(now), results, want, returned, fallback=alone)
         self.ask(exchange, then, out)
 
+    def claim_for(self, now: Now, suite: int, out: list[fx.Effect]) -> None:
+        """Tasks are on their way into the queue: whoever waits for some claims them in the same commit."""
+        for holding in self._holdings_of(suite):
+            if holding.parked is not None and holding.ending is None:
+                number, want = holding.parked
+                holding.parked = None
+                self._claim(now, holding, number, want, (), (), out)
+                return
+
     def _upstream(self, claim: op.Claim) -> str:
         upstream = getattr(claim, "upstream", 0)
         return self.uuid(Kind.TASK, upstream) if upstream else ""
