@@ -293,6 +293,7 @@ class Crew:
             self._upward.phase(now, 0, Phase.IDLE, "", failed=False, completed=0, held=None, out=out)
         else:
             self._tell_phase(now, out)
+            self.pool.lost = True  # what was on its way when the link broke may be
             if self.pool.has_asked:
                 self.pool.tell(now, out)
             self._turn(now, out)
@@ -402,7 +403,7 @@ class Crew:
         """All workers that live have said what they have; the rest of what this holder claimed is lost here."""
         self._finding = False
         out.append(fx.CancelTimer(("crew", "find")))
-        self._tell_phase(now, out, held=self.pool.held())
+        self.pool.lost = True
         idle = [self._supervisor.units[name] for name in self.pool.slots]
         down = [unit for unit in idle if unit.state in AT_REST and not unit.wanted]
         if down and self._ending is None:
