@@ -16,6 +16,7 @@ from mgmt.core.schedule.hosting import Hosting
 from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.supervision import Ordering, UnitSpec
+from mgmt.core.users import Users
 from mgmt.protocol import defaults
 from mgmt.settings import Settings
 
@@ -74,6 +75,7 @@ class State:
                 key_ns=int(settings.timing.idempotency_keep_s * 1e9),
             ),
         )
+        self.users = Users()
         self.journal = Journal(self.sessions, limits.max_event_history)
         self.registry = Registry(settings)
         prefix = f"{settings.endpoints.model_socket_dir}/{defaults.MODEL_SOCKET_PREFIX}"

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mgmt.core import access, agency, cluster, operate, scheduling, status
+from mgmt.core import access, accounts, agency, cluster, operate, scheduling, status
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import LEGACY_PLANE, SESSIONLESS, Asked, Now
@@ -26,7 +26,7 @@ from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
 
-__all__ = ["HANDLERS", "LEGACY_PLANE", "scheduling", "step"]
+__all__ = ["HANDLERS", "LEGACY_PLANE", "accounts", "scheduling", "step"]
 
 # Each opens a session of its own: there is nothing to repeat, so they take no idempotency key.
 HELLOS = frozenset({"hello", "backend-hello", "agent-hello"})
@@ -82,7 +82,8 @@ def _commit(state: State, out: list[fx.Effect]) -> None:
     """What must survive comes first among the effects: nothing of this step is done before it is durable."""
     supervisor, journal, roster, agent = state.supervisor, state.journal, state.roster, state.agent
     reposted = supervisor.reposted if agent is None else agent.dirty
-    if supervisor.dirty or journal.fresh or reposted or roster.dirty:
+    accounts = state.users.take_changes()
+    if supervisor.dirty or journal.fresh or reposted or roster.dirty or accounts:
         units = supervisor.units
         records = {
             name: to_record(units[name]) if name in units else None for name in sorted(supervisor.dirty)
@@ -99,6 +100,7 @@ def _commit(state: State, out: list[fx.Effect]) -> None:
             state.schedules.records(),
             assignments=assignments,
             nodes=nodes,
+            accounts=accounts,
         )
         out.insert(0, commit)
         reposted.clear()
@@ -178,11 +180,15 @@ def _on_asked(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> Non
     try:
         if state.quit_said:
             refuse_while_stopping(state)
-        access.authorise(asked)
+        session = state.sessions.of(asked.route) if asked.verb not in HELLOS else None
+        if session is not None and not access.owns(session, asked.route.grant):
+            session = None  # another key's
+        asked.by = access.authenticate(state, now, asked, session)
+        access.authorise(state, asked)
         agency.refuse_what_is_the_daemons(state, asked)
         if asked.verb not in HELLOS and asked.route.plane not in SESSIONLESS:
-            session = state.sessions.find(now, asked.route.peer, asked.route.session)
-            if not access.owns(session, asked.route.grant):
+            found = state.sessions.find(now, asked.route.peer, asked.route.session)
+            if found is not session:
                 raise MgmtError("session-gone", "this session is another key's; say hello first")
         if asked.key and asked.verb not in HELLOS:
             if state.sessions.repeats(asked, out):
@@ -207,6 +213,7 @@ def _hello(state: State, now: Now, asked: Asked, body: msg.Hello, out: list[fx.E
         if body.mode == "relay":
             _speaks_native(state, state.registry.resolve(body.model))
     session = state.sessions.open(now, asked.route.peer, body.name, out, key=access.key_of(asked.route.grant))
+    session.user, session.token = asked.by.user, asked.by.token
     lease = None
     if body.model is not None:
         model = state.registry.resolve(body.model).name
@@ -434,6 +441,9 @@ def _on_noticed(state: State, now: Now, event: ev.Noticed, out: list[fx.Effect])
         session = state.sessions.find(now, event.peer, event.session)
     except MgmtError:
         session = None
+    if session is not None and access.owns(session, event.grant) and not access.lives(state, now, session):
+        state.sessions.end(session, out)
+        session = None
     if session is None or not access.owns(session, event.grant):
         out.append(fx.Tell(event.peer, event.session, "session-gone", {}))
         return
@@ -552,6 +562,7 @@ def _on_hand_over(state: State, now: Now, event: ev.HandOver, out: list[fx.Effec
 def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect]) -> None:
     """The first event of a daemon's life: what the former one left, then what is to be started anyway."""
     state.journal.restore(event.events)
+    state.users.restore(event.accounts)
     state.schedules.restore(event.workloads, out)
     state.schedules.changed = False
     state.execution.restore(state.schedules.entries, out)

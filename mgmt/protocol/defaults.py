@@ -119,3 +119,14 @@ MAX_WORKLOAD_PROBLEMS = 20  # faults reported at once; the rest is counted
 MAX_TIMELINE_JOBS = 20_000  # that are drawn; what comes later is said to be left out
 
 LOCAL_NODE = "local"  # how this machine is called among its nodes
+
+# --- users, groups and tokens ---
+MAX_ACCOUNT_CHARS = 64  # of the name of a user, a group or a token
+MAX_USERS = 10_000  # deleted ones included: their names stay taken
+MAX_USER_TOKENS = 64  # of one user; expired ones go first
+TOKEN_BYTES = 32  # of chance in a token
+TOKEN_LIFETIME_S = 30 * 86_400.0  # of a token whose maker says nothing else
+MAX_TOKEN_LIFETIME_S = 10 * 366 * 86_400.0  # ten years; longer is for ever
+TOKEN_USE_S = 60.0  # how exactly the last use of a token is written down
+GROUP_QUOTA = 8  # groups that a user may create
+STORAGE_QUOTA_BYTES = 16_000_000_000  # of one group
