@@ -6,9 +6,7 @@ what people choose; 256 bits of chance cannot be guessed, and each hello would p
 
 from __future__ import annotations
 
-import hashlib
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,11 +18,15 @@ PREFIX = "mgmt_"  # so that a token in a wrong place is seen to be one
 
 def new() -> str:
     """The text of a fresh token."""
+    import secrets  # not at the top, like the other: each call of `mgmt` would pay for it
+
     return PREFIX + secrets.token_urlsafe(defaults.TOKEN_BYTES)
 
 
 def digest(token: str) -> bytes:
     """What the daemon keeps of it; 32 bytes."""
+    import hashlib
+
     return hashlib.sha256(token.encode()).digest()
 
 

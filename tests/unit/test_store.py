@@ -210,7 +210,7 @@ def parts(path: Path) -> dict[str, bytes]:
 
 def put(path: Path, files: dict[str, bytes]) -> None:
     for old in path.parent.glob(f"{path.name}*"):
-        old.unlink()
+        old.unlink(missing_ok=True)  # a store that was refused lets go of its files when it is collected
     for suffix, data in files.items():
         path.with_name(path.name + suffix).write_bytes(data)
 
