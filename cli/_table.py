@@ -244,7 +244,7 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "user": "Whose it is; none: your own.",
             "name": "What it is called among the user's.",
-            "digest": "SHA-256 of the token's text, 256 bits of chance.",
+            "digest": "SHA-256 of the token's text, which has 256 bits of chance.",
             "scope": "Whose verbs it may say.",
             "node": "With scope node: for the agent of this node.",
             "lifetime_s": "How long it is let in.",

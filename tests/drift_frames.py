@@ -104,7 +104,7 @@ VALUES: dict[str, Any] = {
     "group": "vision",
     "groups": ["vision"],
     "role": "write",
-    "digest": bytes(range(32)),
+    "digest": bytes(range(32)).hex(),
     "created_at": AT,
     "expires_at": AT + 2_592_000,
     "used_at": AT + 60,

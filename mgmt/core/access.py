@@ -58,7 +58,7 @@ def authenticate(state: State, now: Now, asked: Asked, session: Session | None) 
     if token is not None:
         caller = _of_token(state, asked, token)
         if grant is not None and grant.user not in ("", caller.user):
-            text = f"key {grant.name!r} is user {grant.user!r}'s, and the token is user {caller.user!r}'s"
+            text = f"key {grant.name!r} speaks for user {grant.user!r}, and the token for {caller.user!r}"
             raise MgmtError("not-authorised", text)
         fixed = grant is not None and (grant.role == keys.BACKEND or (grant.node and not caller.node))
         if not fixed:

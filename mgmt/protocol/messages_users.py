@@ -131,8 +131,8 @@ class TokenNew(Message):
 
     user: Name | None = Field(default=None, description="whose it is; none: your own")
     name: Account = Field(description="what it is called among the user's")
-    digest: bytes = Field(
-        min_length=32, max_length=32, description="SHA-256 of the token's text, 256 bits of chance"
+    digest: str = Field(
+        pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the token's text, which has 256 bits of chance"
     )
     scope: Scope = Field(default="user", description="whose verbs it may say")
     node: Name | None = Field(default=None, description="with scope node: for the agent of this node")

@@ -23,11 +23,11 @@ def new() -> str:
     return PREFIX + secrets.token_urlsafe(defaults.TOKEN_BYTES)
 
 
-def digest(token: str) -> bytes:
-    """What the daemon keeps of it; 32 bytes."""
+def digest(token: str) -> str:
+    """What the daemon keeps of it; 64 hexadecimal digits."""
     import hashlib
 
-    return hashlib.sha256(token.encode()).digest()
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def read(path: Path) -> str:

@@ -241,7 +241,7 @@ def test_an_agent_decides_nothing_that_is_its_daemons() -> None:
                 if info.is_required():
                     body[field] = ["u"] if field in ("targets", "documents") else "u"
             body |= {"role": "read"} if verb == "group-role" else {}
-            body |= {"digest": bytes(32)} if verb == "token-new" else {}
+            body |= {"digest": "0" * 64} if verb == "token-new" else {}
             code, text = client.ask(verb, **body).refusal
             assert code == "not-available" and "tcp://daemon:1" in text, verb
 

@@ -63,7 +63,7 @@ class Token:
 
     user: str
     name: str
-    digest: bytes
+    digest: str
     scope: str
     node: str
     created_at: float

@@ -15,7 +15,7 @@ class Tokens:
     def __init__(self) -> None:
         self.by_id: dict[str, Token] = {}
         self.dirty: set[str] = set()
-        self._by_digest: dict[bytes, Token] = {}
+        self._by_digest: dict[str, Token] = {}
         self._written_s: dict[str, float] = {}  # when the last use of each was written down
 
     def restore(self, records: dict[str, Record]) -> None:
