@@ -16,7 +16,6 @@ class Tokens:
         self.by_id: dict[str, Token] = {}
         self.dirty: set[str] = set()
         self._by_digest: dict[str, Token] = {}
-        self._written_s: dict[str, float] = {}  # when the last use of each was written down
 
     def restore(self, records: dict[str, Record]) -> None:
         for record in records.values():
@@ -64,7 +63,6 @@ class Tokens:
 
     def remove(self, token: Token) -> None:
         del self.by_id[token.id], self._by_digest[token.digest]
-        self._written_s.pop(token.id, None)
         self.dirty.add(token.id)
 
     def present(self, now: Now, text: str) -> Token:
@@ -77,9 +75,9 @@ class Tokens:
             )
             raise MgmtError("not-authorised", why)
         self.prove(now, token)
-        token.used_at = now.real_s
-        if now.real_s - self._written_s.get(token.id, 0.0) >= defaults.TOKEN_USE_S:
-            self._written_s[token.id] = now.real_s
+        # Not with each hello: what is written down is what is known.
+        if token.used_at is None or abs(now.real_s - token.used_at) >= defaults.TOKEN_USE_S:
+            token.used_at = now.real_s
             self.dirty.add(token.id)
         return token
 
