@@ -54,8 +54,8 @@ def agent(
     policy: str | None,
 ) -> int:
     """Stays in the foreground. The daemon decides what runs here; that goes on while the daemon is away, and when
-    this agent is killed and started again. Over tcp it needs --key, whose role is agent:NAME, and --server-key. With
-    --token-file the token's user, who brings this node, manages it.
+    this agent is killed and started again. Over tcp it needs --key, whose role is agent:NAME, and --server-key.
+    With --token-file the token's user, who brings this node, manages it.
     `mgmt --endpoint ipc://DIR/run/control status` asks it locally."""
     options = {
         "--name": name,

@@ -246,9 +246,9 @@ def test_a_token_is_printed_once_and_its_file_must_be_private(daemon: Daemon, tm
     daemon.control.ok("user-create", user="alice")
     secret = mgmt(daemon, "user", "token", "new", "a", "--user", "alice").stdout.strip()
     told = json.loads(mgmt(daemon, "user", "token", "new", "b", "--user", "alice", "--json").stdout)
-    assert (
-        text.startswith(tokens.PREFIX) and told["token"].startswith(tokens.PREFIX) and text != told["token"]
-    )
+    jsonschema.validate(told, schema_of(told["schema"]))
+    assert secret.startswith(tokens.PREFIX) and told["token"].startswith(tokens.PREFIX)
+    assert secret != told["token"]
     file = tmp_path / "open.token"
     file.write_text(secret)
     file.chmod(0o644)
