@@ -171,6 +171,7 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("QuotaSet", "groups"): 10,
     ("GroupStatus", "creator"): "alice",
     ("GroupStatus", "tasks"): 2,
+    ("Observed", "mechanism"): "ebpf",
     ("TaskExplanation", "lines"): ["on CPU 2 of node 'local': chosen by best_fit_decreasing"],
 }
 # One for each outcome that is not ok.
