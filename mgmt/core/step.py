@@ -82,8 +82,7 @@ def _commit(state: State, out: list[fx.Effect]) -> None:
     """What must survive comes first among the effects: nothing of this step is done before it is durable."""
     supervisor, journal, roster, agent = state.supervisor, state.journal, state.roster, state.agent
     reposted = supervisor.reposted if agent is None else agent.dirty
-    accounts = state.users.take_changes()
-    if supervisor.dirty or journal.fresh or reposted or roster.dirty or accounts:
+    if supervisor.dirty or journal.fresh or reposted or roster.dirty or state.users.dirty:
         units = supervisor.units
         records = {
             name: to_record(units[name]) if name in units else None for name in sorted(supervisor.dirty)
@@ -100,7 +99,7 @@ def _commit(state: State, out: list[fx.Effect]) -> None:
             state.schedules.records(),
             assignments=assignments,
             nodes=nodes,
-            accounts=accounts,
+            accounts=state.users.take_changes(),
         )
         out.insert(0, commit)
         reposted.clear()

@@ -7,7 +7,6 @@ description is its documentation.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -26,11 +25,9 @@ def validate(request: Request) -> Message:
     """The validated body; FrameError `unknown-verb`, or `bad-body` naming the first wrong field."""
     verb = REQUESTS.get(request.verb)
     if verb is None:
-        near = get_close_matches(request.verb[:60], REQUESTS)
-        hint = f"did you mean {' or '.join(near)}?" if near else "docs/protocol.md has all of them"
         raise FrameError(
             "unknown-verb",
-            f"there is no request {request.verb!r:.60}; {hint}",
+            f"there is no request {request.verb!r:.60}; known: {', '.join(sorted(REQUESTS))}",
             request.id,
             request.session,
         )

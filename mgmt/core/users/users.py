@@ -40,6 +40,11 @@ class Users:
             self.groups[record["name"]] = group_from(record)
         self.tokens.restore(records.get("tokens", {}))
 
+    @property
+    def dirty(self) -> bool:
+        """Whether there is something that the store does not have yet."""
+        return bool(self._dirty["users"] or self._dirty["groups"] or self.tokens.dirty)
+
     def take_changes(self) -> dict[str, dict[str, Record | None]]:
         """Records by table of what the store does not have yet; each is handed out once."""
         known: dict[str, dict[str, Any]] = {
