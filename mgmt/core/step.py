@@ -179,16 +179,17 @@ def _on_asked(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> Non
     try:
         if state.quit_said:
             refuse_while_stopping(state)
-        session = state.sessions.of(asked.route) if asked.verb not in HELLOS else None
-        if session is not None and not access.owns(session, asked.route.grant):
-            session = None  # another key's
+        found = state.sessions.of(asked.route) if asked.verb not in HELLOS else None
+        session = found if found is not None and access.owns(found, asked.route.grant) else None
         asked.by = access.authenticate(state, now, asked, session)
         access.authorise(state, asked)
         agency.refuse_what_is_the_daemons(state, asked)
-        if asked.verb not in HELLOS and asked.route.plane not in SESSIONLESS:
-            found = state.sessions.find(now, asked.route.peer, asked.route.session)
-            if found is not session:
-                raise MgmtError("session-gone", "this session is another key's; say hello first")
+        if session is not None:
+            session.seen_ns = now.mono_ns
+        elif found is not None:
+            raise MgmtError("session-gone", "this session is another key's; say hello first")
+        elif asked.verb not in HELLOS and asked.route.plane not in SESSIONLESS:
+            state.sessions.find(now, asked.route.peer, asked.route.session)  # there is none: it says so
         if asked.key and asked.verb not in HELLOS:
             if state.sessions.repeats(asked, out):
                 return
