@@ -14,7 +14,7 @@ from mgmt.core.supervision import TRANSITIONS, State
 from mgmt.protocol import defaults, frames
 from mgmt.protocol.errors import TABLE
 from mgmt.protocol.frames import DataKind
-from mgmt.protocol.messages import EVENTS, NOTICES, REQUESTS, Message
+from mgmt.protocol.messages import EVENTS, NOTICES, REQUESTS, Audience, Message, Verb
 
 PATH = "docs/protocol.md"
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
@@ -43,12 +43,20 @@ def requests() -> str:
     for name, row in REQUESTS.items():
         assert row.reply is not None
         anchor = f"[`{name}`](#request-{name})"
-        lines.append(f"| {anchor} | {row.audience} | {_help(row.body)} | {_linked(row.reply)} |")
+        lines.append(f"| {anchor} | {_who(row)} | {_help(row.body)} | {_linked(row.reply)} |")
     for name, row in REQUESTS.items():
         assert row.reply is not None
         lines += ["", f"#### request {name}", "", _help(row.body), "", *_fields(row.body), ""]
         lines.append(f"Reply: {_linked(row.reply)}.")
     return "\n".join(lines) + "\n"
+
+
+def _who(row: Verb) -> str:
+    """The audience, and what a user needs besides."""
+    need = row.need
+    if row.audience is not Audience.USER or need is None or need.object == "service":
+        return str(row.audience)
+    return f"{row.audience}: {'own' if need.object == 'user' else f'{need.role} on the {need.object}'}"
 
 
 def notices() -> str:

@@ -24,7 +24,7 @@ from mgmt.core.suites.states import Exec, Suite
 from mgmt.core.supervision import LOCAL
 from mgmt.protocol import defaults, frames
 from mgmt.protocol.errors import MgmtError
-from mgmt.protocol.suites import Task
+from mgmt.protocol.messages_suites import Task
 
 LIVE = frozenset({Suite.OPEN, Suite.CLOSED})
 CANCELLED = "UserCancellation"
