@@ -1098,4 +1098,4 @@ class NodeGone(Message):
 
 # Their rows follow these.
 import mgmt.protocol.messages_suites  # noqa: E402
-import mgmt.protocol.messages_users  # noqa: F401
+import mgmt.protocol.messages_users  # noqa: E402, F401
