@@ -38,9 +38,9 @@ from mgmt.worker.wire import Kind
 
 TICK_S = 0.05  # of the watchdog: how late a timeout may be
 SERVICE_NS = 1_000_000  # between quick calls the socket is looked after so often
-BACKSTOP_S = 10.0  # after a timeout, when a function keeps even the watchdog from running: SIGALRM
+BACKSTOP_S = 3.0  # after a timeout, when a function keeps even the watchdog from running: SIGALRM
 QUIET_TICKS = 20  # then the watchdog sleeps until there is something to do
-LAST_WORDS_S = 5.0  # for the connection to be there when the process must end
+LAST_WORDS_S = 2.0  # for the connection to be there when the process must end
 LEAVE_S = 2.0  # for the crew to take the last DONEs
 RECEIVE_BYTES = 1 << 18
 KEEP_OUTPUT_BYTES = 1 << 20  # in memory, before the watchdog cuts it to its tail
