@@ -610,6 +610,8 @@ class Resident:
             if waiting[:2] == (task, attempt):
                 self._queue.remove(waiting)
                 self._queued_bytes -= len(waiting[2])
+                if self._folders is not None:
+                    remove(f"{self._folders.inside}/{task}.{attempt}")
                 status = -int(signal.SIGTERM)
                 frame = wire.encode(_DONE, task, attempt, status, wire.USER_CANCELLATION, 0, 0, b"", {})
                 self._unsent.append(frame)

@@ -223,7 +223,13 @@ def test_resources_are_where_the_crew_has_put_them(crew: Crew) -> None:
     wanted = [{"blob": "x", "path": "data"}]
     done = crew.do(5, args=["true"], resources=wanted)
     assert (done.status, done.message) == (126, wire.RESOURCE_NOT_FOUND)
-    (crew.place / "in" / "6.1").mkdir()
+    crew.send(Kind.PAUSE)
+    for task in (6, 7):
+        (crew.place / "in" / f"{task}.1").mkdir()
+    crew.run(7, args=["true"], resources=wanted)
+    crew.send(Kind.CANCEL, 7, 1, 0)
+    assert crew.done().message == wire.USER_CANCELLATION
+    crew.send(Kind.RESUME)
     (crew.place / "in" / "6.1" / "data").write_text("here")
     assert crew.do(6, args=sh("cat $MITO_RESOURCE_DIR/data"), resources=wanted).tail == b"here"
     assert list((crew.place / "in").iterdir()) == []
