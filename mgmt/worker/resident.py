@@ -28,6 +28,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, NoReturn
 
 import msgpack
@@ -45,6 +46,7 @@ LEAVE_S = 2.0  # for the crew to take the last DONEs
 RECEIVE_BYTES = 1 << 18
 KEEP_OUTPUT_BYTES = 1 << 20  # in memory, before the watchdog cuts it to its tail
 MESSAGE_CHARACTERS = 500
+WATCHDOG = "mgmt-watchdog"
 
 _RUN = int(Kind.RUN)
 _DONE = int(Kind.DONE)
@@ -88,10 +90,11 @@ class Capture:
     """Descriptors 1 and 2 of this process: in memory, or in a task's log file."""
 
     def __init__(self) -> None:
-        self.complaints = os.dup(2)
+        self._complaints = os.dup(2)
         self._memory = os.memfd_create("output")
         self._descriptor = self._memory
         self._limit = 0
+        self._lock = threading.Lock()  # which file it is: the watchdog must not cut a closed one
         fcntl.fcntl(
             self._memory, fcntl.F_SETFL, os.O_APPEND
         )  # the watchdog may cut it while a function prints
@@ -107,20 +110,23 @@ class Capture:
         os.dup2(descriptor, 2)
 
     def to_file(self, path: str, limit_bytes: int) -> None:
-        self._limit = limit_bytes
         flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._attach(os.open(path, flags, 0o600))
+        descriptor = os.open(path, flags, 0o600)
+        with self._lock:
+            self._limit = limit_bytes
+            self._attach(descriptor)
 
     def cut(self) -> None:
         """Called by the watchdog: neither memory nor disk fills up."""
-        descriptor = self._descriptor
-        if descriptor == self._memory:
-            if os.lseek(descriptor, 0, os.SEEK_CUR) > KEEP_OUTPUT_BYTES:
+        with self._lock:
+            size = os.fstat(self._descriptor).st_size
+            if self._descriptor != self._memory:
+                if size > self._limit + KEEP_OUTPUT_BYTES:
+                    os.ftruncate(self._descriptor, self._limit + 1)  # that one byte says: there was more
+            elif size > KEEP_OUTPUT_BYTES:
                 tail = self.tail()
                 self.forget()
-                os.write(descriptor, tail)
-        elif os.fstat(descriptor).st_size > self._limit + KEEP_OUTPUT_BYTES:
-            os.ftruncate(descriptor, self._limit + 1)  # that one byte says: there was more
+                os.write(self._memory, tail)
 
     def tail(self) -> bytes:
         size = os.fstat(self._descriptor).st_size
@@ -138,9 +144,14 @@ class Capture:
         if size > self._limit:
             os.ftruncate(descriptor, self._limit)
             said["truncated"] = True
-        self._attach(self._memory)
-        os.close(descriptor)
+        with self._lock:
+            self._attach(self._memory)
+            os.close(descriptor)
         return said
+
+    def complain(self, text: str) -> None:
+        """To the stderr that this process was started with."""
+        os.write(self._complaints, f"mgmt resident worker: {text}\n".encode(errors="replace"))
 
     @property
     def memory(self) -> int:
@@ -186,7 +197,9 @@ class Resident:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, signal.SIGTERM, signal.SIGINT})
         signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        sys.excepthook = self._on_bug
+        threading.excepthook = self._on_bug_of_a_thread
+        threading.Thread(target=self._watch, name=WATCHDOG, daemon=True).start()
         queue, unsent = self._queue, self._unsent
         last_ns = 0
         while True:
@@ -210,6 +223,17 @@ class Resident:
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._stopping = True
+
+    def _on_bug(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        self._capture.complain("".join(traceback.format_exception(kind, error, trace)).rstrip())
+
+    def _on_bug_of_a_thread(self, failure: threading.ExceptHookArgs) -> None:
+        if failure.exc_value is None:
+            return
+        if failure.thread is not None and failure.thread.name == WATCHDOG:  # without it no timeout is kept
+            self._on_bug(failure.exc_type, failure.exc_value, failure.exc_traceback)
+            os._exit(1)
+        traceback.print_exception(failure.exc_value)  # a function's own thread: its output
 
     def _has_room(self) -> bool:
         return (
@@ -619,7 +643,7 @@ class Resident:
                 return
 
     def _leave(self, status: int, text: str) -> NoReturn:
-        os.write(self._capture.complaints, f"mgmt resident worker: {text}\n".encode(errors="replace"))
+        self._capture.complain(text)
         os._exit(status)
 
 

@@ -63,6 +63,11 @@ def leave_things():
         file.write("{}")
     open("litter", "w").close()
 
+def replace_things():
+    os.rename(os.environ["MITO_RESULT_DIR"], os.environ["MITO_RESULT_DIR"] + ".old")
+    os.mkdir(os.environ["MITO_RESULT_DIR"])
+    os.rmdir(os.environ["MITO_EXEC_DIR"])
+
 def listing():
     return os.listdir("."), os.listdir(os.environ["MITO_RESULT_DIR"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,8 @@ def test_what_it_leaves_is_kept_and_the_next_finds_nothing(resident: Crew) -> No
         assert done.extra == {"results": f"{resident.place}/out/3.1", "new_task": b"{}"}
         assert Path(done.extra["results"], "r").read_text() == "result"
         assert value(call(resident, "listing")) == [[], []]
+        assert call(resident, "replace_things").status == 0
+        assert value(call(resident, "listing")) == [[], []]
 
 
 def test_resources_are_where_the_crew_has_put_them(resident: Crew) -> None:
@@ -181,6 +184,29 @@ def test_a_stop_without_grace_ends_it_in_the_middle(resident: Crew) -> None:
     with pytest.raises(ConnectionError):
         resident.done()
     assert resident.ended() == (0, "")
+
+
+@pytest.mark.parametrize("more", [{}, {"terminal_output": True}])
+def test_a_printer_without_end_fills_neither_memory_nor_disk(resident: Crew, more: dict[str, Any]) -> None:
+    resident.run(1, function="functions:speak", params=["x" * 1000, 1 << 40], **more)
+    shrinks, before, end = 0, 0, time.monotonic() + 20
+    while shrinks < 3 and time.monotonic() < end:
+        size = os.stat(f"/proc/{resident.pid}/fd/1").st_size
+        shrinks += size < before
+        before = size
+    assert shrinks == 3
+    resident.send(Kind.CANCEL, 1, 1, 0)
+    done = resident.done()
+    assert (done.message, len(done.tail)) == (wire.USER_CANCELLATION, wire.TAIL_BYTES)
+
+
+def test_a_machine_fault_is_told(resident: Crew) -> None:
+    call(resident, "nothing")
+    os.rename(resident.place, resident.folder / "gone")  # its folders with it
+    (resident.folder / "gone" / "litter").touch()
+    resident.run(1, function="functions:nothing")
+    status, text = resident.ended()
+    assert status == 1 and "FileNotFoundError" in text
 
 
 def test_a_crash_ends_the_worker_with_its_signal(resident: Crew) -> None:
