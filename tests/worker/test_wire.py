@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import socket
 import struct
@@ -246,3 +247,26 @@ def test_an_idle_worker_stops_at_once(either: Crew) -> None:
     either.send(Kind.STOP, False)
     assert either.ended() == (0, "")
     assert time.monotonic() - started < 2  # not after waiting for a crew that has all
+
+
+def test_cut_off_again_and_again_each_task_is_done_once(either: Crew) -> None:
+    """Whatever was on its way in either direction: what comes twice is the same DONE, and nothing is missing."""
+    chance = random.Random(6)
+    todo = set(range(300))
+    dones: dict[int, int] = {}  # task: start_ns, by which two runs would differ
+    held: set[int] = set()
+    for _ in range(2000):
+        for task in sorted(todo - held - set(dones))[: chance.randrange(12)]:
+            either.run(task, **either.quick())
+            held.add(task)
+        for _ in range(min(chance.randrange(8), len(held - set(dones)))):
+            done = either.done(take=chance.random() < 0.8)
+            assert (done.status, dones.setdefault(done.task, done.start_ns)) == (0, done.start_ns)
+        if len(dones) == len(todo):
+            break
+        if chance.random() < 0.2:
+            either.drop()
+            either.accept()
+            held = {task for task, _ in either.hello[4]}
+            either.welcome()
+    assert set(dones) == todo
