@@ -4,7 +4,7 @@
  *   mgmt-worker --socket PATH --unit NAME --incarnation N [--token TOKEN]
  *     [--managed] [--manager-uuid UUID] [--worker-id 0..255]
  *
- * The token is better given in the environment, MGMT_WORKER_TOKEN, where other users do not see it. The last three
+ * The token is better given in the environment, MGMT_TOKEN, where other users do not see it. The last three
  * say the same as the unit's name does and are accepted for the sake of old scripts. What it says to its crew and
  * hears is specified in wire.py, what its tasks find in folders.c. CPUs, policy and limits are inherited: its
  * parent, mgmt-shim, has set them.

@@ -73,7 +73,7 @@ class Crew:
 
     def start(self, *more: str) -> None:
         options = ["--socket", str(self.socket_path), "--unit", "w0", "--incarnation", "7", *more]
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "MGMT_WORKER_TOKEN": "secret"}
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "MGMT_TOKEN": "secret"}
         env["ASAN_OPTIONS"] = "exitcode=99"
         env["UBSAN_OPTIONS"] = "halt_on_error=1:exitcode=99"
         self.process = subprocess.Popen(
