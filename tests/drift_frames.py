@@ -260,7 +260,8 @@ def example(model: type[Message], full: bool) -> dict[str, Any]:
     body: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         if full or (model.__name__, name) in NEEDED or field.is_required():
-            body[name] = _value(model.__name__, name, field.annotation, full, default=field.default)
+            whole = full or (model.__name__, name) in NEEDED
+            body[name] = _value(model.__name__, name, field.annotation, whole, default=field.default)
     model.model_validate(body)
     return body
 

@@ -174,8 +174,8 @@ class SuiteCreate(Message):
     tags: Tags = Field(default=[], description="a node must have all of these")
     labels: Labels = Field(default=[], description="for queries")
     priority: Priority = Field(default=0, description="suites with more go first")
-    worker: WorkerSchedule = WorkerSchedule()
-    hooks: SuiteHooks = SuiteHooks()
+    worker: WorkerSchedule = Field(default_factory=WorkerSchedule)
+    hooks: SuiteHooks = Field(default_factory=SuiteHooks)
 
 
 class SuitesReply(Message):

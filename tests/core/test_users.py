@@ -451,6 +451,13 @@ NEEDS: dict[str, tuple[str, Role]] = {
     **dict.fromkeys(("group-delete", "group-add", "group-remove", "group-role"), ("group", Role.ADMIN)),
     "group-grant": ("node", Role.ADMIN),
     "quotas": ("group", Role.READ),
+    **dict.fromkeys(
+        ("suites", "suite-wait", "tasks", "task-show", "task-wait", "workers"), ("group", Role.READ)
+    ),
+    **dict.fromkeys(("suite-create", "suite-cancel", "suite-close"), ("group", Role.WRITE)),
+    **dict.fromkeys(("suite-refresh", "suite-agents", "task-submit"), ("group", Role.WRITE)),
+    **dict.fromkeys(("task-cancel", "task-retry", "task-change"), ("group", Role.WRITE)),
+    "worker-pause": ("node", Role.ADMIN),
 }
 
 
