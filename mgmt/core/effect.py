@@ -387,7 +387,12 @@ class OpenRelay:
 
 @dataclass(frozen=True, slots=True)
 class Relink:
-    """Close the connections to the daemon and make new ones; LinkUp follows when there is one."""
+    """Close the connections to the daemon and make new ones; LinkUp follows when there is one.
+
+    `connect_s` is how long the other machine's kernel has for its first answer, each time.
+    """
+
+    connect_s: float
 
 
 Effect = (

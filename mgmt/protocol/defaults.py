@@ -41,10 +41,11 @@ MISSED_BEATS = (
 NODE_HELLO_S = 5.0  # for the answer to an agent's hello, slow links included; then it connects anew
 MAX_NODE_TAGS = 64  # tags or labels of one node
 NODE_RECONNECT_MIN_S = 0.1  # first pause before a broken link is tried again; doubles with each try
-# The doubling stops here: a link that heals is used within a second, jitter included, and a thousand agents that
-# try once a second cost less than their heartbeats.
-NODE_RECONNECT_MAX_S = 0.8
-NODE_CONNECT_TIMEOUT_S = 1.0  # for the first answer of the other machine's kernel
+# The doubling stops here: with the time for an answer below and the jitter, a link that heals is used within a
+# second, and a thousand agents that try that often cost less than their heartbeats.
+NODE_RECONNECT_MAX_S = 0.35
+NODE_CONNECT_TIMEOUT_S = 1.5  # for the first answer of the other machine's kernel, when the way is not known
+NODE_CONNECT_SHORT_S = 0.4  # ... when it took a quarter of that at most, while the daemon was heard
 NODE_REFUSED_MAX_S = 10.0  # longest pause of an agent that was refused; it starts like that of a broken link
 CLOCK_SAMPLES = 8  # heartbeats of which the one with the shortest way tells the clocks' difference
 

@@ -74,6 +74,8 @@ class Agent:
         self._heard_ns = 0
         self._beat_ns = int(defaults.NODE_HEARTBEAT_S * 1e9)
         self._lost_ns = int(defaults.NODE_LOST_S * 1e9)
+        self._relinks = 0  # since it was joined
+        self._renew_ns = 0  # when a link that does not come up is made anew
         self._samples: deque[tuple[int, int]] = deque(maxlen=defaults.CLOCK_SAMPLES)  # round trip, offset
 
     # ---- what it was told in an earlier life ----
@@ -132,7 +134,7 @@ class Agent:
         self._session, self._epoch, self._heard_ns = body["session"], body["epoch"], now.mono_ns
         if not body["resumed"]:
             self._seen = 0
-        self._told = self._seen
+        self._told, self._relinks = self._seen, 0
         self._beat_ns, self._lost_ns = int(body["heartbeat_s"] * 1e9), int(body["lost_s"] * 1e9)
         self._samples.clear()
         out.append(fx.OpenRelay(body["token"]))
@@ -162,13 +164,22 @@ class Agent:
         silent_ns = now.mono_ns - self._heard_ns
         if silent_ns >= self._lost_ns:
             self._on_daemon_lost(now, out)
-        if self.joined and silent_ns < self._lost_ns:
+        if self.joined and silent_ns < self._patience_ns:
             self._beat(now, out)
-        elif self.joined or self._waits_for in ("hello", "retry"):
-            if self._waits_for != "retry":
+        elif self._waits_for == "silence" and now.mono_ns < self._renew_ns:
+            self._wait("silence", self._renew_ns, out)
+        else:
+            if self.joined or self._waits_for == "hello":
                 text = f"{self.facts.daemon} has not been heard for {silent_ns / 1e9:.1f} s: connecting anew"
                 out.append(fx.Note("WARNING", text, {}))
             self._relink(now, out)
+
+    @property
+    def _patience_ns(self) -> int:
+        """How long a silent link is kept. The daemon doubts this node by then: with a new one there is time left
+        to be heard before it is lost, where the kernel would send again only after as long as the old one was cut.
+        """
+        return min(self._lost_ns, int(self._beat_ns * defaults.MISSED_BEATS))
 
     def _on_daemon_lost(self, now: Now, out: list[fx.Effect]) -> None:
         """The daemon takes this node for lost by now: what must not outlive that is stopped."""
@@ -183,12 +194,19 @@ class Agent:
         if self._samples:
             body["round_trip_ns"], body["offset_ns"] = min(self._samples)
         out.append(fx.Beat(None, self._session, body))
-        self._wait("beat", now.mono_ns + self._beat_ns, out)
+        self._wait("beat", min(now.mono_ns + self._beat_ns, self._heard_ns + self._patience_ns), out)
 
     def _relink(self, now: Now, out: list[fx.Effect]) -> None:
         self.joined = False
-        out.append(fx.Relink())
-        self._wait("silence", max(now.mono_ns, self._heard_ns) + self._lost_ns, out)
+        self._relinks += 1
+        # What a short way does not answer at once was lost: it is asked again, for a link that comes back is to be
+        # used soon. Every second time more is waited for, since the way may have become a longer one.
+        trip_ns = min(self._samples)[0] if self._samples else defaults.NODE_CONNECT_TIMEOUT_S * 1e9
+        short = self._relinks % 2 and trip_ns * 4 <= defaults.NODE_CONNECT_SHORT_S * 1e9
+        out.append(fx.Relink(defaults.NODE_CONNECT_SHORT_S if short else defaults.NODE_CONNECT_TIMEOUT_S))
+        self._renew_ns = now.mono_ns + int(2 * defaults.NODE_HELLO_S * 1e9)
+        lost_ns = self._heard_ns + self._lost_ns
+        self._wait("silence", lost_ns if lost_ns > now.mono_ns else self._renew_ns, out)
 
     def _wait(self, what: str, at_ns: int, out: list[fx.Effect]) -> None:
         self._waits_for = what
