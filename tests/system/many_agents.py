@@ -22,6 +22,7 @@ class Simulated:
     beat_at_s: float = 0.0
     beats: int = 0
     units: dict[str, dict[str, Any]] = field(default_factory=dict)
+    tasks: list[dict[str, Any]] = field(default_factory=list)  # what it was told of schedules
 
     def hello(self) -> None:
         body = {
@@ -52,6 +53,10 @@ class Simulated:
                 if message.body["what"] == "assign":
                     self._assign(message.body["body"])
                 self.tell("agent-report", units=list(self.units.values()))
+            elif isinstance(message, frames.Notice) and message.name == "node-tasks":
+                self.tasks.append(message.body)
+                answer = {"ask": message.body["ask"], "outcome": "ok", "body": {}}
+                self.socket.send(frames.encode_notice(self.session, "agent-answer", answer))
             elif isinstance(message, frames.Notice) and message.name == "node-heartbeat":
                 self.beats += 1
                 self.beat_at_s = time.monotonic() + message.body["next_ns"] / 1e9
