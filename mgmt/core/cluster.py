@@ -27,11 +27,17 @@ def _agent_hello(state: State, now: Now, asked: Asked, body: msg.AgentHello, out
     node, replay = state.roster.hello(now, asked.route.peer, body, out)
     # The welcome goes first: what is pushed is of the session that it opens.
     state.sessions.answer(asked.route, frames.Outcome.OK, state.roster.welcome(node, replay), out)
-    state.supervisor.on_hello(now, node, [unit.model_dump() for unit in body.units], replay, out)
+    reports = [unit.model_dump() for unit in body.units]
+    state.supervisor.on_hello(now, node, reports, out)
     if replay:
         state.roster.replay(node, body.acked, out)
+    else:
+        state.roster.start_anew(node)
+        state.execution.tell_all(node.name, out)  # first: segments are there before their processes
+        state.supervisor.tell_all(node, reports, out)
+    for staged in body.staged:
+        state.execution.on_node_staged(now, node.name, staged.model_dump(), out)
     _fail_asks(state, node, out)  # their answers would have come on the former connection
-    state.execution.on_hello(now, node.name, out)
     return None
 
 
@@ -50,6 +56,8 @@ def on_node_noticed(state: State, now: Now, event: ev.NodeNoticed, out: list[fx.
             node.leaving, node.reason = True, "its agent is being stopped"
         for report in body.get("units", ()):
             state.supervisor.on_report(now, node, report, out)
+        for report in body.get("staged", ()):
+            state.execution.on_node_staged(now, node.name, report, out)
         if body.get("usage"):
             state.supervisor.on_usage(body["usage"], node)
         for fault in body.get("faults", ()):
@@ -119,11 +127,6 @@ def ask_node(
 
 
 def _on_answer(state: State, now: Now, node: Node, body: dict[str, Any], out: list[fx.Effect]) -> None:
-    if state.execution.is_mine(body["ask"]):
-        ok = body["outcome"] == frames.Outcome.OK
-        error = None if ok else MgmtError.from_body(body["body"])
-        state.execution.on_answer(now, body["ask"], node.name, error, out)
-        return
     ask = state.node_asks.get(body["ask"])
     if ask is None or ask.node != node.name:
         return  # nobody waits any more

@@ -101,7 +101,13 @@ class State:
         self.handshakes = Handshakes(self.registry, self.supervisor, self.loading, self.sessions)
         self.conditions = Conditions(self.registry, self.supervisor, self.loading, self.sessions)
         self.execution = Execution(
-            self.supervisor, self.ordering, self.journal, self.roster, self._declare_tasks, self._on_started
+            self.supervisor,
+            self.ordering,
+            self.journal,
+            self.roster,
+            self._declare_tasks,
+            self._on_started,
+            timing.stage_s,
         )
         self.hosting = Hosting(self.supervisor)
         self.schedules = Schedules(
@@ -122,7 +128,13 @@ class State:
         self.agent: Agent | None = None
         if agent is not None:
             self.agent = Agent(
-                agent, self.supervisor, self.ordering, self.ledger, self._declare, self.undeclared
+                agent,
+                self.supervisor,
+                self.ordering,
+                self.ledger,
+                self._declare,
+                self.undeclared,
+                self.hosting,
             )
         self.stopping = False
         self.quit_said = False
@@ -146,8 +158,8 @@ class State:
         self.replan()
         self.loading.declare(declared, out)
 
-    def _on_started(self, now: Now, name: str, t0_real_ns: int, reason: str, out: list[Effect]) -> None:
-        self.schedules.on_started(now, name, t0_real_ns, reason, out)
+    def _on_started(self, now: Now, name: str, t0_ns: int, reason: str, out: list[Effect]) -> None:
+        self.schedules.on_started(now, name, t0_ns, reason, out)
 
     def replan(self) -> None:
         """Plan the places of the units anew: other ones are declared, or other CPUs have periodic tasks."""

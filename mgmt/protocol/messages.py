@@ -967,6 +967,17 @@ class UnitReport(Message):
     cpus: list[int]
 
 
+class StageReport(Message):
+    """What became of a `stage`; told again with every hello."""
+
+    workload: str
+    generation: int = Field(ge=0)
+    started: bool = Field(description="it has its common start already, and goes on")
+    error: dict[str, Any] = Field(
+        default={}, description="code, text and detail of why it cannot be; empty: it is staged"
+    )
+
+
 class NodeWelcome(Message):
     """The answer to an agent's hello; pushes follow."""
 
@@ -1002,6 +1013,7 @@ class AgentHello(Message):
     acked: int = Field(default=0, ge=0, description="number of the last push of that run it has carried out")
     log_dir: str = Field(default="", max_length=4096)
     units: list[UnitReport] = Field(default=[], max_length=100_000)
+    staged: list[StageReport] = Field(default=[], max_length=100_000)
 
 
 @_notice("agent-heartbeat", Audience.AGENT)
@@ -1020,6 +1032,7 @@ class AgentReport(Message):
 
     acked: int = Field(ge=0)
     units: list[UnitReport] = Field(default=[], max_length=100_000)
+    staged: list[StageReport] = Field(default=[], max_length=100_000)
     usage: dict[str, list[float | None]] = Field(
         default={}, description="[CPU per cent, resident bytes] by unit", max_length=100_000
     )
@@ -1049,14 +1062,16 @@ class NodeHeartbeat(Message):
 
 @_notice("node-push", Audience.AGENT)
 class NodePush(Message):
-    """Daemon to agent: one numbered word about what the node shall run.
+    """Daemon to agent: one numbered word about what the node shall run; kept until it is acknowledged.
 
     assign: a unit's specification and whether it shall be up; keep: these units are the node's, no others;
-    drop: forget one; reset: forget the failures of one.
+    drop: forget one; reset: forget the failures of one. Of tasks that are processes, by workload and generation:
+    stage: lay down and watch their segments beside those of other generations, a `staged` of a report follows;
+    start: release them from this instant of the agent's monotonic clock on; hold: these generations, no others.
     """
 
     seq: int = Field(ge=1)
-    what: Literal["assign", "keep", "drop", "reset"]
+    what: Literal["assign", "keep", "drop", "reset", "stage", "start", "hold"]
     body: dict[str, Any]
 
 
@@ -1068,22 +1083,6 @@ class NodeAsk(Message):
     verb: Literal["logs", "explain"]
     body: dict[str, Any]
     timeout_ms: int = Field(ge=0)
-
-
-@_notice("node-tasks", Audience.AGENT)
-class NodeTasks(Message):
-    """Daemon to agent: about tasks that are processes; one `agent-answer` follows.
-
-    stage: lay down and watch the segments of a workload, beside those of its former generation; release: from this
-    instant on, and let go of other generations; drop: let go of this one.
-    """
-
-    ask: int = Field(ge=0)
-    what: Literal["stage", "release", "drop"]
-    workload: str
-    generation: int = Field(ge=0)
-    tasks: list[dict[str, Any]] = Field(default=[], description="of stage: {plan, model, backend} of each")
-    t0_ns: int = Field(default=0, description="of release: the common start on the agent's monotonic clock")
 
 
 @_notice("node-gone", Audience.AGENT)

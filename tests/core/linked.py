@@ -218,6 +218,19 @@ class Cluster:
             )
         ]
 
+    def check_tasks(self) -> None:
+        """On each node are the segments of what is in force, started on one grid, and no others."""
+        groups = self.daemon.state.execution.groups
+        worlds = {"local": self.daemon, **{name: link.world for name, link in self.links.items()}}
+        for name, world in worlds.items():
+            wanted = {(g.workload, g.generation) for g in groups.values() if name in g.plans}
+            assert world.segments.keys() == wanted, f"{name} has {world.segments}, and should have {wanted}"
+            for (workload, _), t0_ns in world.segments.items():
+                group = groups[workload]
+                cycle_ns = 1000 * group.plans[name][0].hyperperiod_us
+                assert group.started and t0_ns, f"{workload} is not started on {name}"
+                assert (t0_ns - group.t0_ns) % cycle_ns == 0, f"{workload} has another grid on {name}"
+
     def check(self) -> None:
         """Everything is heard: the daemon's view of each unit is the unit."""
         supervisor = self.daemon.state.supervisor
