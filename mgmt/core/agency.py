@@ -23,7 +23,7 @@ OPEN = frozenset(
             "logs",
             "explain",
         ),
-        *("dump", "lease", "release", "stop-service", "nodes"),
+        *("dump", "lease", "release", "stop-service", "nodes", "schedule-stat"),
     }
 )
 

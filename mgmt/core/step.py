@@ -17,7 +17,7 @@ from mgmt.core.event import LEGACY_PLANE, SESSIONLESS, Asked, Now
 from mgmt.core.nodes.node import to_record as node_record
 from mgmt.core.sessions import Session
 from mgmt.core.state import State
-from mgmt.core.supervision import AT_REST, Change, from_record, ghost, to_record
+from mgmt.core.supervision import AT_REST, LOCAL, Change, from_record, ghost, to_record
 from mgmt.core.supervision import State as UnitState
 from mgmt.core.verbs import HANDLERS, Body, agree, handles, refuse_while_stopping
 from mgmt.protocol import defaults, frames
@@ -371,7 +371,7 @@ def _logs(state: State, now: Now, asked: Asked, body: msg.Logs, out: list[fx.Eff
     target = unit.spec.name
     if unit.node:
         question = {**body.model_dump(exclude_none=True), "unit": target}
-        cluster.ask_node(state, now, asked, unit, question, out, [])
+        cluster.ask_unit(state, now, asked, unit, question, out, [])
         return None
     state.sessions.park(now, asked, out)
     since = None if body.since_s is None else now.real_s - body.since_s
@@ -491,6 +491,9 @@ def _on_mask_checked(state: State, now: Now, event: ev.MaskChecked, out: list[fx
 def _on_log_read(state: State, now: Now, event: ev.LogRead, out: list[fx.Effect]) -> None:
     if event.route not in state.sessions.calls:
         return  # expired meanwhile
+    if event.route in state.gatherings:
+        scheduling.on_part(state, event.route, LOCAL, event.result, out)
+        return
     if isinstance(event.result, MgmtError):
         state.sessions.refuse(event.route, event.result, out)
     else:

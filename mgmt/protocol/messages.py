@@ -608,6 +608,9 @@ class TaskStatistics(Message):
         description="staged: it waits for the common start; unreadable: its segment is gone or damaged"
     )
     t0_ns: int = Field(description="the common start, on the monotonic clock of its node; 0: none yet")
+    offset_ns: int = Field(
+        default=0, description="what makes such an instant one of the daemon's monotonic clock"
+    )
     jobs: int = Field(description="completed")
     late: int = Field(description="completed after their deadlines")
     misses: int = Field(description="not complete at their deadlines, those skipped among them")
@@ -621,11 +624,19 @@ class TaskStatistics(Message):
     records: list[JobRecord] = Field(description="the last jobs, when they were asked for")
 
 
+class NodeProblem(Message):
+    """A node that has not answered, and why."""
+
+    node: str
+    reason: str
+
+
 class ScheduleStatistics(Message):
     """What was measured of tasks from `offset` on, as many as fit into one message."""
 
     tasks: list[TaskStatistics] = Field(description="those that are processes, in order of workload")
     next: int | None = Field(description="offset of the next part; none: this was the last")
+    unreachable: list[NodeProblem] = Field(default=[], description="nodes whose tasks are left out")
 
 
 @_request("schedule-stat", ScheduleStatistics, Audience.CLIENT)
@@ -636,6 +647,11 @@ class ScheduleStat(Message):
     """
 
     workload: Name | None = Field(default=None, description="only this workload; none: all")
+    units: list[Name] = Field(
+        default=[],
+        max_length=defaults.MEASURED_TASKS,
+        description="only the tasks of these units; empty: all",
+    )
     records: bool = Field(default=False, description="with the last 256 jobs of each")
     offset: int = Field(default=0, ge=0, description="tasks to leave out, when they take several parts")
 
@@ -1077,10 +1093,10 @@ class NodePush(Message):
 
 @_notice("node-ask", Audience.AGENT)
 class NodeAsk(Message):
-    """Daemon to agent: a question somebody asked about a unit of it; one `agent-answer` follows."""
+    """Daemon to agent: a question somebody asked about units of it; one `agent-answer` follows."""
 
     ask: int = Field(ge=0)
-    verb: Literal["logs", "explain"]
+    verb: Literal["logs", "explain", "schedule-stat"]
     body: dict[str, Any]
     timeout_ms: int = Field(ge=0)
 

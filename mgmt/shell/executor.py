@@ -113,7 +113,7 @@ class Executor:
                 {**row, **measured(self._folder / segment_name(unit, version), effect.records)}
                 for unit, version, row in effect.rows
             ]
-            event = ev.LogRead(effect.route, {"tasks": rows, "next": effect.next})
+            event = ev.LogRead(effect.route, {"tasks": rows, "next": effect.next, "unreachable": []})
             self._loop.call_soon_threadsafe(self._emit, event)
 
         submit(look)

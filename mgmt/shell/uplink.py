@@ -218,7 +218,7 @@ class Uplink:
         ask, verb, timeout_ms = body["ask"], body["verb"], body["timeout_ms"]
         route = Route(self._serial(), UPLINK_PLANE, b"", ask)
         try:
-            if verb not in ("logs", "explain"):
+            if verb not in ("logs", "explain", "schedule-stat"):
                 raise MgmtError("denied", f"a daemon does not ask its agents for {verb!r}")
             question = messages.validate(frames.Request(ask, 0, verb, body["body"], timeout_ms, ""))
         except MgmtError as error:

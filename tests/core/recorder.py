@@ -12,6 +12,7 @@ the store and finds the processes as they are by then.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mgmt.core import effect as fx
@@ -26,6 +27,7 @@ from mgmt.core.supervision import Unit, from_record, to_record
 from mgmt.protocol import frames, messages
 from mgmt.protocol.errors import TABLE, MgmtError
 from mgmt.settings import Settings
+from mgmt.shell.executor import measured
 from tests.core.builders import (
     EPOCH,
     START_NS,
@@ -54,6 +56,7 @@ Deed = (
 Word = fx.ToNode | fx.ToDaemon | fx.Beat | fx.SayHello | fx.AdmitNode | fx.OpenRelay | fx.Relink
 D = TypeVar("D", bound=Deed)
 
+UNREAD = measured(Path("/dev/null"), False)  # of a segment that is not there
 Key = tuple[str, int]  # unit, incarnation
 Asking = tuple[str, int, str]  # ... and which probe or hook
 
@@ -208,6 +211,7 @@ class World:
         self.computations: list[fx.Compute] = []
         self.executed: list[fx.Effect] = []  # about tasks that are processes
         self.staging: list[fx.StageTasks] = []  # what is not told of yet
+        self.reading: list[fx.ReadTasks] = []
 
     # ---- events in -------------------------------------------------------------------------------------
 
@@ -469,6 +473,11 @@ class World:
             t0_ns = self.segments.get((stage.workload, stage.version), 0)
             self.feed(ev.TasksStaged(stage.workload, stage.version, bool(t0_ns)))
             return True
+        if self.reading and self.stages:
+            read = self.reading.pop(0)
+            rows = [{**row, **UNREAD, "jobs": version} for _, version, row in read.rows]
+            self.feed(ev.LogRead(read.route, {"tasks": rows, "next": read.next, "unreachable": []}))
+            return True
         for process in self.processes.values():
             if process.gone:
                 continue
@@ -623,6 +632,8 @@ class World:
                 self.segments[workload, version] = self.segments[workload, version] or t0_ns
             case fx.DropTasks(workload, version):
                 self.segments.pop((workload, version), None)
+            case fx.ReadTasks():
+                self.reading.append(effect)
 
     def _do(self, deed: Deed) -> None:
         self.deeds.append(deed)

@@ -235,3 +235,73 @@ def test_a_word_that_comes_again_or_late_changes_nothing(cluster: Cluster) -> No
         body = {"workload": "w", "generation": generation, "t0_ns": 5}
         hosting.on_push("start", body, lambda specs: "", out)
     assert out == [] and hosting.stale == stale + 2 and starts(cluster) == before
+
+
+# ---- what was measured --------------------------------------------------------------------------------------
+
+
+def test_measurements_of_all_nodes_are_one_answer(cluster: Cluster) -> None:
+    submit(cluster, THREE)
+    cluster.advance(1.0)
+    reply = cluster.ask("schedule-stat").ok
+    assert [(row["unit"], row["node"]) for row in reply["tasks"]] == [
+        ("w.x", "a"),
+        ("w.y", "b"),
+        ("w.z", "local"),
+    ]
+    assert {row["jobs"] for row in reply["tasks"]} == set(generations(cluster, "a"))
+    assert (reply["unreachable"], reply["next"]) == ([], None)
+    assert [row["unit"] for row in cluster.ask("schedule-stat", units=["w.y"]).ok["tasks"]] == ["w.y"]
+    agent = cluster.agent("a").client()
+    ticket = agent.ask("schedule-stat")
+    cluster.pump()
+    assert [row["unit"] for row in ticket.ok["tasks"]] == ["w.x"]
+
+
+@pytest.mark.parametrize("how", ["lost", "gone meanwhile", "silent"])
+def test_a_node_that_does_not_say_is_named_and_the_others_are_shown(cluster: Cluster, how: str) -> None:
+    submit(cluster, THREE)
+    cluster.advance(1.0)
+    if how == "silent":
+        cluster.agent("b").stages = False
+    else:
+        cluster.cut("b")
+    if how == "lost":
+        cluster.advance(4.0)
+    ticket = cluster.ask("schedule-stat")
+    assert ticket.waits is (how != "lost")
+    cluster.advance(6.0)
+    reply = ticket.ok
+    assert [row["unit"] for row in reply["tasks"]] == ["w.x", "w.z"]
+    assert [row["node"] for row in reply["unreachable"]] == ["b"] and reply["unreachable"][0]["reason"]
+
+
+# ---- other places ---------------------------------------------------------------------------------------------
+
+
+UNEVEN = a_workload(
+    *(
+        {key: item for key, item in a_task(f"f{n}", "").items() if key != "node"} | {"wcet_us": 3000}
+        for n in range(4)
+    )
+)
+
+
+def test_a_rebalance_is_staged_first_and_enters_the_grid_of_before(cluster: Cluster) -> None:
+    submit(cluster, UNEVEN)
+    cluster.advance(1.0)
+    (old_ns,) = starts(cluster)
+    before = {name: cluster.unit(f"w.{name}").node for name in ("f0", "f1", "f2", "f3")}
+    assert set(before.values()) == {"a"}, "best fit fills one CPU"
+    cluster.agent("b").stages = False
+    refused = cluster.ask("schedule-rebalance", apply=True)
+    assert refused.waits
+    cluster.advance(11.0)
+    assert refused.code == "unreachable" and refused.detail["nodes"] == ["b"]
+    assert {name: cluster.unit(f"w.{name}").node for name in before} == before and starts(cluster) == {old_ns}
+    cluster.agent("b").stages = True
+    assert cluster.ask("schedule-rebalance", apply=True).ok["applied"]
+    cluster.advance(3.0)
+    (t0_ns,) = starts(cluster)
+    assert t0_ns > old_ns and (t0_ns - old_ns) % (PERIOD_US * 1000) == 0
+    assert {cluster.unit(f"w.{name}").node for name in before} == {"", "a", "b"}

@@ -192,18 +192,16 @@ class Execution:
         self._of = {unit: name for name, group in groups.items() for unit in group.units}
         self._declare({unit: spec for g in groups.values() for unit, (_, spec) in g.units.items()}, out)
 
-    def rows(
-        self, entries: Mapping[str, Entry], workload: str | None
-    ) -> list[tuple[str, int, dict[str, Any]]]:
-        """(unit, version, the first fields of a TaskStatistics) of the tasks that run here, in order of name."""
+    def rows(self, entries: Mapping[str, Entry]) -> list[tuple[str, int, dict[str, Any]]]:
+        """(unit, version, the first fields of a TaskStatistics) of all tasks that are processes, by workload."""
         found = []
-        for name in sorted(self.groups) if workload is None else [workload] * (workload in self.groups):
+        for name in sorted(self.groups):
             group, entry = self.groups[name], entries[name]
             for task, (node, cpu) in zip(entry.workload.tasks, entry.cpus, strict=True):
                 unit = unit_name(name, task.name)
-                if unit in group.units and node == LOCAL:
+                if unit in group.units:
                     body = {"workload": name, "task": task.name, "unit": unit, "node": node, "cpu": cpu}
-                    times = {"period_us": task.period_us, "deadline_us": task.deadline_us}
+                    times = {"period_us": task.period_us, "deadline_us": task.deadline_us, "offset_ns": 0}
                     found.append((unit, group.generation, {**body, **times}))
         return found
 

@@ -180,6 +180,21 @@ class Hosting:
         if there and any(key[1] == version and self.named(unit.spec.name) for key in self.hosted):
             out.append(fx.BindTask(unit.spec.name, version, unit.pid or 0, unit.start_ticks))
 
+    def rows(self, node: str) -> list[tuple[str, int, dict[str, Any]]]:
+        """(unit, version, the first fields of a TaskStatistics) of the tasks that run here, by workload."""
+        found = []
+        for (workload, version), hosted in sorted(self.hosted.items(), key=lambda item: item[0]):
+            for plan in hosted.group.tasks:
+                unit = self._supervisor.units.get(plan.unit)
+                if unit is None or version_of(unit.spec) != version:
+                    continue
+                task = plan.unit.removeprefix(f"{workload}.")
+                body: dict[str, Any] = {"workload": workload, "task": task, "unit": plan.unit, "node": node}
+                body |= {"cpu": int(unit.spec.backend.cpus or 0), "period_us": plan.period_us}
+                body |= {"deadline_us": plan.deadline_us, "offset_ns": 0}
+                found.append((plan.unit, version, body))
+        return found
+
     def named(self, unit: str) -> tuple[str, str]:
         """(workload, task) of a unit; empty when it is none of these."""
         for (workload, _), hosted in self.hosted.items():
