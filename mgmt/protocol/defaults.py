@@ -46,6 +46,7 @@ NODE_RECONNECT_MIN_S = 0.1  # first pause before a broken link is tried again; d
 NODE_RECONNECT_MAX_S = 0.8
 NODE_CONNECT_TIMEOUT_S = 1.0  # for the first answer of the other machine's kernel
 NODE_REFUSED_MAX_S = 10.0  # longest pause of an agent that was refused; it starts like that of a broken link
+CLOCK_SAMPLE_S = 0.02  # between the first heartbeats of a session
 CLOCK_SAMPLES = 8  # heartbeats of which the one with the shortest way tells the clocks' difference
 
 # --- one backend (config: `model_backends.*`) ---

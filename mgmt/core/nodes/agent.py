@@ -251,7 +251,10 @@ class Agent:
         if round_trip_ns >= 0:
             offset_ns = body["daemon_ns"] - (body["clock_ns"] + now.mono_ns) // 2
             self._samples.append((round_trip_ns, offset_ns))
-        self._wait("beat", now.mono_ns + min(self._beat_ns, body["next_ns"]), out)
+        # Of the first few one is likely to have had a short way; with only one, a common start would be a bad one.
+        learns = len(self._samples) < defaults.CLOCK_SAMPLES
+        pause_ns = int(defaults.CLOCK_SAMPLE_S * 1e9) if learns else self._beat_ns
+        self._wait("beat", now.mono_ns + min(pause_ns, body["next_ns"]), out)
 
     def on_gone(self, now: Now, out: list[fx.Effect]) -> None:
         """The daemon does not know this session: say hello at once, on a new connection."""

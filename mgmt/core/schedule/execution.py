@@ -339,6 +339,12 @@ class Execution:
             else:
                 group.late.discard(name)
                 self._push_start(group, node, group.next_ns(_soonest_ns(now)), out)
+                error_ms = (node.round_trip_ns or 0) / 2e6
+                reason = (
+                    f"node {name} enters at a later hyperperiod: within {error_ms:.3f} ms of this machine"
+                )
+                body = {"what": "started", "workload": group.workload, "reason": reason}
+                self._journal.record(now, "schedule", body, out)
 
     def _look_again(self, now: Now, group: Group, out: list[fx.Effect]) -> None:
         """A node's clock is not known yet: the next heartbeat tells."""
