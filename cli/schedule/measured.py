@@ -32,11 +32,18 @@ def stat(invocation: Invocation, workload: str | None) -> int:
         reply = measured(client, workload, records=False)
     if invocation.json:
         invocation.emit("mgmt.schedule-stat/1", reply)
-    elif not reply["tasks"]:
-        click.echo("no task in force is a process: a task with a `command` is")
-    else:
+    elif reply["tasks"]:
         click.echo("\n".join(shown(reply["tasks"])))
-    return Exit.OK
+    elif not reply["unreachable"]:
+        click.echo("no task in force is a process: a task with a `command` is")
+    return told(reply)
+
+
+def told(reply: dict[str, Any]) -> Exit:
+    """Which nodes' tasks are left out, and why; PARTIAL when there are any."""
+    for row in reply["unreachable"]:
+        click.echo(f"tasks of node {row['node']} are left out: {row['reason']}", err=True)
+    return Exit.PARTIAL if reply["unreachable"] else Exit.OK
 
 
 @verb("gantt", COMMANDS["gantt"][1])
@@ -58,7 +65,7 @@ def gantt(invocation: Invocation, actual: str, workload: str | None, span: float
     invocation.say(f"drawn: {actual}")
     if invocation.json:
         invocation.emit("mgmt.schedule-stat/1", reply)
-    return Exit.OK
+    return told(reply)
 
 
 def measured(client: Client, workload: str | None, *, records: bool) -> dict[str, Any]:
@@ -68,6 +75,7 @@ def measured(client: Client, workload: str | None, *, records: bool) -> dict[str
     while part["next"] is not None:
         part = client.request("schedule-stat", {**asked, "offset": part["next"]})
         reply["tasks"] += part["tasks"]
+        reply["unreachable"] += [row for row in part["unreachable"] if row not in reply["unreachable"]]
     return {**reply, "next": None}
 
 
@@ -121,9 +129,10 @@ def lately(rows: list[dict[str, Any]], planned: list[dict[str, Any]], span_s: fl
     if not known:
         raise MgmtError("bad-body", "there is nothing to draw: no task that is a process has completed a job")
     periods = [row["period_us"] for row in known]
-    until_ns = max(row["records"][-1]["end_ns"] for row in known)
+    until_ns = max(row["records"][-1]["end_ns"] + row["offset_ns"] for row in known)
     span_ns = 1000 * max(2 * max(periods), 40 * min(periods)) if span_s is None else round(span_s * 1e9)
-    from_ns = max(until_ns - span_ns, min(row["records"][0]["release_ns"] for row in known))
+    first_ns = min(row["records"][0]["release_ns"] + row["offset_ns"] for row in known)
+    from_ns = max(until_ns - span_ns, first_ns)
     by_cpu: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in known:
         by_cpu.setdefault((row["node"], row["cpu"]), []).append(row)
@@ -132,11 +141,12 @@ def lately(rows: list[dict[str, Any]], planned: list[dict[str, Any]], span_s: fl
         there.sort(key=lambda row: (-placed[row["workload"], row["task"]].task.priority, row["unit"]))
         segments, jobs = [], []
         for i, row in enumerate(there):
+            edge_ns = from_ns - row["offset_ns"]  # on the clock of its node
             for one in row["records"]:
-                if one["release_ns"] < from_ns:
+                if one["release_ns"] < edge_ns:
                     continue
                 release, start, end = (
-                    (one[f"{key}_ns"] - from_ns) // 1000 for key in ("release", "start", "end")
+                    (one[f"{key}_ns"] - edge_ns) // 1000 for key in ("release", "start", "end")
                 )
                 segments.append(Segment(i, one["job"], start, end))
                 jobs.append(Job(i, one["job"], release, release + row["deadline_us"], end))

@@ -23,7 +23,7 @@ OPEN = frozenset(
             "logs",
             "explain",
         ),
-        *("dump", "lease", "release", "stop-service", "nodes"),
+        *("dump", "lease", "release", "stop-service", "nodes", "schedule-stat"),
     }
 )
 
@@ -83,8 +83,6 @@ def on_daemon_noticed(state: State, now: Now, event: ev.DaemonNoticed, out: list
         state.count("stale_notices")
     elif event.name == "node-heartbeat":
         agent.on_beat(now, body, out)
-    elif event.name == "node-tasks":
-        agent.answer(*state.hosting.on_told(body, agent.why_not_all, out), out)
     elif event.name == "node-push" and not state.quit_said:
         agent.on_push(now, body["seq"], body["what"], body["body"], out)
 
@@ -93,7 +91,7 @@ def on_tasks_staged(state: State, now: Now, event: ev.TasksStaged, out: list[fx.
     if state.agent is None:
         state.execution.on_staged(now, event, out)
     else:
-        state.agent.answer(*state.hosting.on_staged(event), out)
+        state.hosting.on_staged(event)
 
 
 def on_task_reported(state: State, now: Now, event: ev.TaskReported, out: list[fx.Effect]) -> None:

@@ -47,6 +47,7 @@ NODE_RECONNECT_MAX_S = 0.35
 NODE_CONNECT_TIMEOUT_S = 1.5  # for the first answer of the other machine's kernel, when the way is not known
 NODE_CONNECT_SHORT_S = 0.4  # ... when it took a quarter of that at most, while the daemon was heard
 NODE_REFUSED_MAX_S = 10.0  # longest pause of an agent that was refused; it starts like that of a broken link
+CLOCK_SAMPLE_S = 0.02  # between the first heartbeats of a session
 CLOCK_SAMPLES = 8  # heartbeats of which the one with the shortest way tells the clocks' difference
 
 # --- one backend (config: `model_backends.*`) ---
@@ -106,7 +107,8 @@ HOOK_TIMEOUT_S = 30.0  # a hook that runs longer is killed
 MIN_PERIOD_US = 1_000  # a task with a shorter period belongs into hardware or a driver
 MEASURED_TASKS = 1000  # in one answer with figures of tasks
 RECORDED_TASKS = 48  # ... that has their last jobs, too
-STAGE_S = 10.0  # a node that did not prepare for a workload within this refuses it
+STATISTICS_S = 5.0  # for a node to say what it has measured; else it is left out
+STAGE_S = 10.0  # for all nodes to prepare for a workload; else it is refused (config: `timing`)
 TASK_LEAD_S = 0.1  # from the word to the common start of processes of this machine
 TASK_LEAD_NODES_S = 0.5  # ... of several: all must have heard it by then
 TASK_GRACE_S = 2.0  # from the stop signal to SIGKILL, of a task that is a process

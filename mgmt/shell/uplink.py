@@ -22,7 +22,7 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 DOWN = zmq.EVENT_DISCONNECTED
-FROM_DAEMON = frozenset({"node-tasks", "node-heartbeat", "node-push", "node-gone"})
+FROM_DAEMON = frozenset({"node-heartbeat", "node-push", "node-gone"})
 
 
 def receive_carried(socket: zmq.Socket[bytes]) -> list[Any]:
@@ -222,7 +222,7 @@ class Uplink:
         ask, verb, timeout_ms = body["ask"], body["verb"], body["timeout_ms"]
         route = Route(self._serial(), UPLINK_PLANE, b"", ask)
         try:
-            if verb not in ("logs", "explain"):
+            if verb not in ("logs", "explain", "schedule-stat"):
                 raise MgmtError("denied", f"a daemon does not ask its agents for {verb!r}")
             question = messages.validate(frames.Request(ask, 0, verb, body["body"], timeout_ms, ""))
         except MgmtError as error:

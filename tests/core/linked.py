@@ -32,7 +32,7 @@ class Link:
     peer: bytes = b""
     up: bool = True
     cut: bool = False
-    hellos: list[Ticket] = field(default_factory=list)
+    asks: dict[int, Ticket] = field(default_factory=dict)  # questions that its agent has not answered
     lose: int = 0  # so many of the next words to the agent are lost
 
 
@@ -126,9 +126,11 @@ class Cluster:
             moved = True
             self._from_daemon(word)
         for link in self.links.values():
-            for ticket in [ticket for ticket in link.hellos if not ticket.waits]:
-                link.hellos.remove(ticket)
-                moved = True
+            for number, ticket in list(link.asks.items()):
+                if not ticket.waits:
+                    moved = True
+                    del link.asks[number]
+                    self._answer(link, number, ticket)
         return moved
 
     def _from_agent(self, link: Link, word: Word) -> None:
@@ -172,15 +174,17 @@ class Cluster:
     def _ask(self, link: Link, body: dict[str, Any]) -> None:
         _carried("node-ask", body)
         question = messages.validate(Request(body["ask"], 0, body["verb"], body["body"], 0, ""))
-        ticket = link.world.ask(
-            Asked(Route(next(_serials), UPLINK_PLANE, b"", body["ask"]), body["verb"], question)
-        )
-        if not ticket.waits:
+        deadline_ns = link.world.now_ns + body["timeout_ms"] * 1_000_000 if body["timeout_ms"] else 0
+        route = Route(next(_serials), UPLINK_PLANE, b"", body["ask"])
+        ticket = link.world.ask(Asked(route, body["verb"], question, deadline_ns))
+        link.asks[body["ask"]] = ticket
+
+    def _answer(self, link: Link, number: int, ticket: Ticket) -> None:
+        node = self.daemon.state.roster.by_peer.get(link.peer)
+        if node is not None and link.up and not link.cut:
             outcome, answer = ticket.answers[0]
-            said = {"ask": body["ask"], "outcome": outcome, "body": answer}
-            session = self.daemon.state.roster.by_peer[link.peer].session
-            said = _carried("agent-answer", said)
-            self.daemon.feed(ev.NodeNoticed(link.peer, session, "agent-answer", said))
+            said = _carried("agent-answer", {"ask": number, "outcome": outcome, "body": answer})
+            self.daemon.feed(ev.NodeNoticed(link.peer, node.session, "agent-answer", said))
 
     def advance(self, seconds: float) -> None:
         for _ in range(max(1, round(seconds / STEP_S))):
@@ -217,6 +221,19 @@ class Cluster:
                 process.spawn.unit == unit and not process.gone for process in link.world.processes.values()
             )
         ]
+
+    def check_tasks(self) -> None:
+        """On each node are the segments of what is in force, started on one grid, and no others."""
+        groups = self.daemon.state.execution.groups
+        worlds = {"local": self.daemon, **{name: link.world for name, link in self.links.items()}}
+        for name, world in worlds.items():
+            wanted = {(g.workload, g.generation) for g in groups.values() if name in g.plans}
+            assert world.segments.keys() == wanted, f"{name} has {world.segments}, and should have {wanted}"
+            for (workload, _), t0_ns in world.segments.items():
+                group = groups[workload]
+                cycle_ns = 1000 * group.plans[name][0].hyperperiod_us
+                assert group.started and t0_ns, f"{workload} is not started on {name}"
+                assert (t0_ns - group.t0_ns) % cycle_ns == 0, f"{workload} has another grid on {name}"
 
     def check(self) -> None:
         """Everything is heard: the daemon's view of each unit is the unit."""

@@ -11,7 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from mgmt.core import effect as fx
 from mgmt.core.event import Now
@@ -39,6 +39,35 @@ class AgentFacts:
     policy: PolicySettings | None = None  # None: whatever the daemon says
 
 
+class Tasks(Protocol):
+    """Tasks that are processes: what the daemon said about them, and what it is told."""
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there are records that the store does not have."""
+
+    def restore(self, records: dict[str, dict[str, Any]], out: list[fx.Effect]) -> None:
+        """What it was told in an earlier life."""
+
+    def on_push(
+        self,
+        what: str,
+        body: dict[str, Any],
+        why_not: Callable[[list[UnitSpec]], str],
+        out: list[fx.Effect],
+    ) -> None:
+        """A `stage`, `start` or `hold`."""
+
+    def records(self) -> dict[str, dict[str, Any] | None]:
+        """What the store does not have yet; it has it from now on."""
+
+    def fresh_reports(self) -> list[dict[str, Any]]:
+        """StageReports that were not told yet; they are from now on."""
+
+    def reports(self) -> list[dict[str, Any]]:
+        """All of them."""
+
+
 class Agent:
     """`declare` makes specifications the units there are; `undeclared` names those that go at rest."""
 
@@ -50,16 +79,17 @@ class Agent:
         ledger: Ledger,
         declare: Callable[[list[UnitSpec]], None],
         undeclared: set[str],
+        tasks: Tasks,
     ) -> None:
         self.facts = facts
         self.assignments: dict[str, Assignment] = {}
-        self.dirty: set[str] = set()  # assignments to be written
+        self._dirty: set[str] = set()  # assignments to be written
         self.joined = False
         self.ever_joined = False
         self.refused = 0  # assignments that were older than what is known
         self.refusal = ""  # the daemon's last word, when it was no
         self._supervisor, self._ordering, self._ledger = supervisor, ordering, ledger
-        self._declare, self._undeclared = declare, undeclared
+        self._declare, self._undeclared, self._tasks = declare, undeclared, tasks
         self._specs: dict[str, UnitSpec] = {}
         # Units whose former life is being ended for the next one, and the epoch that reports of it still have.
         self._ending: dict[str, int] = {}
@@ -84,15 +114,29 @@ class Agent:
         """Its assignments are its configuration: they are declared before anything is looked for."""
         self._heard_ns = now.mono_ns
         self._wait("silence", now.mono_ns + self._lost_ns, out)
+        self._tasks.restore({key: record for key, record in records.items() if "tasks" in record}, out)
         for name, record in records.items():
+            if "tasks" in record:
+                continue
             try:
                 assignment = from_body(record)
                 self._specs[name] = assignment.spec()
             except MgmtError:
-                self.dirty.add(name)  # of another version: the daemon will tell it again
+                self._dirty.add(name)  # of another version: the daemon will tell it again
             else:
                 self.assignments[name] = assignment
         self._redeclare()
+
+    @property
+    def has_unsaved(self) -> bool:
+        return bool(self._dirty) or self._tasks.dirty
+
+    def unsaved(self) -> dict[str, dict[str, Any] | None]:
+        """Records that the store does not have yet; it has them from now on."""
+        known = self.assignments
+        records = {name: known[name].to_record() if name in known else None for name in sorted(self._dirty)}
+        self._dirty.clear()
+        return {**records, **self._tasks.records()}
 
     # ---- the link ----
 
@@ -116,6 +160,7 @@ class Agent:
             "acked": self._seen,
             "log_dir": log_dir,
             "units": [self._report(now, name) for name in sorted(self.assignments)],
+            "staged": self._tasks.reports(),
         }
         out.append(fx.SayHello(body))
         self._unsaid.clear()
@@ -224,7 +269,10 @@ class Agent:
         if round_trip_ns >= 0:
             offset_ns = body["daemon_ns"] - (body["clock_ns"] + now.mono_ns) // 2
             self._samples.append((round_trip_ns, offset_ns))
-        self._wait("beat", now.mono_ns + min(self._beat_ns, body["next_ns"]), out)
+        # Of the first few one is likely to have had a short way; with only one, a common start would be a bad one.
+        learns = len(self._samples) < defaults.CLOCK_SAMPLES
+        pause_ns = int(defaults.CLOCK_SAMPLE_S * 1e9) if learns else self._beat_ns
+        self._wait("beat", now.mono_ns + min(pause_ns, body["next_ns"]), out)
 
     def on_gone(self, now: Now, out: list[fx.Effect]) -> None:
         """The daemon does not know this session: say hello at once, on a new connection."""
@@ -249,6 +297,8 @@ class Agent:
             self._drop(now, body["unit"], out)
         elif what == "reset" and body["unit"] in self.assignments:
             self._supervisor.reset_failed(self._supervisor.units[body["unit"]], out)
+        elif what in ("stage", "start", "hold"):
+            self._tasks.on_push(what, body, self._why_not_all, out)
 
     def _assign(self, now: Now, assignment: Assignment, out: list[fx.Effect]) -> None:
         name = assignment.unit
@@ -259,7 +309,7 @@ class Agent:
             return
         unit = self._supervisor.units.get(name)
         self.assignments[name] = assignment
-        self.dirty.add(name)
+        self._dirty.add(name)
         why_not = ""
         try:
             self._specs[name] = assignment.spec()
@@ -321,7 +371,7 @@ class Agent:
     def _drop(self, now: Now, name: str, out: list[fx.Effect]) -> None:
         """It is another node's, or nobody's."""
         del self.assignments[name], self._specs[name]
-        self.dirty.add(name)
+        self._dirty.add(name)
         unit = self._supervisor.units[name]
         self._redeclare()
         self._undeclared.add(name)
@@ -346,18 +396,21 @@ class Agent:
             return
         changed = sorted(name for name in self._unsaid if name in self.assignments)
         self._unsaid.clear()
+        staged = self._tasks.fresh_reports()
         leaving = stopping and not self._told_leaving
-        if not changed and self._seen == self._told and not leaving:
+        if not changed and not staged and self._seen == self._told and not leaving:
             return
         self._told, self._told_leaving = self._seen, self._told_leaving or stopping
         body: dict[str, Any] = {"acked": self._seen}
         if changed:
             body["units"] = [self._report(now, name) for name in changed]
+        if staged:
+            body["staged"] = staged
         if stopping:
             body["leaving"] = True
         out.append(fx.ToDaemon(self._session, "agent-report", body))
 
-    def why_not_all(self, specs: list[UnitSpec]) -> str:
+    def _why_not_all(self, specs: list[UnitSpec]) -> str:
         """Why the policy does not allow these beside what shall be up and is not one of them."""
         if self.facts.policy is None:
             return ""
@@ -369,14 +422,6 @@ class Agent:
                 return error.text
             beside.append(spec)
         return ""
-
-    def answer(self, ask: int, body: dict[str, Any] | MgmtError, out: list[fx.Effect]) -> None:
-        """The daemon gets its answer, when there is one and it still listens; `ask` 0: there is none."""
-        if self.joined and ask:
-            outcome = frames.Outcome.ERROR if isinstance(body, MgmtError) else frames.Outcome.OK
-            told = body.as_body() if isinstance(body, MgmtError) else body
-            answer = {"ask": ask, "outcome": str(outcome), "body": told}
-            out.append(fx.ToDaemon(self._session, "agent-answer", answer))
 
     def tell_fault(self, fault: dict[str, Any], out: list[fx.Effect]) -> None:
         """One that the daemon does not hear of is in this agent's journal."""

@@ -37,7 +37,7 @@ class Fleet(Supervisor):
         super().__init__(secret, epoch, control_endpoint, socket_prefix, ledger)
         self.roster = roster
         self.postings: dict[str, Posting] = {}
-        self.reposted: set[str] = set()  # to be written
+        self._reposted: set[str] = set()  # to be written
         self.strays = 0  # reports that were too late to mean anything
         self.closing = False  # nothing is put on a node any more
         # Above all of former lives as long as the clock is roughly right; agents tell when it is not.
@@ -177,11 +177,24 @@ class Fleet(Supervisor):
                 posting = self.postings[name] = Posting(**record)
                 self._epoch = max(self._epoch, posting.epoch)
 
+    @property
+    def has_unsaved(self) -> bool:
+        return bool(self._reposted)
+
+    def unsaved(self) -> dict[str, dict[str, Any] | None]:
+        """Records of postings that the store does not have yet; it has them from now on."""
+        known = self.postings
+        records = {
+            name: known[name].to_record() if name in known else None for name in sorted(self._reposted)
+        }
+        self._reposted.clear()
+        return records
+
     def _withdraw(self, unit: Unit, out: list[fx.Effect]) -> None:
         """It is no longer its node's. One that cannot be told now finds out when it says hello."""
         posting = self.postings.pop(unit.spec.name, None)
         if posting is not None:
-            self.reposted.add(unit.spec.name)
+            self._reposted.add(unit.spec.name)
             self.roster.push(self.roster.nodes[posting.node], "drop", {"unit": unit.spec.name}, out)
         unit.node = ""
 
@@ -189,7 +202,7 @@ class Fleet(Supervisor):
         """One more word about a unit: with a new epoch, which is written before it is sent."""
         self._epoch += 1
         posting.epoch = self._epoch
-        self.reposted.add(unit.spec.name)
+        self._reposted.add(unit.spec.name)
         self.touch(unit)
         self._push(unit, posting, out)
 
@@ -198,22 +211,21 @@ class Fleet(Supervisor):
 
     # ---- what the nodes say ----
 
-    def on_hello(
-        self, now: Now, node: Node, reports: list[dict[str, Any]], replay: bool, out: list[fx.Effect]
-    ) -> None:
-        """A node says everything it runs, and is told what of it is not so, any more or yet."""
-        said = {report["unit"]: report for report in reports}
+    def on_hello(self, now: Now, node: Node, reports: list[dict[str, Any]], out: list[fx.Effect]) -> None:
+        """A node says everything it runs."""
+        said = {report["unit"] for report in reports}
         for report in reports:
             self._epoch = max(self._epoch, report["epoch"])
             self.on_report(now, node, report, out)
-        units = self.on_node(node.name)
-        for unit in units:
+        for unit in self.on_node(node.name):
             posting = self.postings[unit.spec.name]
             if unit.spec.name not in said and not posting.wanted:
                 posting.there = False
-        if replay:
-            return
-        self.roster.start_anew(node)
+
+    def tell_all(self, node: Node, reports: list[dict[str, Any]], out: list[fx.Effect]) -> None:
+        """A node is told what of all that it runs is not so, any more or yet."""
+        said = {report["unit"]: report for report in reports}
+        units = self.on_node(node.name)
         self.roster.push(node, "keep", {"units": [unit.spec.name for unit in units]}, out)
         for unit in units:
             posting = self.postings[unit.spec.name]

@@ -59,7 +59,8 @@ class Node:
     offset_ns: int | None = None  # our monotonic clock less its own, right within half a round trip
     pushed: int = 0  # number of the last push of this daemon's life
     unacked: deque[Push] = field(default_factory=deque)
-    overdue: int = 0  # the first push that was not acknowledged at the last heartbeat
+    overdue: int = 0  # the first push that was not acknowledged at `overdue_ns`
+    overdue_ns: int = 0
 
     @property
     def tags(self) -> frozenset[str]:

@@ -144,9 +144,11 @@ class Roster:
         # What a stranger to the protocol sends in these is caught before: see the shell's validation.
         self.acknowledge(node, body["acked"])
         first = node.unacked[0][0] if node.unacked else 0
-        if first and first == node.overdue:
-            self.replay(node, first - 1, out)  # not carried out since the last heartbeat: it may be lost
-        node.overdue = first
+        if first != node.overdue:
+            node.overdue, node.overdue_ns = first, now.mono_ns
+        elif first and now.mono_ns - node.overdue_ns >= self._beat_ns // 2:
+            node.overdue_ns = now.mono_ns
+            self.replay(node, first - 1, out)  # not carried out for so long: it may be lost
         if body.get("round_trip_ns") is not None:
             node.round_trip_ns, node.offset_ns = body["round_trip_ns"], body.get("offset_ns")
         # Many agents beat together, a few times a period: to wake up for each of them costs more than to hear it.

@@ -26,8 +26,9 @@ class Entry:
 
     `workload` has the nodes that it may use, this machine under the name `local`. `cpus`: (node, CPU) of each of
     its tasks, in their order. `version`: number of the event that told its last change; `at`: of its submission,
-    epoch seconds. `generation`: of its segments; whatever moves it is another one. `t0_real_ns`: the common start
-    of its processes on the wall clock of then; 0: none yet.
+    epoch seconds. `generation`: of its segments; whatever moves it is another one. `t0_ns`: the common start
+    of its processes on the monotonic clock of this boot, `t0_real_ns`: on the wall clock of then; 0: none yet.
+    Processes that are not `started` are to enter the grid of that start.
     """
 
     workload: Workload
@@ -38,7 +39,9 @@ class Entry:
     version: int = 0
     at: float = 0.0
     generation: int = 0
+    t0_ns: int = 0
     t0_real_ns: int = 0
+    started: bool = False
 
     def placed(self) -> list[Placed]:
         """Its tasks where they are; their responses are not known here."""
