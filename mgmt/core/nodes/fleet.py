@@ -73,7 +73,9 @@ class Fleet(Supervisor):
         for node in candidates:
             if node.name == unit.node:
                 return node
-        return min(candidates, key=lambda node: (self.count(node.name), node.name), default=None)
+        if len(candidates) < 2:
+            return candidates[0] if candidates else None  # nothing to count
+        return min(candidates, key=lambda node: (self.count(node.name), node.name))
 
     def on_node(self, name: str) -> list[Unit]:
         """The units that are on a node, in name order."""

@@ -168,21 +168,26 @@ class Execution:
                 if node not in group.staged:
                     self._push_stage(group, node, out)
             why = dict.fromkeys(group.units, f"workload {name} is new, or was moved")
-            for unit in group.units:
-                try:
-                    self._ordering.restart(now, [units[unit]], out, why)
-                except MgmtError as error:
-                    self._supervisor.refuse(units[unit], error.text)
+            mine = [units[unit] for unit in group.units]
+            try:
+                self._ordering.restart(now, mine, out, why)
+            except MgmtError:  # for one of them, and nothing was changed
+                self._restart_each(now, mine, why, out)
+
+    def _restart_each(self, now: Now, units: list[Unit], why: dict[str, str], out: list[fx.Effect]) -> None:
+        for unit in units:
+            try:
+                self._ordering.restart(now, [unit], out, why)
+            except MgmtError as error:
+                self._supervisor.refuse(unit, error.text)
 
     def _set(self, entries: Mapping[str, Entry], out: list[fx.Effect]) -> None:
         groups: dict[str, Group] = {}
         for name, entry in entries.items():
             group = self.groups.get(name)
             if group is None or group.generation != entry.generation:
-                group = _group(entry)
-                for prepared in self._prepared:
-                    if prepared.generation == group.generation:
-                        group.staged = prepared.staged
+                prepared = (group for group in self._prepared if group.generation == entry.generation)
+                group = next(prepared, None) or _group(entry)
             if group.units:
                 groups[name] = group
         self._prepared = []
@@ -303,10 +308,17 @@ class Execution:
         self._release_late(now, group, out)
         known = self._roster.nodes
         lost = {n for n in group.others() if n not in known or known[n].state is NodeState.LOST}
-        units = [self._supervisor.units[name] for name in group.units]
-        waited = [unit for unit in units if unit.node not in lost]
-        there = bool(waited) and all(unit.state is State.RUNNING and unit.pid is not None for unit in waited)
-        if group.started or not there or not group.staged.issuperset(group.plans.keys() - lost):
+        if group.started or not group.staged.issuperset(group.plans.keys() - lost):
+            return
+        units = self._supervisor.units
+        waited = 0
+        for name in group.units:
+            unit = units[name]
+            if unit.node not in lost:
+                if unit.state is not State.RUNNING or unit.pid is None:
+                    return
+                waited += 1
+        if not waited:
             return
         nodes = [self._roster.nodes[name] for name in group.others() if name not in lost]
         if any(node.offset_ns is None for node in nodes):
@@ -319,7 +331,7 @@ class Execution:
             out.append(fx.ReleaseTasks(group.workload, group.generation, group.t0_ns))
         for node in nodes:
             self._push_start(group, node, group.t0_ns, out)
-        reason = f"{len(waited)} processes start together"
+        reason = f"{waited} processes start together"
         if nodes:
             # Each is right within half its round trip of this machine, so two of them within the sum of theirs.
             errors_ns = sorted((node.round_trip_ns or 0) / 2 for node in nodes)
