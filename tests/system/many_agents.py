@@ -113,13 +113,17 @@ class Crowd:
         """Beat and answer for so long."""
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
-            for socket, _ in self._poller.poll(5):
-                self._by_socket[socket].receive()
-            now_s = time.monotonic()
-            for agent in self.agents:
-                if agent.session and agent.beat_at_s <= now_s:
-                    agent.beat_at_s = now_s + self._beat_s
-                    agent.tell("agent-heartbeat", clock_ns=time.monotonic_ns())
+            self.turn(5)
+
+    def turn(self, wait_ms: int) -> None:
+        """What has come within so long, and the beats that are due."""
+        for socket, _ in self._poller.poll(wait_ms):
+            self._by_socket[socket].receive()
+        now_s = time.monotonic()
+        for agent in self.agents:
+            if agent.session and agent.beat_at_s <= now_s:
+                agent.beat_at_s = now_s + self._beat_s
+                agent.tell("agent-heartbeat", clock_ns=time.monotonic_ns())
 
     def close(self) -> None:
         for agent in self.agents:

@@ -17,6 +17,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
@@ -124,6 +125,18 @@ class Host(Namespace):
     def bad_wire(self) -> Wire:
         assert self.wire is not None, "this machine was attached without a wire"
         return self.wire
+
+    def processes(self) -> list[int]:
+        """Whose network this is, as this machine numbers them."""
+        wanted = os.stat(self.path).st_ino
+        found = []
+        for entry in Path("/proc").iterdir():
+            try:
+                if entry.name.isdigit() and os.stat(entry / "ns/net").st_ino == wanted:
+                    found.append(int(entry.name))
+            except OSError:
+                continue  # it ended
+        return found
 
     def link(self, state: str) -> None:
         """Its own cable: `up` or `down`."""
