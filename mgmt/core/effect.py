@@ -48,6 +48,13 @@ class SetTimer:
 
 
 @dataclass(frozen=True, slots=True)
+class Proceed:
+    """Fire TimerFired(key) as soon as what this step changed is written and told; it cannot be cancelled."""
+
+    key: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CancelTimer:
     key: tuple[Any, ...]
 
@@ -400,6 +407,7 @@ Effect = (
     | Tell
     | Publish
     | SetTimer
+    | Proceed
     | CancelTimer
     | Spawn
     | SignalUnit

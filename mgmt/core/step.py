@@ -50,7 +50,7 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
     if state.schedules.changed:
         # In the next step: whoever asked is answered before a thousand processes are started.
         state.schedules.changed = False
-        out.append(fx.SetTimer(("in-force", ""), now.mono_ns))
+        out.append(fx.Proceed(("in-force", "")))
     touched = bool(supervisor.dirty)
     while touched or supervisor.changes or sessions.ended or sessions.abandoned:
         # First, so that the slices above see what goes on at once as going on, never as at rest.
