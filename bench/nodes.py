@@ -28,7 +28,7 @@ from tests.system.agents import becomes
 from tests.system.daemon import Daemon
 from tests.system.installed import build_wheel
 from tests.system.machines import Machines
-from tests.system.many_agents import Crowd
+from tests.system.many_agents import Crowd, Simulated
 from tests.system.netagents import Site
 from tests.system.netns import Host
 from tests.system.node import NoNode
@@ -237,12 +237,30 @@ def _crowd(quick: bool) -> list[Figure]:
             before_s, began_s = _cpu_s(daemon.pid), time.monotonic()
             crowd.live(look_s)
             shares.append((_cpu_s(daemon.pid) - before_s) / (time.monotonic() - began_s) * 100)
+        joins = [_join(daemon) for _ in range(5 if quick else 20)]
     each_us = [share / 100 / AGENTS * 1e6 for share in shares]
     name = f"heartbeats of {AGENTS} agents, one a second each"
     return [
         Figure(name, "% of a core", shares, sense="value<", goal=2),
         Figure(f"{name}: CPU for one", "µs", each_us, note="MITOSIS: up to 50 ms for one"),
+        Figure("an agent's hello beside them until its welcome", "ms", joins, sense="value<=", goal=20),
     ]
+
+
+def _join(daemon: Daemon) -> float:
+    """ms of one more agent: its connection, its hello, and the answer."""
+    socket: zmq.Socket[bytes] = daemon.context.socket(zmq.DEALER)
+    agent = Simulated("one-more", socket)
+    began_s = time.perf_counter()
+    socket.connect(f"ipc://{daemon.runtime}/nodes")
+    agent.hello()
+    while not agent.session:
+        if not socket.poll(10_000):
+            raise TimeoutError("the daemon does not answer a hello")
+        agent.receive()
+    took_s = time.perf_counter() - began_s
+    socket.close(0)
+    return took_s * 1e3
 
 
 def _schedule(quick: bool) -> list[Figure]:

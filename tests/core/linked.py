@@ -34,6 +34,7 @@ class Link:
     cut: bool = False
     asks: dict[int, Ticket] = field(default_factory=dict)  # questions that its agent has not answered
     lose: int = 0  # so many of the next words to the agent are lost
+    relinks: list[float] = field(default_factory=list)  # how long each new connection is waited for
 
 
 class Cluster:
@@ -135,6 +136,7 @@ class Cluster:
 
     def _from_agent(self, link: Link, word: Word) -> None:
         if isinstance(word, fx.Relink):
+            link.relinks.append(word.connect_s)
             link.peer = b""
             if link.up and not link.cut:
                 self.connect(link)

@@ -8,7 +8,7 @@ import pytest
 
 from mgmt.core import event as ev
 from mgmt.core.supervision import State
-from mgmt.protocol import messages
+from mgmt.protocol import defaults, messages
 from tests.core.builders import a_hello, a_probe, a_unit
 from tests.core.linked import Cluster
 
@@ -59,6 +59,27 @@ def test_a_suspect_that_is_heard_again_is_alive_without_a_hello() -> None:
     beat = {"clock_ns": 1, "acked": 0}
     cluster.daemon.feed(ev.NodeNoticed(node.peer, node.session, "agent-heartbeat", beat))
     assert (cluster.node("n1")["state"], cluster.node("n1")["reason"]) == ("ALIVE", "heard again")
+
+
+def test_a_silent_link_is_made_anew_before_the_node_is_lost() -> None:
+    cluster = Cluster(agents={"n1": ()})
+    cluster.advance(1.0)
+    before = cluster.links["n1"].peer
+    cluster.cut("n1")
+    cluster.advance(2.7)
+    assert cluster.node("n1")["state"] == "SUSPECT"
+    cluster.heal("n1")
+    assert (cluster.node("n1")["state"], cluster.node("n1")["reason"]) == ("ALIVE", "came back")
+    assert cluster.links["n1"].peer != before
+
+
+def test_a_link_that_stays_down_is_made_anew_for_a_short_way_and_for_a_long_one_in_turn() -> None:
+    cluster = Cluster(agents={"n1": ()})
+    cluster.advance(2.0)
+    cluster.cut("n1")
+    cluster.advance(35.0)
+    short, long = defaults.NODE_CONNECT_SHORT_S, defaults.NODE_CONNECT_TIMEOUT_S
+    assert cluster.links["n1"].relinks == [short, long, short, long]
 
 
 def test_a_daemon_that_was_stopped_itself_takes_nobody_for_lost() -> None:
