@@ -48,13 +48,6 @@ class SetTimer:
 
 
 @dataclass(frozen=True, slots=True)
-class Proceed:
-    """Fire TimerFired(key) as soon as what this step changed is written and told; it cannot be cancelled."""
-
-    key: tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class CancelTimer:
     key: tuple[Any, ...]
 
@@ -407,7 +400,6 @@ Effect = (
     | Tell
     | Publish
     | SetTimer
-    | Proceed
     | CancelTimer
     | Spawn
     | SignalUnit

@@ -48,9 +48,8 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
     if state.roster.changes:
         cluster.settle(state, now, out)
     if state.schedules.changed:
-        # In the next step: whoever asked is answered before a thousand processes are started.
         state.schedules.changed = False
-        out.append(fx.Proceed(("in-force", "")))
+        state.execution.follow(now, state.schedules.entries, state.stopping, out)
     touched = bool(supervisor.dirty)
     while touched or supervisor.changes or sessions.ended or sessions.abandoned:
         # First, so that the slices above see what goes on at once as going on, never as at rest.
@@ -467,8 +466,6 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.execution.on_timer(now, about, out)
     elif what == "staging":
         state.execution.on_stage_timer(now, out)
-    elif what == "in-force":
-        state.execution.follow(now, state.schedules.entries, state.stopping, out)
     elif what == "uplink":
         agency.of(state).on_timer(now, out)
     elif what.startswith("probe."):

@@ -219,7 +219,6 @@ class Daemon:
             fx.Answer: self._answer,
             fx.Tell: self.native.tell,
             fx.Publish: self.native.publish,
-            fx.Proceed: lambda effect: self._post(ev.TimerFired(effect.key)),
             fx.SetTimer: lambda effect: self._timers.set(effect.key, effect.at_ns),
             fx.CancelTimer: lambda effect: self._timers.cancel(effect.key),
             fx.Spawn: self._units.spawn,

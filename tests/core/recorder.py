@@ -570,8 +570,6 @@ class World:
                 self._answer(effect)
             case fx.SetTimer(key, at_ns):
                 self.timers[key] = at_ns
-            case fx.Proceed(key):
-                self.timers[key] = self.now.mono_ns
             case fx.CancelTimer(key):
                 self.timers.pop(key, None)
             case fx.Publish():

@@ -48,6 +48,7 @@ class Supervisor:
         self._secret = secret
         self._control_endpoint = control_endpoint
         self._socket_prefix = socket_prefix
+        self._former_endpoints: set[str] = set()  # of units that are from a daemon before this
         self._sockets_named = epoch & 0xFFFFFFFF  # another stretch of the names than the last daemon's
 
     # ---- what the slices above ask for ----
@@ -201,6 +202,7 @@ class Supervisor:
         """
         name = unit.spec.name
         self.units[name] = unit
+        self._former_endpoints.add(unit.endpoint)
         self.version += 1
         if unit.has_process or unit.state not in AT_REST:
             self.ledger.held[name] = unit.place
@@ -548,11 +550,10 @@ class Supervisor:
 
     def _new_endpoint(self) -> str:
         """A socket name nobody has: an odd multiplier walks all 2^32 names before one repeats."""
-        taken = {unit.endpoint for unit in self.units.values()}
         offset = int.from_bytes(self._secret[:4], "big")
         while True:
             self._sockets_named += 1
             name = (self._sockets_named * 0x9E3779B1 + offset) % 2**32
             endpoint = f"ipc://{self._socket_prefix}{name:08x}"
-            if endpoint not in taken:
+            if endpoint not in self._former_endpoints:
                 return endpoint
