@@ -165,12 +165,42 @@ def test_a_start_that_fails_is_refused_with_the_end_of_its_log() -> None:
     assert code == "start-failed" and "no such file" in text and cluster.unit("u").state is State.FATAL
 
 
-def test_a_unit_waits_for_its_node() -> None:
+def test_a_unit_that_nobody_waits_for_starts_with_its_node() -> None:
     cluster = Cluster({"u": far()})
-    ticket = cluster.ask("start", targets=["u"])
-    assert ticket.waits and cluster.unit("u").waiting_for == "node n1 to be alive"
+    assert cluster.ask("start", targets=["u"], wait=False).ok["states"] == {"u": "STOPPED"}
+    assert cluster.unit("u").waiting_for == "node n1 to be alive"
     cluster.join("n1")
-    assert ticket.ok["states"] == {"u": "RUNNING"}
+    assert cluster.unit("u").state is State.RUNNING
+
+
+def test_who_would_wait_for_a_node_that_is_not_there_is_told_at_once() -> None:
+    units = {"u": far(), "v": far(TAGGED), "here": a_unit(requires=["u"])}
+    cluster = Cluster(units, {})
+    for target in ("u", "v", "here"):
+        for verb in ("start", "restart"):
+            refused = cluster.ask(verb, targets=[target])
+            assert refused.code == "unknown-node" and "--no-wait" in refused.refusal[1]
+            assert not cluster.unit(target).wanted and not cluster.unit(target).waiting_for
+    assert cluster.ask("load-model", model="u").code == "unknown-node"
+    cluster.join("n1", ("gpu",))
+    cluster.ask("node-cordon", node="n1")
+    assert [cluster.ask("start", targets=[name]).code for name in ("u", "v", "here")] == 3 * ["conflict"]
+    cluster.ask("node-cordon", node="n1", cordoned=False)
+    cluster.cut("n1")
+    cluster.advance(4.0)
+    refused = cluster.ask("start", targets=["v"])
+    assert refused.code == "node-lost" and "n1 is LOST" in refused.refusal[1]
+    assert refused.detail == {"unit": "v", "nodes": ["n1"]}
+
+
+def test_who_waits_while_its_node_is_suspected_is_told_when_it_is_lost() -> None:
+    cluster = Cluster({"u": far()}, {"n1": ()})
+    cluster.kill_daemon()
+    cluster.cut("n1")
+    ticket = cluster.ask("start", targets=["u"])
+    assert ticket.waits and cluster.node("n1")["state"] == "SUSPECT"
+    cluster.advance(4.0)
+    assert ticket.code == "node-lost"
 
 
 def test_tags_choose_the_node_with_the_fewest_units() -> None:
@@ -182,10 +212,10 @@ def test_tags_choose_the_node_with_the_fewest_units() -> None:
 
 def test_tags_of_an_operator_count_like_those_of_the_agent_and_outlive_the_daemon() -> None:
     cluster = Cluster({"u": far(TAGGED)}, {"n1": ("old",)})
-    ticket = cluster.ask("start", targets=["u"])
-    assert ticket.waits and "tags gpu" in cluster.unit("u").waiting_for
+    assert cluster.ask("start", targets=["u"], wait=False).ok
+    assert "tags gpu" in cluster.unit("u").waiting_for
     assert cluster.ask("node-tags", node="n1", add=["gpu"], remove=["old"]).ok["tags"] == ["gpu"]
-    assert ticket.ok
+    assert cluster.unit("u").state is State.RUNNING
     cluster.kill_daemon()
     cluster.heal("n1")
     assert cluster.node("n1")["tags"] == ["gpu"]
@@ -265,11 +295,11 @@ def test_a_cordoned_node_takes_nothing_new_and_keeps_what_it_has() -> None:
     cluster = Cluster({"u": far(), "v": far()}, {"n1": ()})
     cluster.ask("start", targets=["u"])
     assert cluster.ask("node-cordon", node="n1").ok["cordoned"]
-    ticket = cluster.ask("start", targets=["v"])
-    assert ticket.waits and "uncordoned" in cluster.unit("v").waiting_for
+    assert cluster.ask("start", targets=["v"], wait=False).ok
+    assert "uncordoned" in cluster.unit("v").waiting_for
     assert cluster.unit("u").state is State.RUNNING
     cluster.ask("node-cordon", node="n1", cordoned=False)
-    assert ticket.ok
+    assert cluster.unit("v").state is State.RUNNING
 
 
 def test_a_drained_node_gives_its_units_to_others_and_is_empty() -> None:
@@ -322,11 +352,10 @@ def test_what_is_stopped_and_started_meanwhile_is_another_life() -> None:
     cluster.cut("n1")
     cluster.advance(3.5)
     cluster.ask("stop", targets=["u"])
-    ticket = cluster.ask("start", targets=["u"])
-    assert ticket.waits
+    assert cluster.ask("start", targets=["u"], wait=False).ok
     cluster.heal("n1")
     cluster.advance(1.0)
-    assert ticket.ok and cluster.unit("u").incarnation == 2 and cluster.running("u") == ["n1"]
+    assert cluster.unit("u").incarnation == 2 and cluster.running("u") == ["n1"]
     cluster.check()
 
 

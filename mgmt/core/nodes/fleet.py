@@ -60,6 +60,35 @@ class Fleet(Supervisor):
             return f"node {asked} to be uncordoned"
         return f"node {asked} to be alive"
 
+    def unreachable(self, unit: Unit) -> MgmtError | None:
+        asked, nodes = unit.spec.node, self.roster.nodes
+        if asked is None or self.closing or self._choose(unit) is not None:
+            return None
+        if isinstance(asked, str):
+            what, candidates = f"node {asked}", [nodes[asked]] if asked in nodes else []
+        else:
+            what = f"a node with the tags {', '.join(asked.tags)}"
+            candidates = [node for node in nodes.values() if node.tags.issuperset(asked.tags)]
+        if any(node.state is NodeState.SUSPECT and not node.cordoned for node in candidates):
+            return None  # it is known in a moment
+        name = unit.spec.name
+        names = [node.name for node in candidates]
+        then = f"or say --no-wait (`mgmt start --no-wait {name}`), and it starts as soon as it can"
+        if not candidates:
+            wait = f"`mgmt node wait {asked}`" if isinstance(asked, str) else "`mgmt node list`"
+            text = f"unit {name!r} runs on {what}, and none has ever joined: start an agent there ({wait}), {then}"
+            return MgmtError("unknown-node", text, unit=name, nodes=names)
+        each = "; ".join(
+            f"{node.name} is {'cordoned' if node.cordoned and node.state is NodeState.ALIVE else node.state}"
+            f" ({node.reason})"
+            for node in candidates[:8]
+        )
+        if any(node.cordoned and node.state is NodeState.ALIVE for node in candidates):
+            text = f"unit {name!r} runs on {what}: {each}; `mgmt node uncordon` one of them, {then}"
+            return MgmtError("conflict", text, unit=name, nodes=names)
+        text = f"unit {name!r} runs on {what}: {each}; wait for one (`mgmt node wait {names[0]}`), {then}"
+        return MgmtError("node-lost", text, unit=name, nodes=names)
+
     def _choose(self, unit: Unit) -> Node | None:
         """The node for a new start: the one it was on, else the one with the fewest units, ties by name."""
         asked, nodes = unit.spec.node, self.roster.nodes
@@ -294,8 +323,8 @@ class Fleet(Supervisor):
                 self.touch(unit)
         return todo
 
-    def on_alive(self) -> None:
-        """A node may take units: whoever waits for one is looked at again."""
+    def on_nodes_changed(self) -> None:
+        """A node may take units, or no more: whoever waits for one is looked at again."""
         for unit in self.units.values():
             if unit.waiting_for and unit.spec.node is not None:
                 self.touch(unit)

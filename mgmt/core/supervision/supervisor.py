@@ -17,6 +17,7 @@ from mgmt.core.placement import Ledger, Place, memory_nodes
 from mgmt.core.supervision.health import Health, startup_kind
 from mgmt.core.supervision.restart import after_end
 from mgmt.core.supervision.unit import AT_REST, Exit, State, Unit, UnitSpec
+from mgmt.protocol.errors import MgmtError
 
 
 class Change(NamedTuple):
@@ -155,6 +156,10 @@ class Supervisor:
     def obstacle(self, unit: Unit) -> str:
         """What a unit at rest that could be started otherwise has to wait for; empty when there is nothing."""
         return ""
+
+    def unreachable(self, unit: Unit) -> MgmtError | None:
+        """Why nobody should wait for the obstacle to go; None when it may go soon, or there is none."""
+        return None
 
     def forget(self, name: str, out: list[fx.Effect]) -> None:
         """Nothing is left of a unit that no configuration has."""
