@@ -359,17 +359,104 @@ def test_what_is_stopped_and_started_meanwhile_is_another_life() -> None:
     cluster.check()
 
 
-def test_replace_runs_it_elsewhere_and_ends_the_old_one() -> None:
-    cluster = Cluster({"u": far(TAGGED, on_node_lost="replace")}, {"a": ("gpu",), "b": ("gpu",)})
+ONE_ONLY = far(TAGGED, on_node_lost="replace", grace_s=2.0)
+LEASED_S = 3.0 + 2.0 + 1.0  # lost, grace, and what is left for its shim
+
+
+@pytest.mark.parametrize("how", ["cut off", "stopped", "killed"])
+def test_a_unit_is_replaced_when_its_node_must_have_ended_it(how: str) -> None:
+    """That it never runs twice is checked at every step of time."""
+    cluster = Cluster({"u": ONE_ONLY}, {"a": ("gpu",), "b": ("gpu",)})
     cluster.ask("start", targets=["u"])
-    cluster.cut("a")
-    cluster.advance(3.5)
-    assert (cluster.unit("u").node, cluster.unit("u").state) == ("b", State.RUNNING)
-    assert cluster.running("u") == ["a", "b"], "a cannot be told yet"
-    cluster.heal("a")
     cluster.advance(1.0)
+    if how != "stopped":
+        cluster.cut("a")
+    if how != "cut off":
+        cluster.stop_agent("a")
+    cluster.advance(3.5)
+    there = cluster.running("u")
+    assert there == ([] if how == "cut off" else ["a"]), (
+        "an agent that runs ends it, else its shim does later"
+    )
+    assert "given it up" in cluster.unit("u").waiting_for and cluster.unit("u").node == "a"
+    cluster.advance(LEASED_S - 3.0)
+    assert (cluster.unit("u").node, cluster.unit("u").state) == ("b", State.RUNNING)
+    assert cluster.running("u") == ["b"]
+    if how == "killed":
+        cluster.kill_agent("a")
+    cluster.go_on("a")
+    cluster.heal("a")
+    cluster.advance(2.0)
     assert cluster.running("u") == ["b"] and cluster.unit("u").incarnation == 2
     cluster.check()
+
+
+def test_a_unit_that_was_cut_off_for_a_moment_runs_on() -> None:
+    cluster = Cluster({"u": ONE_ONLY}, {"a": ("gpu",), "b": ("gpu",)})
+    cluster.ask("start", targets=["u"])
+    pid = cluster.unit("u").pid
+    for _ in range(3):
+        cluster.cut("a")
+        cluster.advance(1.5)
+        cluster.heal("a")
+        cluster.advance(2.0)
+    cluster.kill_agent("a")
+    cluster.heal("a")
+    cluster.advance(8.0)
+    assert cluster.running("u") == ["a"] and cluster.unit("u").pid == pid
+
+
+def test_a_unit_whose_node_ended_it_and_came_back_in_time_starts_there_again() -> None:
+    cluster = Cluster({"u": ONE_ONLY}, {"a": ("gpu",)})
+    cluster.ask("start", targets=["u"])
+    cluster.advance(1.0)
+    cluster.cut("a")
+    cluster.advance(4.0)
+    assert cluster.running("u") == []
+    cluster.heal("a")
+    cluster.advance(2.0)
+    assert cluster.running("u") == ["a"] and cluster.unit("u").ready and cluster.unit("u").incarnation == 2
+    cluster.check()
+
+
+def test_an_agent_alone_starts_nothing_that_may_run_elsewhere() -> None:
+    cluster = Cluster({"u": ONE_ONLY, "v": far(TAGGED)}, {"a": ("gpu",)})
+    cluster.ask("start", targets=["u", "v"])
+    cluster.advance(1.0)
+    cluster.kill_daemon()
+    cluster.cut("a")
+    cluster.advance(7.0)
+    assert cluster.running("u") == [] and cluster.running("v") == ["a"]
+    world = cluster.agent("a")
+    world.leader_ends(next(p for p in world.processes.values() if p.spawn.unit == "v" and not p.gone), 1)
+    cluster.kill_agent("a")
+    cluster.advance(5.0)
+    assert cluster.running("u") == [] and cluster.running("v") == ["a"]
+    cluster.heal("a")
+    cluster.advance(3.0)
+    assert cluster.running("u") == ["a"]
+
+
+def test_a_daemon_that_is_killed_meanwhile_waits_as_long() -> None:
+    cluster = Cluster({"u": ONE_ONLY}, {"a": ("gpu",), "b": ("gpu",)})
+    cluster.ask("start", targets=["u"])
+    cluster.advance(1.0)
+    cluster.stop_agent("a")
+    cluster.advance(3.5)
+    cluster.kill_daemon()
+    cluster.heal("b")
+    cluster.advance(1.0)
+    assert cluster.running("u") == ["a"] and cluster.unit("u").state is State.STOPPED
+    cluster.advance(LEASED_S)
+    assert cluster.running("u") == ["b"]
+
+
+def test_a_unit_bound_to_one_node_is_kept_when_that_is_lost() -> None:
+    cluster = Cluster({"u": far("a", on_node_lost="replace")}, {"a": ()})
+    cluster.ask("start", targets=["u"])
+    cluster.cut("a")
+    cluster.advance(20.0)
+    assert cluster.running("u") == ["a"]
 
 
 def test_stop_ends_it_on_both_sides() -> None:

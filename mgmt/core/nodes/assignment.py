@@ -81,6 +81,9 @@ class Assignment:
 def assignment_body(unit: Unit, posting: Posting) -> dict[str, Any]:
     """What is pushed to the node."""
     spec = unit.spec
+    backend = spec.backend.model_dump(exclude_defaults=True, exclude=_DAEMONS)
+    if isinstance(spec.node, str) and backend.get("on_node_lost") == "replace":
+        del backend["on_node_lost"]  # there is no other node for it
     return {
         "unit": spec.name,
         "epoch": posting.epoch,
@@ -93,7 +96,7 @@ def assignment_body(unit: Unit, posting: Posting) -> dict[str, Any]:
         "model": spec.model.model_dump(
             exclude_defaults=True, exclude={"autostart", "aliases", "replicas", "node"}
         ),
-        "backend": spec.backend.model_dump(exclude_defaults=True, exclude=_DAEMONS),
+        "backend": backend,
     }
 
 

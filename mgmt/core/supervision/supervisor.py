@@ -448,9 +448,14 @@ class Supervisor:
                 endpoint=unit.endpoint,
                 config_path=unit.config_path,
                 env=self._env(unit),
+                lease_ns=self._lease_ns(unit),
             )
         )
         out.append(fx.SetTimer(("ready", spec.name), now.mono_ns + int(spec.backend.ready_timeout_s * 1e9)))
+
+    def _lease_ns(self, unit: Unit) -> int:
+        """When its shim is to kill it by itself; 0: never."""
+        return 0
 
     def _env(self, unit: Unit) -> dict[str, str]:
         spec = unit.spec
