@@ -83,8 +83,7 @@ def settle(state: State, now: Now, out: list[fx.Effect]) -> None:
         )
         if node.state is NodeState.LOST:
             _on_lost(state, now, node, out)
-        elif node.state is NodeState.ALIVE:
-            state.supervisor.on_alive()
+        state.supervisor.on_nodes_changed()
         _answer_waiters(state, now, out)
 
 
@@ -280,7 +279,7 @@ def _node_tags(state: State, now: Now, asked: Asked, body: msg.NodeTags, out: li
     node.added = (node.added | (add - node.own_tags)) - remove
     node.removed = (node.removed | (remove & node.own_tags)) - add
     state.roster.dirty.add(node.name)
-    state.supervisor.on_alive()
+    state.supervisor.on_nodes_changed()
     return node_body(state, now, node)
 
 
@@ -293,8 +292,7 @@ def _of_operator(state: State, name: str) -> Node:
 def _cordon(state: State, node: Node, cordoned: bool) -> None:
     node.cordoned = cordoned
     state.roster.dirty.add(node.name)
-    if not cordoned:
-        state.supervisor.on_alive()
+    state.supervisor.on_nodes_changed()
 
 
 def _is_met(state: State, node: Node, condition: str) -> bool:

@@ -37,6 +37,8 @@ def step(state: State, now: Now, event: ev.Event, out: list[fx.Effect] | None = 
     They are gathered in `out`: after an exception it has those that the step had come to, for a Faulted.
     """
     out = [] if out is None else out
+    if state.agent is not None:
+        state.agent.fence(now, out)
     _ON[type(event)](state, now, event, out)
     _settle(state, now, out)
     return out
@@ -466,6 +468,8 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.execution.on_timer(now, about, out)
     elif what == "staging":
         state.execution.on_stage_timer(now, out)
+    elif what == "fence":
+        pass  # what it is for is done at every event
     elif what == "uplink":
         agency.of(state).on_timer(now, out)
     elif what.startswith("probe."):

@@ -38,6 +38,8 @@ NODE_LOST_S = 3.0  # silence after which a node is lost and its workloads are tr
 MISSED_BEATS = (
     2.5  # heartbeat periods of silence that make a node suspect: two were missed, none is just late
 )
+# After the time that a unit of a lost node has to end, for its shim to be scheduled and to kill what is left.
+NODE_FENCE_S = 1.0
 NODE_HELLO_S = 5.0  # for the answer to an agent's hello, slow links included; then it connects anew
 MAX_NODE_TAGS = 64  # tags or labels of one node
 NODE_RECONNECT_MIN_S = 0.1  # first pause before a broken link is tried again; doubles with each try

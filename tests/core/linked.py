@@ -12,6 +12,7 @@ from typing import Any
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import NODES_PLANE, UPLINK_PLANE, Asked, Route
+from mgmt.core.nodes.fleet import is_exclusive
 from mgmt.core.supervision import AT_REST, Unit
 from mgmt.protocol import frames, messages
 from mgmt.protocol.errors import MgmtError
@@ -32,7 +33,9 @@ class Link:
     peer: bytes = b""
     up: bool = True
     cut: bool = False
+    torn: bool = False  # something was swallowed
     asks: dict[int, Ticket] = field(default_factory=dict)  # questions that its agent has not answered
+    held: list[ev.Event] | None = None  # it is stopped (SIGSTOP), and hears this when it goes on
     lose: int = 0  # so many of the next words to the agent are lost
     relinks: list[float] = field(default_factory=list)  # how long each new connection is waited for
 
@@ -68,8 +71,11 @@ class Cluster:
 
     def connect(self, link: Link) -> None:
         """A new connection stands."""
+        if link.held is not None:
+            link.up = False
+            return
         link.peer = f"{link.name}-{next(_serials)}".encode()
-        link.up, link.cut = True, False
+        link.up, link.cut, link.torn = True, False, False
         link.world.feed(ev.LinkUp())
         self.pump()
 
@@ -78,7 +84,10 @@ class Cluster:
         self.links[name].cut = True
 
     def heal(self, name: str) -> None:
+        """A stream in which something is missing is no stream: such a link is another one from now on."""
         link = self.links[name]
+        if link.torn:
+            self.break_off(name)
         if not link.up:
             self.connect(link)
         link.cut = False
@@ -88,11 +97,28 @@ class Cluster:
         link = self.links[name]
         if link.up:
             link.up = False
-            link.world.feed(ev.LinkDown("reset"))
+            if link.held is not None:
+                link.held.append(ev.LinkDown("reset"))
+            else:
+                link.world.feed(ev.LinkDown("reset"))
+
+    def stop_agent(self, name: str) -> None:
+        """SIGSTOP. Its shims and processes go on."""
+        link = self.links[name]
+        link.held = link.held or []
+
+    def go_on(self, name: str) -> None:
+        """SIGCONT: what was said meanwhile is heard first."""
+        link = self.links[name]
+        held, link.held = link.held or [], None
+        for event in held:
+            link.world.feed(event)
+        self.pump()
 
     def kill_agent(self, name: str) -> None:
         """kill -9, and a next agent in the same folder; its processes live."""
         link = self.links[name]
+        link.held = None
         agent = link.world.agent
         assert agent is not None
         link.world.agent = replace(agent, incarnation=agent.incarnation + 1)
@@ -116,6 +142,8 @@ class Cluster:
     def _carry(self) -> bool:
         moved = False
         for link in self.links.values():
+            if link.held is not None:
+                continue
             link.world.settle()
             words, link.world.wire = link.world.wire, []
             for word in words:
@@ -143,6 +171,7 @@ class Cluster:
             else:
                 link.up = False  # it comes up when it is healed
         elif not link.up or link.cut:
+            link.torn = True
             return
         elif isinstance(word, fx.SayHello):
             serial = next(_serials)
@@ -165,9 +194,14 @@ class Cluster:
             return
         name = word.name if isinstance(word, fx.ToNode) else "node-heartbeat"
         for link in self.links.values():
-            if link.peer == word.peer and link.up and not link.cut:
+            if link.peer == word.peer and link.cut:
+                link.torn = True
+            elif link.peer == word.peer and link.up:
                 if link.lose and name == "node-push":
                     link.lose -= 1
+                elif link.held is not None:
+                    if name != "node-ask":
+                        link.held.append(ev.DaemonNoticed(word.session, name, _carried(name, word.body)))
                 elif name == "node-ask":
                     self._ask(link, word.body)
                 else:
@@ -192,8 +226,15 @@ class Cluster:
         for _ in range(max(1, round(seconds / STEP_S))):
             self.daemon.advance(STEP_S)
             for link in self.links.values():
-                link.world.advance(STEP_S)
+                if link.held is None:
+                    link.world.advance(STEP_S)
+                else:
+                    link.world.now_ns += int(STEP_S * 1e9)
+                link.world.end_leases()
             self.pump()
+            for name, unit in self.daemon.state.supervisor.units.items():
+                if is_exclusive(unit.spec):
+                    assert len(self.running(name)) <= 1, f"{name} runs on {self.running(name)}"
 
     # ---- looking ----
 
@@ -220,7 +261,8 @@ class Cluster:
             name
             for name, link in self.links.items()
             if any(
-                process.spawn.unit == unit and not process.gone for process in link.world.processes.values()
+                process.spawn.unit == unit and not process.gone and not process.dead
+                for process in link.world.processes.values()
             )
         ]
 

@@ -121,6 +121,8 @@ class Process:
     said_ready: bool = False
     signals: list[str] = field(default_factory=list)
     killed: bool = False
+    lease_ns: int = 0  # when its shim kills it; 0: never
+    dead: bool = False  # killed by its shim; who watches it hears of it when it runs
 
     @property
     def key(self) -> Key:
@@ -350,6 +352,12 @@ class World:
         while (due := self._next_timer()) is not None and self.timers[due] <= end_ns:
             self.fire(due)
         self.now_ns = max(self.now_ns, end_ns)
+
+    def end_leases(self) -> None:
+        """What the shims do by themselves, whether the daemon runs or not."""
+        for process in self.processes.values():
+            if process.lease_ns and process.lease_ns <= self.now_ns and not process.gone:
+                process.killed = process.dead = True
 
     def fire(self, key: tuple[Any, ...]) -> None:
         """Let time pass until this timer is due."""
@@ -610,6 +618,9 @@ class World:
             case fx.Compute():
                 assert not self.computations, "one computation at a time"
                 self.computations.append(effect)
+            case fx.LeaseUnit(unit, incarnation, until_ns):
+                if (unit, incarnation) in self.processes:
+                    self.processes[unit, incarnation].lease_ns = until_ns
             case fx.StageTasks() | fx.BindTask() | fx.ReleaseTasks() | fx.DropTasks() | fx.ReadTasks():
                 self._execute(effect)
             case fx.Quit():
@@ -644,7 +655,7 @@ class World:
                 ]
                 assert not alive, f"{unit}.{incarnation} is spawned while {alive} is not empty"
                 self._pids += 1
-                self.processes[unit, incarnation] = Process(deed, self._pids)
+                self.processes[unit, incarnation] = Process(deed, self._pids, lease_ns=deed.lease_ns)
             case fx.SignalUnit(unit, incarnation, signal):
                 if self._hears(unit, incarnation):
                     self.processes[unit, incarnation].signals.append(signal)

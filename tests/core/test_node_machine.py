@@ -59,6 +59,7 @@ class Machine(RuleBasedStateMachine):
         if hasattr(self, "cluster"):
             cluster = self.cluster
             for name in NODES:
+                cluster.go_on(name)
                 cluster.heal(name)
                 cluster.agent(name).stages = True
             cluster.advance(1.5)
@@ -108,6 +109,8 @@ class Machine(RuleBasedStateMachine):
     def crash(self, unit: str, code: int) -> None:
         for name in self.cluster.running(unit):
             world = self.cluster.agent(name)
+            if self.cluster.links[name].held is not None:
+                continue
             process = next(p for p in world.processes.values() if p.spawn.unit == unit and not p.gone)
             if process.started and process.leader:
                 world.leader_ends(process, code)
@@ -132,6 +135,14 @@ class Machine(RuleBasedStateMachine):
     @rule(node=nodes, count=st.integers(1, 2))
     def lose_words(self, node: str, count: int) -> None:
         self.cluster.links[node].lose = count
+
+    @rule(node=nodes)
+    def stop_agent(self, node: str) -> None:
+        self.cluster.stop_agent(node)
+
+    @rule(node=nodes)
+    def go_on(self, node: str) -> None:
+        self.cluster.go_on(node)
 
     @rule(node=nodes)
     def kill_agent(self, node: str) -> None:

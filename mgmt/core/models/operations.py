@@ -47,7 +47,7 @@ class Operations:
         self, now: Now, asked: Asked, units: list[Unit], wait: bool, out: list[fx.Effect]
     ) -> dict[str, Any] | None:
         already = [unit.spec.name for unit in units if unit.state in (State.STARTING, State.RUNNING)]
-        self._check(units)
+        self._check(units, wait)
         self._park(now, asked, wait, out)
         self._ordering.start(now, units, out)
         return self._answer_or_wait(asked, "up", units, already, wait)
@@ -63,7 +63,7 @@ class Operations:
     def restart(
         self, now: Now, asked: Asked, units: list[Unit], wait: bool, out: list[fx.Effect]
     ) -> dict[str, Any] | None:
-        self._check(units)
+        self._check(units, wait)
         self._park(now, asked, wait, out)
         self._ordering.restart(now, units, out, {unit.spec.name: "restarted by request" for unit in units})
         return self._answer_or_wait(asked, "up", units, [], wait)
@@ -71,7 +71,7 @@ class Operations:
     def on_change(self, out: list[fx.Effect]) -> None:
         """Answer whoever's units are all where they should be, or cannot get there."""
         for route, (what, since, units, already) in list(self._waiting.items()):
-            error = _hopeless(what, since, units)
+            error = _hopeless(what, since, units) or (self._unreachable(units) if what == "up" else None)
             if error is not None:
                 del self._waiting[route]
                 self._sessions.refuse(route, error, out)
@@ -90,7 +90,14 @@ class Operations:
         self._registry.specs(model)  # raises `no-backend`
         return self._loading.units(model.name)
 
-    def _check(self, units: list[Unit]) -> None:
+    def _unreachable(self, units: list[Unit]) -> MgmtError | None:
+        try:
+            self._ordering.check_reachable(unit for unit in units if unit.waiting_for)
+        except MgmtError as error:
+            return error
+        return None
+
+    def _check(self, units: list[Unit], wait: bool) -> None:
         """MgmtError when one of these may not or cannot be started; nothing was changed then."""
         for unit in units:
             name = unit.spec.name
@@ -98,6 +105,8 @@ class Operations:
                 text = f"unit {name!r} is being stopped, because the configuration no longer has it"
                 raise MgmtError("unknown-unit", text, unit=name)
         self._ordering.check(units)
+        if wait:
+            self._ordering.check_reachable(units)
 
     def _park(self, now: Now, asked: Asked, wait: bool, out: list[fx.Effect]) -> None:
         """Before anything is changed: `busy` changes nothing."""

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 from mgmt.core import effect as fx
 from mgmt.core.event import Now
 from mgmt.core.nodes.assignment import Assignment, from_body
+from mgmt.core.nodes.fleet import Fleet
 from mgmt.core.nodes.policy import allows
 from mgmt.core.placement import Ledger, plan
-from mgmt.core.supervision import AT_REST, Ordering, State, Supervisor, Unit, UnitSpec, ghost
+from mgmt.core.supervision import AT_REST, Ordering, State, Unit, UnitSpec, ghost
 from mgmt.protocol import defaults, frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings.policy import PolicySettings
@@ -74,7 +75,7 @@ class Agent:
     def __init__(
         self,
         facts: AgentFacts,
-        supervisor: Supervisor,
+        supervisor: Fleet,
         ordering: Ordering,
         ledger: Ledger,
         declare: Callable[[list[UnitSpec]], None],
@@ -89,6 +90,7 @@ class Agent:
         self.refused = 0  # assignments that were older than what is known
         self.refusal = ""  # the daemon's last word, when it was no
         self._supervisor, self._ordering, self._ledger = supervisor, ordering, ledger
+        supervisor.lease = self._lease
         self._declare, self._undeclared, self._tasks = declare, undeclared, tasks
         self._specs: dict[str, UnitSpec] = {}
         # Units whose former life is being ended for the next one, and the epoch that reports of it still have.
@@ -106,13 +108,18 @@ class Agent:
         self._lost_ns = int(defaults.NODE_LOST_S * 1e9)
         self._relinks = 0  # since it was joined
         self._renew_ns = 0  # when a link that does not come up is made anew
+        # When the heartbeat was sent that was answered last: the daemon has heard this agent later than that.
+        self._leased_ns = 0
+        self._fence_ns = 0  # when units of which there must be one only are ended
+        self._now_ns = 0
         self._samples: deque[tuple[int, int]] = deque(maxlen=defaults.CLOCK_SAMPLES)  # round trip, offset
 
     # ---- what it was told in an earlier life ----
 
     def restore(self, now: Now, records: dict[str, dict[str, Any]], out: list[fx.Effect]) -> None:
         """Its assignments are its configuration: they are declared before anything is looked for."""
-        self._heard_ns = now.mono_ns
+        self._heard_ns = self._now_ns = now.mono_ns
+        self._fence_ns = now.mono_ns + self._lost_ns  # or earlier: their shims know when the lease ends
         self._wait("silence", now.mono_ns + self._lost_ns, out)
         self._tasks.restore({key: record for key, record in records.items() if "tasks" in record}, out)
         for name, record in records.items():
@@ -204,6 +211,49 @@ class Agent:
         self._wait("retry", now.mono_ns + int(pause_s * (1 + share / 4) * 1e9), out)
         return True
 
+    # ---- units of which there must be one only ----
+
+    def fence(self, now: Now, out: list[fx.Effect]) -> None:
+        """Before anything else at every event: a unit that may run elsewhere by now is ended.
+
+        This agent may have been stopped for long. Its daemon waits for the unit's grace, and a little, more; when
+        this agent does not run, the unit's shim kills it by then.
+        """
+        self._now_ns = now.mono_ns
+        if not self._fence_ns or now.mono_ns < self._fence_ns:
+            return
+        self._fence_ns = 0
+        why = f"{self.facts.daemon} may have started it on another node"
+        for unit in self._exclusive():
+            if unit.state not in AT_REST:
+                self._ordering.stop(now, [unit], out, why)
+
+    def _exclusive(self) -> list[Unit]:
+        units = (self._supervisor.units[name] for name, known in self.assignments.items() if known.wanted)
+        return [unit for unit in units if unit.spec.backend.on_node_lost == "replace"]
+
+    def _lease(self, unit: Unit) -> int | None:
+        """Until when its shim lets it run; 0: it may not be started, None: there may be more of it."""
+        if unit.spec.backend.on_node_lost != "replace":
+            return None
+        until_ns = self._leased_ns + self._lost_ns
+        if not self._leased_ns or self._now_ns >= until_ns:
+            return 0
+        return until_ns + int(unit.spec.backend.grace_s * 1e9)
+
+    def _renew(self, sent_ns: int, out: list[fx.Effect]) -> None:
+        had_ns, self._leased_ns = self._leased_ns, max(self._leased_ns, sent_ns)
+        self._fence_ns = self._leased_ns + self._lost_ns
+        units = self._exclusive()
+        for unit in units:
+            until_ns = self._lease(unit)
+            if unit.has_process and until_ns:
+                out.append(fx.LeaseUnit(unit.spec.name, unit.incarnation, until_ns))
+            if unit.waiting_for and self._now_ns >= had_ns + self._lost_ns:
+                self._supervisor.touch(unit)
+        if units:
+            out.append(fx.SetTimer(("fence", ""), self._fence_ns))
+
     def on_timer(self, now: Now, out: list[fx.Effect]) -> None:
         """The next heartbeat, or the end of patience."""
         silent_ns = now.mono_ns - self._heard_ns
@@ -265,6 +315,7 @@ class Agent:
     def on_beat(self, now: Now, body: dict[str, Any], out: list[fx.Effect]) -> None:
         """Our heartbeat came back with the daemon's clock: the way there and back, and how the clocks differ."""
         self._heard_ns = now.mono_ns
+        self._renew(body["clock_ns"], out)
         round_trip_ns = now.mono_ns - body["clock_ns"]
         if round_trip_ns >= 0:
             offset_ns = body["daemon_ns"] - (body["clock_ns"] + now.mono_ns) // 2
@@ -320,6 +371,8 @@ class Agent:
         unit = self._supervisor.units[name]
         if unit.state in AT_REST and not unit.has_process:
             unit.incarnation = max(unit.incarnation, assignment.incarnation)
+        elif former is not None and unit.has_process and unit.spec.backend.on_node_lost != "replace":
+            out.append(fx.LeaseUnit(name, unit.incarnation, 0))  # it may have had one
         why_not = why_not or self._why_not(unit.spec)
         if not assignment.wanted:
             self._ordering.stop(now, [unit], out, assignment.reason or "stopped by the daemon")

@@ -83,6 +83,9 @@ class Assignment:
 def assignment_body(unit: Unit, posting: Posting) -> dict[str, Any]:
     """What is pushed to the node."""
     spec = unit.spec
+    backend = _differing(spec.backend, _DAEMONS)
+    if isinstance(spec.node, str) and backend.get("on_node_lost") == "replace":
+        del backend["on_node_lost"]  # there is no other node for it
     return {
         "unit": spec.name,
         "epoch": posting.epoch,
@@ -93,7 +96,7 @@ def assignment_body(unit: Unit, posting: Posting) -> dict[str, Any]:
         "incarnation": max(0, unit.incarnation - 1),  # the start that is asked for is counted already
         "plain": isinstance(spec.backend, UnitSettings),
         "model": _differing(spec.model, _MODELS_DAEMONS),
-        "backend": _differing(spec.backend, _DAEMONS),
+        "backend": backend,
     }
 
 

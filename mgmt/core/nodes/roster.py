@@ -40,7 +40,7 @@ class Roster:
         self._beat_ns = int(heartbeat_s * 1e9)
         self._slot_ns = max(1, self._beat_ns // defaults.BEAT_SLOTS)
         self._suspect_ns = int(heartbeat_s * defaults.MISSED_BEATS * 1e9)
-        self._lost_ns = int(lost_s * 1e9)
+        self.lost_ns = int(lost_s * 1e9)
         self._sessions = 0
 
     def get(self, name: str) -> Node:
@@ -56,7 +56,7 @@ class Roster:
         for name, record in records.items():
             node = self.nodes[name] = from_record(name, record)
             node.seen_ns = now.mono_ns
-            self._watch(node, now.mono_ns + self._lost_ns, out)
+            self._watch(node, now.mono_ns + self.lost_ns, out)
 
     # ---- sessions ----
 
@@ -172,11 +172,11 @@ class Roster:
         silence = f"not heard for {silent_ns / 1e9:.1f} s"
         if node.state is NodeState.ALIVE and silent_ns >= self._suspect_ns:
             self._move(node, "silent", silence)
-        if node.state is NodeState.SUSPECT and silent_ns >= self._lost_ns:
+        if node.state is NodeState.SUSPECT and silent_ns >= self.lost_ns:
             self._move(node, "silent", "its agent was stopped" if node.leaving else silence)
             self._end_session(node, out)
             return
-        limit_ns = self._suspect_ns if node.state is NodeState.ALIVE else self._lost_ns
+        limit_ns = self._suspect_ns if node.state is NodeState.ALIVE else self.lost_ns
         self._watch(node, node.seen_ns + limit_ns, out)
 
     def on_peer_lost(self, now: Now, peer: bytes, out: list[fx.Effect]) -> None:

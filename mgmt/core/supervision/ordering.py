@@ -37,6 +37,20 @@ class Ordering:
             if unit.state in AT_REST and not unit.has_process:
                 self._leaving(unit.spec.name, names)
 
+    def check_reachable(self, units: Iterable[Unit]) -> None:
+        """MgmtError when one of these, or that they require, is at rest and nothing is there to run it."""
+        todo, seen = [unit.spec.name for unit in units], set[str]()
+        while todo:
+            name = todo.pop(0)
+            unit = self._supervisor.units.get(name)
+            if name in seen or unit is None or unit.state not in AT_REST:
+                continue
+            seen.add(name)
+            error = self._supervisor.unreachable(unit)
+            if error is not None:
+                raise error
+            todo += unit.spec.needs.requires
+
     def start(
         self, now: Now, units: list[Unit], out: list[fx.Effect], config_path: str | None = None
     ) -> None:

@@ -17,6 +17,7 @@ from mgmt.core.placement import Ledger, Place, memory_nodes
 from mgmt.core.supervision.health import Health, startup_kind
 from mgmt.core.supervision.restart import after_end
 from mgmt.core.supervision.unit import AT_REST, Exit, State, Unit, UnitSpec
+from mgmt.protocol.errors import MgmtError
 
 
 class Change(NamedTuple):
@@ -156,6 +157,10 @@ class Supervisor:
     def obstacle(self, unit: Unit) -> str:
         """What a unit at rest that could be started otherwise has to wait for; empty when there is nothing."""
         return ""
+
+    def unreachable(self, unit: Unit) -> MgmtError | None:
+        """Why nobody should wait for the obstacle to go; None when it may go soon, or there is none."""
+        return None
 
     def forget(self, name: str, out: list[fx.Effect]) -> None:
         """Nothing is left of a unit that no configuration has."""
@@ -445,9 +450,14 @@ class Supervisor:
                 endpoint=unit.endpoint,
                 config_path=unit.config_path,
                 env=self._env(unit),
+                lease_ns=self._lease_ns(unit),
             )
         )
         out.append(fx.SetTimer(("ready", spec.name), now.mono_ns + int(spec.backend.ready_timeout_s * 1e9)))
+
+    def _lease_ns(self, unit: Unit) -> int:
+        """When its shim is to kill it by itself; 0: never."""
+        return 0
 
     def _env(self, unit: Unit) -> dict[str, str]:
         spec = unit.spec
