@@ -95,12 +95,18 @@ class Machines(Site):
         def look() -> dict[str, Any]:
             return {name: (self.pid(name), self.starts(wheres[name], name)) for name in names}
 
+        for name in names:
+            eventually(
+                lambda: str(self.pid(name)) in self.starts(wheres[name], name),  # noqa: B023
+                what=f"{name} has left its line",
+            )
         before = look()
 
         def check() -> None:
             for name in names:
                 eventually(lambda: self.daemon.unit(name)["ready"], what=f"{name} is ready")  # noqa: B023
-            assert look() == before
+            now = look()
+            assert now == before, (now, before)
             for name in names:
                 assert self.nodes[wheres[name]].run("kill", "-0", str(before[name][0])).returncode == 0
 
