@@ -24,6 +24,12 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "target": "Unit or model.",
         },
     ),
+    "fault-report": (
+        "Tell the daemon of deadlines that were missed on nodes which are not its own.",
+        {
+            "source": "Who tells it.",
+        },
+    ),
     "hello": (
         "Open a session: agree on a version, and optionally get a lease on a model at once.",
         {

@@ -689,6 +689,27 @@ class ScheduleExplain(Message):
     )
 
 
+class ReportedMiss(Message):
+    """A missed deadline that another program knows of."""
+
+    workload: str = Field(max_length=4096)
+    task: str = Field(max_length=defaults.MAX_NAME_CHARS)
+    node: str = Field(max_length=defaults.MAX_NAME_CHARS)
+    misses: int = Field(ge=0, description="of this task, this one included; 0: not known")
+
+
+class FaultsReported(Message):
+    faults: int = Field(description="how many events were made of them")
+
+
+@_request("fault-report", FaultsReported)
+class FaultReport(Message):
+    """Tell the daemon of deadlines that were missed on nodes which are not its own."""
+
+    source: Name = Field(description="who tells it")
+    faults: list[ReportedMiss] = Field(min_length=1, max_length=1000)
+
+
 class ScheduleMove(Message):
     """A task that changes its CPU."""
 
@@ -794,6 +815,7 @@ class FaultEvent(Message):
     misses: int = Field(description="in a row, up to that job")
     action: str = Field(description="of a fault: log, skip, kill, restart")
     reason: str
+    source: str = Field(default="", description="who else told it; empty: the node's mgmt-executive")
 
 
 class Snapshot(Message):
@@ -1006,6 +1028,10 @@ class NodeWelcome(Message):
     resumed: bool = Field(
         description="pushes go on after the acknowledged one; else they are numbered from 1"
     )
+    faults: int | None = Field(
+        default=None,
+        description="number of the last fault that was heard of; later ones are told; None: new ones",
+    )
 
 
 @_request("agent-hello", NodeWelcome, Audience.AGENT)
@@ -1054,7 +1080,9 @@ class AgentReport(Message):
     )
     leaving: bool = Field(default=False, description="the agent is being stopped")
     faults: list[dict[str, Any]] = Field(
-        default=[], max_length=1000, description="FaultEvents of tasks, without numbers and times"
+        default=[],
+        max_length=1000,
+        description="FaultEvents of tasks, numbered as in the agent's own journal",
     )
 
 
