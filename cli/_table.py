@@ -148,7 +148,7 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "workload": "Only this workload; none: all.",
             "units": "Only the tasks of these units; empty: all.",
-            "records": "With the last 256 jobs of each.",
+            "records": "With the last 256 jobs, and slices of a CPU, of each.",
             "offset": "Tasks to leave out, when they take several parts.",
         },
     ),

@@ -158,6 +158,21 @@ def test_who_comes_late_enters_at_a_hyperperiod(cluster: Cluster) -> None:
     assert set(cluster.agent("a").segments.values()) == {t0_ns}
 
 
+def test_a_wall_clock_that_is_set_moves_no_grid(cluster: Cluster) -> None:
+    submit(cluster, BOTH)
+    cluster.advance(1.0)
+    (t0_ns,) = starts(cluster)
+    cluster.daemon.stepped_s = 333.337
+    cluster.kill_daemon()
+    cluster.agent("b").segments.clear()
+    cluster.kill_agent("b")
+    for name in ("a", "b"):
+        cluster.heal(name)
+    cluster.advance(3.0)
+    (again,) = cluster.agent("b").segments.values()
+    assert again > t0_ns and (again - t0_ns) % (PERIOD_US * 1000) == 0
+
+
 def test_a_lost_node_holds_nobody_up(cluster: Cluster) -> None:
     cluster.agent("a").stages = False
     ticket = submit(cluster, BOTH)
