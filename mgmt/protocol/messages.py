@@ -343,6 +343,7 @@ class Targets(Message):
     units: list[str]
     states: dict[str, UnitState]
     already: list[str] = Field(description="units of which nothing had to be changed")
+    along: list[str] = Field(default=[], description="of a stop: units that were up and require one of these")
 
 
 @_request("start", Targets)
