@@ -152,6 +152,7 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("FaultEvent", "what"): "fault",
     ("StageReport", "error"): {"code": "denied", "text": "its policy does not allow it"},
     ("TaskStatistics", "state"): "released",
+    ("Observed", "mechanism"): "ebpf",
     ("TaskExplanation", "lines"): ["on CPU 2 of node 'local': chosen by best_fit_decreasing"],
 }
 # One for each outcome that is not ok.

@@ -61,7 +61,10 @@ def on_node_noticed(state: State, now: Now, event: ev.NodeNoticed, out: list[fx.
         if body.get("usage"):
             state.supervisor.on_usage(body["usage"], node)
         for fault in body.get("faults", ()):
-            state.execution.on_node_fault(now, node.name, fault, out)
+            if node.fault_seq is None or fault["seq"] > node.fault_seq:  # else it is told again
+                node.fault_seq = fault.pop("seq")
+                state.roster.dirty.add(node.name)
+                state.execution.on_node_fault(now, node.name, fault, out)
         _answer_waiters(state, now, out)
     elif event.name == "agent-answer":
         _on_answer(state, now, node, body, out)

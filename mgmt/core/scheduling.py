@@ -101,6 +101,13 @@ def on_part(
         state.sessions.answer(route, frames.Outcome.OK, reply, out)
 
 
+@handles("fault-report")
+def _fault_report(state: State, now: Now, asked: Asked, body: msg.FaultReport, out: list[fx.Effect]) -> Body:
+    faults = [fault.model_dump() for fault in body.faults]
+    state.execution.on_told(now, body.source, faults, out)
+    return {"faults": len(faults)}
+
+
 @handles("schedule-remove")
 def _remove(state: State, now: Now, asked: Asked, body: msg.ScheduleRemove, out: list[fx.Effect]) -> Body:
     refuse_while_stopping(state)

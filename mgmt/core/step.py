@@ -71,6 +71,8 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
     _forget_undeclared(state, out)
     if state.agent is not None:
         state.agent.tell(now, state.stopping, out)
+        if state.agent.joined and state.journal.fresh:
+            state.agent.tell_faults(now, list(state.journal.fresh), False, out)
     _commit(state, out)
     if state.stopping and not supervisor.is_busy() and not state.quit_said:
         state.quit_said = True

@@ -107,8 +107,8 @@ HOOK_TIMEOUT_S = 30.0  # a hook that runs longer is killed
 
 # --- workloads of periodic tasks ---
 MIN_PERIOD_US = 1_000  # a task with a shorter period belongs into hardware or a driver
-MEASURED_TASKS = 1000  # in one answer with figures of tasks
-RECORDED_TASKS = 48  # ... that has their last jobs, too
+MEASURED_TASKS = 500  # in one answer with figures of tasks
+RECORDED_TASKS = 24  # ... that has their last jobs, too
 STATISTICS_S = 5.0  # for a node to say what it has measured; else it is left out
 STAGE_S = 10.0  # for all nodes to prepare for a workload; else it is refused (config: `timing`)
 TASK_LEAD_S = 0.1  # from the word to the common start of processes of this machine

@@ -343,6 +343,7 @@ class Targets(Message):
     units: list[str]
     states: dict[str, UnitState]
     already: list[str] = Field(description="units of which nothing had to be changed")
+    along: list[str] = Field(default=[], description="of a stop: units that were up and require one of these")
 
 
 @_request("start", Targets)
@@ -594,6 +595,37 @@ class JobRecord(Message):
     execution_ns: int = Field(description="CPU time of its thread")
 
 
+class CpuSlice(Message):
+    """One stay of a thread on a CPU; instants on the monotonic clock of its node."""
+
+    start_ns: int
+    end_ns: int
+    thread: int
+    cpu: int
+
+
+class Observed(Message):
+    """What the kernel says of all threads of a task's process, since it was bound to the task.
+
+    An activation is from the waking of a thread to its going to sleep. None: the mechanism cannot tell.
+    """
+
+    mechanism: Literal["ebpf", "perf", "schedstat"]
+    reason: str = Field(description="why it is not a better one, and what it lacks here")
+    threads: int = Field(description="that there are now")
+    switches: int = Field(description="away from a CPU")
+    involuntary: int = Field(description="... because of a preemption, or of yielding")
+    migrations: int | None = Field(description="from one CPU to another")
+    cpu_us: float = Field(description="on a CPU")
+    waited_us: float | None = Field(description="ready to run, without a CPU")
+    activations: int | None = Field(description="complete")
+    lost: int = Field(description="switches, or threads, that could not be followed")
+    wakeup: Percentiles | None = Field(description="from waking to running")
+    on_cpu: Percentiles | None = Field(description="on a CPU in one activation")
+    response: Percentiles | None = Field(description="from waking to going to sleep")
+    slices: list[CpuSlice] = Field(description="the last ones, when records were asked for; oldest first")
+
+
 class TaskStatistics(Message):
     """What was measured of a periodic task that is a process."""
 
@@ -622,6 +654,9 @@ class TaskStatistics(Message):
     execution: Percentiles | None
     response: Percentiles | None = Field(description="from release to end")
     records: list[JobRecord] = Field(description="the last jobs, when they were asked for")
+    observed: Observed | None = Field(
+        default=None, description="by the kernel; none: it has no process, or off"
+    )
 
 
 class NodeProblem(Message):
@@ -652,7 +687,7 @@ class ScheduleStat(Message):
         max_length=defaults.MEASURED_TASKS,
         description="only the tasks of these units; empty: all",
     )
-    records: bool = Field(default=False, description="with the last 256 jobs of each")
+    records: bool = Field(default=False, description="with the last 256 jobs, and slices of a CPU, of each")
     offset: int = Field(default=0, ge=0, description="tasks to leave out, when they take several parts")
 
 
@@ -687,6 +722,27 @@ class ScheduleExplain(Message):
         max_length=2 * defaults.MAX_NAME_CHARS + 1,
         description="its name, or WORKLOAD/NAME where several have it",
     )
+
+
+class ReportedMiss(Message):
+    """A missed deadline that another program knows of."""
+
+    workload: str = Field(max_length=4096)
+    task: str = Field(max_length=defaults.MAX_NAME_CHARS)
+    node: str = Field(max_length=defaults.MAX_NAME_CHARS)
+    misses: int = Field(ge=0, description="of this task, this one included; 0: not known")
+
+
+class FaultsReported(Message):
+    faults: int = Field(description="how many events were made of them")
+
+
+@_request("fault-report", FaultsReported)
+class FaultReport(Message):
+    """Tell the daemon of deadlines that were missed on nodes which are not its own."""
+
+    source: Name = Field(description="who tells it")
+    faults: list[ReportedMiss] = Field(min_length=1, max_length=1000)
 
 
 class ScheduleMove(Message):
@@ -780,9 +836,9 @@ class FaultEvent(Message):
 
     seq: int
     at: float = Field(description="epoch seconds")
-    what: Literal["miss", "fault", "lost", "executive"] = Field(
+    what: Literal["miss", "fault", "lost", "executive", "observer"] = Field(
         description="miss: a job was not complete at its deadline; fault: misses reached max_dmiss; lost: its "
-        "segment was damaged; executive: about mgmt-executive itself"
+        "segment was damaged; executive, observer: about mgmt-executive, mgmt-observer itself"
     )
     workload: str
     task: str = Field(description="empty when it concerns all")
@@ -794,6 +850,7 @@ class FaultEvent(Message):
     misses: int = Field(description="in a row, up to that job")
     action: str = Field(description="of a fault: log, skip, kill, restart")
     reason: str
+    source: str = Field(default="", description="who else told it; empty: the node's mgmt-executive")
 
 
 class Snapshot(Message):
@@ -1006,6 +1063,10 @@ class NodeWelcome(Message):
     resumed: bool = Field(
         description="pushes go on after the acknowledged one; else they are numbered from 1"
     )
+    faults: int | None = Field(
+        default=None,
+        description="number of the last fault that was heard of; later ones are told; None: new ones",
+    )
 
 
 @_request("agent-hello", NodeWelcome, Audience.AGENT)
@@ -1054,7 +1115,9 @@ class AgentReport(Message):
     )
     leaving: bool = Field(default=False, description="the agent is being stopped")
     faults: list[dict[str, Any]] = Field(
-        default=[], max_length=1000, description="FaultEvents of tasks, without numbers and times"
+        default=[],
+        max_length=1000,
+        description="FaultEvents of tasks, numbered as in the agent's own journal",
     )
 
 

@@ -13,7 +13,7 @@ from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import NODES_PLANE, UPLINK_PLANE, Asked, Route
 from mgmt.core.nodes.fleet import is_exclusive
-from mgmt.core.supervision import AT_REST, Unit
+from mgmt.core.supervision import AT_REST, State, Unit
 from mgmt.protocol import frames, messages
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.frames import Request
@@ -286,7 +286,8 @@ class Cluster:
             mirror, unit = supervisor.units[name], self.there(posting.node, name)
             said = (mirror.state, mirror.pid, mirror.has_process, mirror.ready, mirror.node)
             is_so = (unit.state, unit.pid, unit.has_process, unit.ready, posting.node)
-            assert said == is_so, f"{name}: {said} is said, {is_so} is so"
+            refused = mirror.state is State.FATAL and not posting.wanted and unit.state in AT_REST
+            assert said == is_so or refused, f"{name}: {said} is said, {is_so} is so"
             if unit.has_process:
                 assert mirror.incarnation == unit.incarnation, name
             else:  # a start that never got there is counted

@@ -191,6 +191,7 @@ class World:
         self.segments: dict[
             tuple[str, int], int
         ] = {}  # workload and version -> T0, 0 for none; they outlive it
+        self.stepped_s = 0.0  # how far the wall clock was set ahead
         self.stages = True  # whether the executive answers
         self._begin()
         self._pids = 100
@@ -219,7 +220,7 @@ class World:
 
     @property
     def now(self) -> Now:
-        return Now(self.now_ns, START_S + (self.now_ns - START_NS) / S)
+        return Now(self.now_ns, START_S + (self.now_ns - START_NS) / S + self.stepped_s)
 
     def feed(self, event: ev.Event) -> list[fx.Effect]:
         """One event; its effects, which were carried out and put where `expect` finds them."""

@@ -287,7 +287,9 @@ def test_an_agent_decides_nothing_that_is_its_daemons() -> None:
             body: dict[str, Any] = {"target": "u"} if verb == "wait" else {}
             for field, info in row.body.model_fields.items():
                 if info.is_required():
-                    body[field] = ["u"] if field in ("targets", "documents") else "u"
+                    lists = {"targets": ["u"], "documents": ["u"]}
+                    lists["faults"] = [{"workload": "w", "task": "t", "node": "n", "misses": 1}]  # type: ignore[list-item]
+                    body[field] = lists.get(field, "u")
             code, text = client.ask(verb, **body).refusal
             assert code == "not-available" and "tcp://daemon:1" in text, verb
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mgmt.core import effect as fx
+from mgmt.core import event as ev
 from tests.core.linked import Cluster
 from tests.core.recorder import Ticket
 
@@ -157,6 +158,21 @@ def test_who_comes_late_enters_at_a_hyperperiod(cluster: Cluster) -> None:
     assert set(cluster.agent("a").segments.values()) == {t0_ns}
 
 
+def test_a_wall_clock_that_is_set_moves_no_grid(cluster: Cluster) -> None:
+    submit(cluster, BOTH)
+    cluster.advance(1.0)
+    (t0_ns,) = starts(cluster)
+    cluster.daemon.stepped_s = 333.337
+    cluster.kill_daemon()
+    cluster.agent("b").segments.clear()
+    cluster.kill_agent("b")
+    for name in ("a", "b"):
+        cluster.heal(name)
+    cluster.advance(3.0)
+    (again,) = cluster.agent("b").segments.values()
+    assert again > t0_ns and (again - t0_ns) % (PERIOD_US * 1000) == 0
+
+
 def test_a_lost_node_holds_nobody_up(cluster: Cluster) -> None:
     cluster.agent("a").stages = False
     ticket = submit(cluster, BOTH)
@@ -305,3 +321,54 @@ def test_a_rebalance_is_staged_first_and_enters_the_grid_of_before(cluster: Clus
     (t0_ns,) = starts(cluster)
     assert t0_ns > old_ns and (t0_ns - old_ns) % (PERIOD_US * 1000) == 0
     assert {cluster.unit(f"w.{name}").node for name in before} == {"", "a", "b"}
+
+
+# ---- faults ---------------------------------------------------------------------------------------------------
+
+
+def misses(cluster: Cluster, node: str, *numbers: int) -> None:
+    for number in numbers:
+        cluster.agent(node).feed(ev.TaskReported("w.x", "miss", f"job {number} was late", 1, number, 1))
+    cluster.pump()
+
+
+def heard(cluster: Cluster) -> list[int]:
+    return [event["job"] for event in cluster.daemon.events if event["kind"] == "fault"]
+
+
+def test_faults_of_a_node_that_is_away_are_told_once_when_it_is_back(cluster: Cluster) -> None:
+    submit(cluster, BOTH)
+    cluster.advance(1.0)
+    misses(cluster, "a", 1, 2)
+    assert heard(cluster) == [1, 2]
+    cluster.cut("a")
+    misses(cluster, "a", 3)  # it is sent, and lost
+    cluster.advance(5.0)
+    misses(cluster, "a", 4)
+    cluster.kill_agent("a")
+    cluster.heal("a")
+    cluster.advance(1.0)
+    misses(cluster, "a", 5)
+    assert heard(cluster) == [1, 2, 3, 4, 5]
+    cluster.kill_daemon()
+    misses(cluster, "a", 6)
+    for name in ("a", "b"):
+        cluster.heal(name)
+    cluster.advance(1.0)
+    assert heard(cluster) == [1, 2, 3, 4, 5, 6]
+    late = [event for event in cluster.daemon.events if event["kind"] == "fault"][2]
+    assert "s later" in late["reason"] and (late["node"], late["workload"], late["task"]) == ("a", "w", "x")
+
+
+def test_more_faults_than_an_agent_keeps_are_said_to_be_missing(cluster: Cluster) -> None:
+    submit(cluster, BOTH)
+    cluster.advance(1.0)
+    misses(cluster, "a", 1)
+    cluster.break_off("a")
+    misses(cluster, "a", *range(2, 5000))
+    cluster.heal("a")
+    cluster.advance(1.0)
+    told_of = heard(cluster)
+    assert told_of[-1] == 4999 and len(told_of) == len(set(told_of))
+    gaps = [event for event in cluster.daemon.events if event.get("what") == "executive"]
+    assert len(gaps) == 1 and "may not have been told" in gaps[0]["reason"]

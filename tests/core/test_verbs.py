@@ -73,6 +73,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "schedule-remove": {"workload": "control"},
     "schedule-explain": {"task": "loop"},
     "schedule-rebalance": {"apply": True},
+    "fault-report": {"source": "s", "faults": [{"workload": "w", "task": "t", "node": "n", "misses": 1}]},
 }
 
 # (verb, body, code)

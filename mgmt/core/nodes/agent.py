@@ -40,6 +40,9 @@ class AgentFacts:
     policy: PolicySettings | None = None  # None: whatever the daemon says
 
 
+FAULTS = 500  # in one report
+
+
 class Tasks(Protocol):
     """Tasks that are processes: what the daemon said about them, and what it is told."""
 
@@ -476,10 +479,27 @@ class Agent:
             beside.append(spec)
         return ""
 
-    def tell_fault(self, fault: dict[str, Any], out: list[fx.Effect]) -> None:
-        """One that the daemon does not hear of is in this agent's journal."""
-        if self.joined:
-            out.append(fx.ToDaemon(self._session, "agent-report", {"acked": self._told, "faults": [fault]}))
+    def tell_faults(self, now: Now, events: list[dict[str, Any]], gap: bool, out: list[fx.Effect]) -> None:
+        """Faults among these events of this agent's journal, each once: the daemon knows the last that it heard.
+
+        `gap`: there were others before them, which the journal no longer has.
+        """
+        faults = []
+        if gap and events:
+            reason = "more happened than its journal keeps: faults before this may not have been told"
+            none: dict[str, Any] = dict.fromkeys(("workload", "task", "node", "action", "source"), "")
+            none |= dict.fromkeys(("count", "job", "misses"), 0)
+            faults.append({"seq": events[0]["seq"] - 1, "what": "executive", **none, "reason": reason})
+        for event in events:
+            if event["kind"] == "fault":
+                fault = {key: item for key, item in event.items() if key not in ("at", "kind")}
+                late_s = now.real_s - event["at"]
+                if late_s >= 1.0:
+                    fault["reason"] += f" (told {late_s:.1f} s later)"
+                faults.append(fault)
+        for first in range(0, len(faults), FAULTS):
+            body = {"acked": self._told, "faults": faults[first : first + FAULTS]}
+            out.append(fx.ToDaemon(self._session, "agent-report", body))
 
     def tell_usage(self, usage: dict[str, tuple[float | None, int]], out: list[fx.Effect]) -> None:
         known = {name: list(of) for name, of in usage.items() if name in self.assignments}

@@ -86,6 +86,8 @@ class Roster:
         self.by_peer[peer] = node
         node.state = TRANSITIONS[was, "hello"]
         node.reason = "joined" if not again else "came back"
+        if node.agent != hello.agent:
+            node.fault_seq = None  # another one, with another count
         node.agent, node.machine_id = hello.agent, hello.machine_id
         node.incarnation, node.started_at = hello.incarnation, hello.started_at
         node.version, node.pid, node.log_dir = hello.version, hello.pid, hello.log_dir
@@ -109,6 +111,7 @@ class Roster:
             "lost_s": self.lost_s,
             "token": self.token(node),
             "resumed": resumed,
+            "faults": node.fault_seq,
         }
 
     def token(self, node: Node) -> str:

@@ -245,9 +245,10 @@ class Execution:
             "misses": event.misses,
             "action": event.action,
             "reason": event.reason,
+            "source": "",
         }
         self._journal.record(now, "fault", body, out)
-        out.append(fx.Note("WARNING", f"{event.unit or 'executive'}: {event.reason}", {"unit": event.unit}))
+        out.append(fx.Note("WARNING", f"{event.unit or event.what}: {event.reason}", {"unit": event.unit}))
         unit = self._supervisor.units.get(event.unit)
         if unit is not None and event.action == "restart" and unit.state is State.RUNNING:
             self._ordering.restart(now, [unit], out, {event.unit: event.reason})
@@ -256,6 +257,13 @@ class Execution:
 
     def on_node_fault(self, now: Now, node: str, fault: dict[str, Any], out: list[fx.Effect]) -> None:
         self._journal.record(now, "fault", {**fault, "node": node}, out)
+
+    def on_told(self, now: Now, source: str, faults: list[dict[str, Any]], out: list[fx.Effect]) -> None:
+        """ReportedMisses of nodes that are another program's."""
+        for fault in faults:
+            reason = f"a deadline was missed, says {source}"
+            body = {"what": "miss", **fault, "count": 1, "job": 0, "action": "", "reason": reason}
+            self._journal.record(now, "fault", {**body, "source": source}, out)
 
     def on_node_staged(self, now: Now, node: str, report: dict[str, Any], out: list[fx.Effect]) -> None:
         """A StageReport of a node; one of what is not wanted any more says nothing."""

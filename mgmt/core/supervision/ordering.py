@@ -80,6 +80,12 @@ class Ordering:
         for unit in todo:
             self._try(now, unit, out)
 
+    def along(self, units: Iterable[Unit]) -> list[Unit]:
+        """Who is stopped when these are, because it requires one of them."""
+        graph = self.graph()
+        names = dict.fromkeys(name for unit in units for name in dependants(graph, unit.spec.name))
+        return [self._supervisor.units[name] for name in names]
+
     def stop(
         self, now: Now, units: Iterable[Unit], out: list[fx.Effect], reason: str, wanted: bool = False
     ) -> None:
