@@ -109,6 +109,7 @@ class Agent:
         self._heard_ns = 0
         self._beat_ns = int(defaults.NODE_HEARTBEAT_S * 1e9)
         self._lost_ns = int(defaults.NODE_LOST_S * 1e9)
+        self._unanswered = False  # the last heartbeat
         self._relinks = 0  # since it was joined
         self._renew_ns = 0  # when a link that does not come up is made anew
         # When the heartbeat was sent that was answered last: the daemon has heard this agent later than that.
@@ -191,6 +192,7 @@ class Agent:
             self._seen = 0
         self._told, self._relinks = self._seen, 0
         self._beat_ns, self._lost_ns = int(body["heartbeat_s"] * 1e9), int(body["lost_s"] * 1e9)
+        self._unanswered = False
         self._samples.clear()
         out.append(fx.OpenRelay(body["token"]))
         self._beat(now, out)
@@ -288,11 +290,17 @@ class Agent:
                 self._ordering.stop(now, [unit], out, why)
 
     def _beat(self, now: Now, out: list[fx.Effect]) -> None:
+        """Not while one is unanswered on a short way: a daemon that cannot be heard shall miss this node, too."""
+        wait_ns = min(now.mono_ns + self._beat_ns, self._heard_ns + self._patience_ns)
+        if self._unanswered and self._samples and min(self._samples)[0] * 2 < self._beat_ns:
+            self._wait("beat", wait_ns, out)
+            return
+        self._unanswered = True
         body: dict[str, Any] = {"clock_ns": now.mono_ns, "acked": self._told}
         if self._samples:
             body["round_trip_ns"], body["offset_ns"] = min(self._samples)
         out.append(fx.Beat(None, self._session, body))
-        self._wait("beat", min(now.mono_ns + self._beat_ns, self._heard_ns + self._patience_ns), out)
+        self._wait("beat", wait_ns, out)
 
     def _relink(self, now: Now, out: list[fx.Effect]) -> None:
         self.joined = False
@@ -317,6 +325,7 @@ class Agent:
 
     def on_beat(self, now: Now, body: dict[str, Any], out: list[fx.Effect]) -> None:
         """Our heartbeat came back with the daemon's clock: the way there and back, and how the clocks differ."""
+        self._unanswered = False
         self._heard_ns = now.mono_ns
         self._renew(body["clock_ns"], out)
         round_trip_ns = now.mono_ns - body["clock_ns"]
