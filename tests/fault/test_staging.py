@@ -155,6 +155,8 @@ def test_an_agent_that_is_restarted_alone_watches_its_tasks(start: Start, client
     eventually(
         lambda: read(agent, "w.on-n1").next_job > after.released, what="somebody looks at its deadlines"
     )
+    daemon.start()
+    becomes(daemon, "n1", "ALIVE")
 
 
 def test_a_link_that_breaks_at_the_start_costs_no_more_than_whole_hyperperiods(
