@@ -169,6 +169,8 @@ class Agent:
                 text = f"{self.facts.daemon} has not been heard for {silent_ns / 1e9:.1f} s: connecting anew"
                 out.append(fx.Note("WARNING", text, {}))
             self._relink(now, out)
+        elif silent_ns < self._lost_ns:
+            self._wait("silence", self._heard_ns + self._lost_ns, out)  # a timer may fire a little early
 
     def _on_daemon_lost(self, now: Now, out: list[fx.Effect]) -> None:
         """The daemon takes this node for lost by now: what must not outlive that is stopped."""
