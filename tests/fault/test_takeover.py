@@ -107,10 +107,8 @@ def test_no_hook_of_a_killed_daemon_runs_on(start: Start, which: str) -> None:
     former = [int(pid) for pid in hooks.read_text().split()]
     pid = daemon.unit("a")["pid"]
     daemon.crash()
-    assert all(alive(pid) for pid in former), "nothing ends them before"
+    eventually(lambda: not any(alive(pid) for pid in former), what="they end with their daemon")
     daemon.start()
-    assert not any(alive(pid) for pid in former)
-    assert f"a.{which}: a hook of the former daemon" in daemon.log()
     if which == "post_start":
         assert daemon.unit("a")["pid"] == pid, "its unit is left alone"
     elif which == "pre_stop":
