@@ -69,7 +69,7 @@ def test_a_pre_start_hook_is_run_again_and_never_beside_itself(start: Start) -> 
     folder = daemon.folder
     hook = (
         f'exec 9>"{folder}/hook.lock"; flock -n 9 || echo double >>"{folder}/faults"; echo $$ >>"{folder}/hooks"; '
-        f'while [ ! -e "{folder}/go" ]; do sleep 0.02; done'
+        f'for i in $(seq 3000); do [ -e "{folder}/go" ] && exit; sleep 0.02; done'
     )
     unit = logging_unit(folder, hooks={"pre_start": {"command": ["/bin/sh", "-c", hook]}})
     daemon.configure(config(units={"a": unit}))

@@ -152,9 +152,8 @@ def test_a_daemon_process_that_a_command_leaves_is_gone_before_its_answer(
 ) -> None:
     pids = tmp_path / "pids"
     inner = f"echo $$ >> {pids}; exec sleep 60"
-    answers.sh(
-        "left", f"setsid sh -c 'setsid sh -c \"{inner}\" &' & while ! test -s {pids}; do sleep 0.01; done"
-    )
+    orphan = f"setsid sh -c 'setsid sh -c \"{inner}\" &' &"
+    answers.sh("left", f"{orphan} for i in $(seq 6000); do test -s {pids} && exit; sleep 0.01; done")
     assert answers.get("left") == (True, "")
     (child,) = answers.pids(pids, 1)
     assert not alive(child)
