@@ -142,7 +142,9 @@ class UnitStatus(Message):
     type: str
     state: UnitState
     ready: bool
-    reason: str = Field(description="why it is in this state")
+    reason: str = Field(
+        description="why it is in this state; ends in `when last heard of` while its process is looked for"
+    )
     pid: int | None
     incarnation: int = Field(description="counts the starts of this unit")
     restarts: int = Field(description="restarts since the last load")

@@ -28,6 +28,8 @@
  * is on disk before `exited` or `failed` is sent. Its last field, empty=0, becomes 1 when the tree is empty.
  * A start time is field 22 of /proc/PID/stat: with the boot id it tells a process from a later one of that pid.
  *
+ * shim/command.c has its other mode, for commands that are no units: mgmt-shim --command ...
+ *
  * One thread, one poll loop, no memory allocation, nothing to do while nothing happens.
  */
 #define _GNU_SOURCE
@@ -87,12 +89,15 @@
 
 #include "shim/options.c"
 
+#include "shim/inherited.c"
+
 #include "shim/child.c"
+
+#include "shim/command.c"
 
 enum {
     MAX_CONNECTIONS = 4,
     MAX_PACKETS_PER_TURN = 16,
-    KILL_RETRY_MAX_MS = 250,
     PIPE_BYTES = 1 << 20,
     CHUNKS_PER_TURN = 16, /* then the other descriptors are served */
     CHUNKS_AT_END = 64,   /* more than a pipe can hold */
@@ -288,9 +293,7 @@ static void kill_everything(void)
             cgroup_kill(&opt.cgroups[i]);
     if (!shim.leader_reaped)
         signal_unit(SIGKILL);
-    for (int pass = 0; pass < MAX_STOP_PASSES && signal_descendants(SIGSTOP) > 0; pass++)
-        ;
-    signal_descendants(SIGKILL);
+    kill_descendants();
 }
 
 static void take_event(enum event e)
@@ -504,7 +507,6 @@ static void run_loop(void)
 {
     enum { SIGNALS, CALLERS, EXEC, OUTPUT, CONNECTIONS, ALL = CONNECTIONS + MAX_CONNECTIONS };
     struct pollfd on[ALL] = {[SIGNALS] = {.fd = shim.signal_fd}, [CALLERS] = {.fd = shim.listen_fd}};
-    struct signalfd_siginfo child_ended[8];
     while (!is_over()) {
         on[EXEC].fd = shim.exec_fd;
         on[OUTPUT].fd = shim.pipe_fd;
@@ -517,8 +519,7 @@ static void run_loop(void)
         if (on[EXEC].revents)
             exec_ready();
         if (on[SIGNALS].revents)
-            while (read(shim.signal_fd, child_ended, sizeof child_ended) > 0)
-                ;
+            drain_signals(shim.signal_fd);
         if (on[EXEC].revents || on[SIGNALS].revents)
             reap();
         if (on[OUTPUT].revents)
@@ -531,10 +532,7 @@ static void run_loop(void)
         if (shim.killing && !is_over()) {
             kill_everything();
             reap();
-            /* What is still there cannot die yet (a system call that does not return): ask less and less often. */
-            shim.retry_ms = on[SIGNALS].revents ? 1 : 2 * shim.retry_ms + 1;
-            if (shim.retry_ms > KILL_RETRY_MAX_MS)
-                shim.retry_ms = KILL_RETRY_MAX_MS;
+            shim.retry_ms = kill_again_after_ms(shim.retry_ms, on[SIGNALS].revents);
         }
     }
 }
@@ -560,36 +558,6 @@ static void finish(void)
             ;
 }
 
-/* Closes what the daemon may have left open: it would be held for the life of the unit. */
-static void close_others(void)
-{
-    int fd;
-    do /* 0, 1 and 2 are something, or a later descriptor would become one of them */
-        fd = open("/dev/null", O_RDWR);
-    while (fd >= 0 && fd <= 2);
-    int keep = opt.fd < 0 ? 2 : opt.fd;
-    if (syscall(SYS_close_range, (unsigned)keep + 1, ~0u, 0) < 0)
-        for (fd = (int)sysconf(_SC_OPEN_MAX) - 1; fd > keep; fd--)
-            close(fd);
-    for (fd = 3; fd < keep; fd++)
-        close(fd);
-}
-
-static void detach(void)
-{
-    struct sigaction ignore = {.sa_handler = SIG_IGN}, normal = {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDSTOP};
-    static const int ignored[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM,
-                                  SIGTSTP, SIGTTIN, SIGTTOU, SIGXFSZ};
-    sigset_t all;
-    setsid(); /* fails where it is the leader already */
-    prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);
-    for (size_t k = 0; k < sizeof ignored / sizeof ignored[0]; k++)
-        sigaction(ignored[k], &ignore, NULL);
-    sigaction(SIGCHLD, &normal, NULL); /* ignored, the kernel would reap for us */
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
-}
-
 /* Out of the daemon's group, which its service manager empties when the daemon ends. */
 static bool join_own_cgroups(const char **at)
 {
@@ -609,9 +577,7 @@ static bool join_own_cgroups(const char **at)
 /* Everything before the fork. Returns the name of the step that failed, with errno and *at. */
 static const char *prepare(int pipe_write[1], const char **at)
 {
-    char path[64];
     struct proc p;
-    sigset_t child;
     int ends[2];
     *at = opt.dir;
     shim.dir_fd = open(opt.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -624,20 +590,16 @@ static const char *prepare(int pipe_write[1], const char **at)
     if (!join_own_cgroups(at))
         return "shim-cgroup";
     *at = NULL;
-    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
+    if (!adopt_descendants())
         return "subreaper";
     if (read_file("/proc/sys/kernel/random/boot_id", shim.boot, 37) < 36 || !read_proc(self, &p))
         return "proc";
     shim.self_start = p.start;
-    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)self, (int)self);
-    has_children_files = access(path, R_OK) == 0;
     if (!write_identity())
         return "identity";
     for (int i = 0; i < opt.n_cgroups; i++)
         opt.cgroups[i].ours = cgroup_is_empty(&opt.cgroups[i]);
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    if ((shim.signal_fd = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK)) < 0)
+    if ((shim.signal_fd = open_child_signals()) < 0)
         return "signalfd";
     if (pipe2(ends, O_CLOEXEC) < 0)
         return "pipe";
@@ -706,15 +668,16 @@ static const char *spawn(int pipe_write)
 
 int main(int argc, char **argv)
 {
-    (void)argc;
+    self = getpid();
+    if (argc > 3 && strcmp(argv[1], "--command") == 0)
+        return serve_command(argv + 2);
     bool fd_given = find_control_fd(argv);
     const char *at = fd_given ? parse_options(argv) : "--fd", *stage = at ? "args" : NULL;
     int err = EINVAL, pipe_write = -1;
 
-    self = getpid();
     inherited_umask = umask(0);
     shim.conns[0] = opt.fd;
-    close_others();
+    close_others(opt.fd, opt.fd);
     detach();
     if (!stage) {
         stage = prepare(&pipe_write, &at);

@@ -494,6 +494,20 @@ def test_stop_ends_it_on_both_sides() -> None:
     cluster.check()
 
 
+def test_patience_that_is_looked_at_a_little_early_still_ends() -> None:
+    cluster = Cluster({"u": far(on_node_lost="stop")}, {"n1": ()})
+    cluster.ask("start", targets=["u"])
+    cluster.break_off("n1")
+    agent = cluster.agent("n1")
+    key = ("uplink", "")
+    agent.now_ns = agent.timers.pop(key) - 700_000  # the loop's clock has steps of a millisecond
+    agent.feed(ev.TimerFired(key))
+    assert cluster.running("u") == ["n1"]
+    agent.advance(0.001)
+    agent.settle()
+    assert cluster.running("u") == []
+
+
 def test_an_agent_that_is_killed_adopts_and_says_so() -> None:
     cluster = Cluster({"u": far()}, {"n1": ()})
     cluster.ask("start", targets=["u"])

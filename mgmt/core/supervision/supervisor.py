@@ -169,11 +169,7 @@ class Supervisor:
 
     def token(self, unit: Unit) -> str:
         """The secret of this incarnation, which its process must show when it says hello."""
-        return self.token_of(unit.spec.name, unit.incarnation)
-
-    def token_of(self, name: str, incarnation: int) -> str:
-        """The token of any incarnation, past ones included; the same for every daemon of this state folder."""
-        text = f"{name}:{incarnation}".encode()
+        text = f"{unit.spec.name}:{unit.incarnation}".encode()
         return hmac.new(self._secret, text, hashlib.sha256).hexdigest()[:32]
 
     def is_present(self, name: str, incarnation: int, token: str) -> Unit | None:
