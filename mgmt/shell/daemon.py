@@ -231,6 +231,7 @@ class Daemon:
             fx.ReadConfig: self._read_config,
             fx.SignalUnit: self._units.signal,
             fx.KillUnit: self._units.kill,
+            fx.LeaseUnit: self._units.lease,
             fx.ProbeHandshake: lambda effect: self._prober.start(
                 effect.unit, effect.incarnation, effect.endpoint
             ),

@@ -5,7 +5,7 @@
  *     [--cgroup PATH]... [--cpus 0-3,8] [--memory-nodes 0,1]
  *     [--policy other|batch|idle|fifo:P|rr:P|deadline:RUNTIME:DEADLINE:PERIOD] [--nice N]
  *     [--rlimit NAME=SOFT:HARD]... [--oom-score-adj N] [--umask 022] [--user UID] [--group GID] [--groups A,B]
- *     [--timer-slack-ns N] [--mlock] [--gated] -- PROGRAM ARG...
+ *     [--timer-slack-ns N] [--mlock] [--lease MONO_NS] [--gated] -- PROGRAM ARG...
  *
  * It prepares and executes PROGRAM, owns the pipe of its output, reaps every descendant (it is a subreaper,
  * so double forks and new sessions come back to it), and answers on two kinds of SOCK_SEQPACKET connections:
@@ -21,6 +21,8 @@
  *                    refused errno=                            the packet before was not a valid command
  *   from the daemon  go                                       with --gated, before anything else: execute PROGRAM
  *                    signal N | signal-leader N | kill | reopen | rotate | state
+ *                    lease MONO_NS                            at this instant it is killed, unless a later one is
+ *                                                             named before: 0: never
  *
  * Files in DIR: `shim` (identity: shim= start= boot=, then pid= pid_start=), `ctl`, and `exit`, the record that
  * is on disk before `exited` or `failed` is sent. Its last field, empty=0, becomes 1 when the tree is empty.
@@ -391,19 +393,25 @@ static void refuse_packet(int i, int err)
     send_text(i, &t);
 }
 
-static void on_signal(int i, int sig)
+static void on_signal(int i, long sig)
 {
     (void)i;
-    signal_unit(sig);
+    signal_unit((int)sig);
 }
 
-static void on_signal_leader(int i, int sig)
+static void on_signal_leader(int i, long sig)
 {
-    if (shim.leader_reaped || kill(shim.pid, sig) < 0)
+    if (shim.leader_reaped || kill(shim.pid, (int)sig) < 0)
         refuse_packet(i, ESRCH);
 }
 
-static void on_kill(int i, int none)
+static void on_lease(int i, long until_ns)
+{
+    (void)i;
+    opt.lease_ns = until_ns;
+}
+
+static void on_kill(int i, long none)
 {
     (void)i, (void)none;
     shim.killing = true;
@@ -411,20 +419,20 @@ static void on_kill(int i, int none)
     setpriority(PRIO_PROCESS, 0, -20); /* where allowed: to be faster than a fork loop */
 }
 
-static void on_reopen(int i, int none)
+static void on_reopen(int i, long none)
 {
     (void)i, (void)none;
     log_reopen();
 }
 
-static void on_rotate(int i, int none)
+static void on_rotate(int i, long none)
 {
     (void)i, (void)none;
     if (out.path && log_ready() && out.size)
         log_rotate();
 }
 
-static void on_state(int i, int none)
+static void on_state(int i, long none)
 {
     (void)none;
     send_state(i);
@@ -432,26 +440,27 @@ static void on_state(int i, int none)
 
 static const struct command {
     const char *word;
-    bool has_signal;
-    void (*act)(int connection, int sig);
+    long least, most; /* of its argument; 0, 0: it has none */
+    void (*act)(int connection, long argument);
 } commands[] = {
-    {"signal", true, on_signal}, {"signal-leader", true, on_signal_leader}, {"kill", false, on_kill},
-    {"reopen", false, on_reopen}, {"rotate", false, on_rotate}, {"state", false, on_state},
+    {"signal", 1, 64, on_signal}, {"signal-leader", 1, 64, on_signal_leader}, {"kill", 0, 0, on_kill},
+    {"reopen", 0, 0, on_reopen}, {"rotate", 0, 0, on_rotate}, {"state", 0, 0, on_state},
+    {"lease", 0, LONG_MAX, on_lease},
 };
 
 static bool run_command(int i, char *packet)
 {
-    long sig = 0;
+    long value = 0;
     char *argument = strchr(packet, ' ');
     if (argument)
         *argument++ = 0;
     for (size_t k = 0; k < sizeof commands / sizeof commands[0]; k++) {
         const struct command *c = &commands[k];
-        if (strcmp(packet, c->word) != 0 || c->has_signal != (argument != NULL))
+        if (strcmp(packet, c->word) != 0 || (c->most > 0) != (argument != NULL))
             continue;
-        if (argument && !number(argument, 10, 1, SIGRTMAX, &sig))
+        if (argument && !number(argument, 10, c->least, c->most, &value))
             return false;
-        c->act(i, (int)sig);
+        c->act(i, value);
         return true;
     }
     return false;
@@ -482,6 +491,18 @@ static bool is_over(void)
         || (shim.phase == EXITED && shim.childless && (!shim.killing || cgroups_are_empty()));
 }
 
+/* How long poll may sleep, in ms; -1: until something happens. A lease that has ended is acted on here. */
+static int sleep_ms(void)
+{
+    if (opt.lease_ns && !shim.killing) {
+        long long left_ns = opt.lease_ns - (long long)clock_ns(CLOCK_MONOTONIC);
+        if (left_ns > 0)
+            return left_ns / 1000000 >= INT_MAX ? INT_MAX : (int)(left_ns / 1000000) + 1;
+        on_kill(-1, 0); /* nobody who could say otherwise was heard in time: it may be running elsewhere by now */
+    }
+    return shim.killing ? shim.retry_ms : -1;
+}
+
 static void run_loop(void)
 {
     enum { SIGNALS, CALLERS, EXEC, OUTPUT, CONNECTIONS, ALL = CONNECTIONS + MAX_CONNECTIONS };
@@ -493,7 +514,7 @@ static void run_loop(void)
             on[CONNECTIONS + i].fd = shim.conns[i];
         for (int i = 0; i < ALL; i++)
             on[i].events = POLLIN;
-        if (poll(on, ALL, shim.killing ? shim.retry_ms : -1) < 0)
+        if (poll(on, ALL, sleep_ms()) < 0)
             continue;
         if (on[EXEC].revents)
             exec_ready();

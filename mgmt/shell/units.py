@@ -163,6 +163,9 @@ class Units:
         number = signals.Signals[f"SIG{effect.signal}"]
         self._send((effect.unit, effect.incarnation), f"signal {int(number)}")
 
+    def lease(self, effect: fx.LeaseUnit) -> None:
+        self._send((effect.unit, effect.incarnation), f"lease {effect.until_ns}")
+
     def kill(self, effect: fx.KillUnit) -> None:
         self._send((effect.unit, effect.incarnation), "kill")
 

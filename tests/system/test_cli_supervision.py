@@ -119,7 +119,8 @@ def test_a_day_with_units(place: Place) -> None:
         assert "units.y" in refused.stderr
 
     # The order of a stop is that of the needs: web goes with db.
-    assert place.mgmt("stop", "db").stdout == "db: stopped (STOPPED)\n"
+    said = "db: stopped (STOPPED)\nweb: stopped along with what it requires\n"
+    assert place.mgmt("stop", "db").stdout == said
     assert place.mgmt("is-active", "web").returncode == 3
     assert place.mgmt("stop", "db").stdout == "db: already stopped (STOPPED)\n"
     busy = place.mgmt("store", "check")
