@@ -245,7 +245,7 @@ class Board:
                 shares[entry.record.group] = shares.get(entry.record.group, 0) + entry.worker["worker_count"]
                 self._open(now, entry, node, out)
         for entry in wanting:
-            if not self._holdings_of(entry.number):
+            if not self._is_served(entry):
                 self._preempt_idle(now, entry, out)
 
     def nodes(self) -> list[str]:
