@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -132,7 +133,7 @@ def serve_postgres() -> Iterator[str]:
                 time.sleep(0.02)
         yield conninfo
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # SIGTERM would wait for its clients
         try:
             server.wait(5.0)
         except subprocess.TimeoutExpired:

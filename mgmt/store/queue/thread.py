@@ -44,8 +44,14 @@ class Queue:
 
     def __init__(self, engine: Engine, post: Callable[[Callable[[], None]], object]) -> None:
         self._post = post
-        self._writer = _Worker("queue", engine.open(), self._answer)
-        self._reader = _Worker("queue reader", engine.open_reader(), self._answer)
+        writes = engine.open()
+        try:
+            reads = engine.open_reader()
+        except MgmtError:
+            writes.close()
+            raise
+        self._writer = _Worker("queue", writes, self._answer)
+        self._reader = _Worker("queue reader", reads, self._answer)
 
     def ask(self, op: ops.Op | ops.Query, done: Done) -> None:
         """Do it, in the order of asking; queries may overtake operations that have not been answered."""
