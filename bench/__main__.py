@@ -18,6 +18,7 @@ from bench import (
     kernel_placement,
     lifecycle,
     machine,
+    nodes,
     relay,
     resources,
     rt,
@@ -37,6 +38,7 @@ GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
     "kernel": kernel.kernel,
     "kernel-placement": kernel_placement.kernel_placement,
     "rt": rt.rt,
+    "nodes": nodes.nodes,
 }
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"

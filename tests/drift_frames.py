@@ -150,9 +150,9 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("ScheduledTask", "target"): "local",
     ("ScheduleEvent", "what"): "submitted",
     ("FaultEvent", "what"): "fault",
-    ("NodeTasks", "what"): "release",
-    ("NodeTasks", "tasks"): [{"plan": {}, "assignment": {}}],
+    ("StageReport", "error"): {"code": "denied", "text": "its policy does not allow it"},
     ("TaskStatistics", "state"): "released",
+    ("Observed", "mechanism"): "ebpf",
     ("TaskExplanation", "lines"): ["on CPU 2 of node 'local': chosen by best_fit_decreasing"],
 }
 # One for each outcome that is not ok.
