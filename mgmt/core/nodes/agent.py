@@ -273,8 +273,6 @@ class Agent:
                 text = f"{self.facts.daemon} has not been heard for {silent_ns / 1e9:.1f} s: connecting anew"
                 out.append(fx.Note("WARNING", text, {}))
             self._relink(now, out)
-        elif silent_ns < self._lost_ns:
-            self._wait("silence", self._heard_ns + self._lost_ns, out)  # a timer may fire a little early
 
     @property
     def _patience_ns(self) -> int:
