@@ -422,7 +422,7 @@ def memory(tmp_path: Path) -> Iterator[Path]:
 
 def test_histories_in_sqlite(memory: Path) -> None:
     db = SqliteEngine(memory / "queue.db").open()
-    run(db, 150)
+    run(db, 100)
     db.close()
 
 
