@@ -9,7 +9,8 @@ from mgmt.core import event as ev
 from mgmt.core.event import NODES_PLANE, Asked, Now
 from mgmt.core.nodes import Agent
 from mgmt.core.state import State
-from mgmt.core.suites.crew import Assignment, Ending, Phase
+from mgmt.core.suites.crew import Assignment
+from mgmt.core.suites.pool import Ending, Phase
 from mgmt.core.suites.upward import ToDaemon
 from mgmt.protocol.errors import MgmtError
 

@@ -9,7 +9,7 @@ from mgmt.core import event as ev
 from mgmt.core.event import NODES_PLANE, Asked, Now, Route
 from mgmt.core.nodes import Node, NodeState
 from mgmt.core.state import Ask, State
-from mgmt.core.suites.crew import Phase
+from mgmt.core.suites.pool import Phase
 from mgmt.core.supervision import AT_REST, LOCAL, Unit
 from mgmt.core.verbs import Body, agree, handles
 from mgmt.protocol import frames

@@ -17,7 +17,8 @@ from mgmt.core.schedule.hosting import Hosting
 from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.suites.board import Board
-from mgmt.core.suites.crew import Crew, Outcome, Phase, Upward
+from mgmt.core.suites.crew import Crew
+from mgmt.core.suites.pool import Outcome, Phase, Upward
 from mgmt.core.suites.upward import ToDaemon
 from mgmt.core.supervision import Ordering, UnitSpec
 from mgmt.protocol import defaults

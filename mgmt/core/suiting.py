@@ -11,8 +11,8 @@ from mgmt.core.event import Asked, Now
 from mgmt.core.state import State
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.board import CANCELLED, Entry, Holding, exec_state, new_task_of
-from mgmt.core.suites.crew import Ending
 from mgmt.core.suites.identity import Kind
+from mgmt.core.suites.pool import Ending
 from mgmt.core.suites.states import ENDED, Exec, Suite, Task, has_reached
 from mgmt.core.supervision import LOCAL
 from mgmt.core.verbs import Body, handles, refuse_while_stopping
@@ -650,12 +650,18 @@ def _workers_of(state: State, holding: Holding) -> list[dict[str, Any]]:
     if holding.node != LOCAL:
         return []
     rows = []
-    for slot in state.crew.slots.values():
+    for slot in state.crew.pool.slots.values():
         unit = state.supervisor.units.get(slot.unit)
         busy = next(iter(slot.tasks), None)
         up = unit is not None and unit.pid is not None
         where = (
-            "down" if not up else "starting" if not slot.connection else "paused" if state.crew.paused else ""
+            "down"
+            if not up
+            else "starting"
+            if not slot.connection
+            else "paused"
+            if state.crew.pool.paused
+            else ""
         )
         rows.append(
             {

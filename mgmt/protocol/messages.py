@@ -1011,8 +1011,8 @@ class NodePush(Message):
     """Daemon to agent: one numbered word about what the node shall run.
 
     assign: a unit's specification and whether it shall be up; keep: these units are the node's, no others;
-    drop: forget one; reset: forget the failures of one. suite: work on this one; suite-end: leave it; suite-cancel:
-    end some of its tasks; suite-pause: take no new ones.
+    drop: forget one; reset: forget the failures of one. suite: work on this one; suite-end: leave it;
+    suite-cancel: end some of its tasks; suite-pause: take no new ones.
     """
 
     seq: int = Field(ge=1)

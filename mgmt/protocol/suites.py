@@ -525,8 +525,8 @@ class CrewExchange(Message):
     holder: int = Field(ge=1)
     number: int = Field(ge=1)
     want: int = Field(ge=0, le=1 << 20)
-    outcomes: list[list[Any]] = Field(default=[], max_length=1 << 16)
-    states: list[list[Any]] = Field(default=[], max_length=1 << 16, description="[task, attempt, exec state]")
+    outcomes: list[list[Any]] = Field(max_length=1 << 16)
+    states: list[list[int]] = Field(max_length=1 << 16, description="[task, attempt, exec state]")
 
 
 @notice("crew-work", Audience.AGENT)
@@ -548,8 +548,7 @@ class CrewPhase(Message):
 
     holder: int = Field(ge=0, description="0: it has no suite")
     phase: Literal["preparing", "executing", "cleanup", "idle"]
-    reason: str = ""
-    failed: bool = Field(default=False, description="it gave the suite up")
-    completed: int = Field(default=0, ge=0)
-    held: list[list[int]] | None = Field(default=None, description="[task, attempt]; others are done again")
-    workers: list[list[Any]] = Field(default=[], description="what a WorkerStatus needs of each")
+    reason: str
+    failed: bool = Field(description="it gave the suite up")
+    completed: int = Field(ge=0)
+    held: list[list[int]] | None = Field(description="[task, attempt]; others are done again")

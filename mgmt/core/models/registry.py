@@ -14,7 +14,7 @@ class Registry:
     """Models by every name they answer to: name, full name, alias; exact and case-sensitive."""
 
     def __init__(self, settings: Settings, tasks: Mapping[str, UnitSpec] | None = None) -> None:
-        # Declared by others than the configuration: periodic tasks that are processes, hooks and workers of a suite.
+        # Declared by others than the configuration: periodic tasks that are processes, workers of a suite.
         self._sources: dict[str, dict[str, UnitSpec]] = {"tasks": dict(tasks or {})}
         self.tasks = dict(tasks or {})
         self.reset(settings)

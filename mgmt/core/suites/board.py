@@ -17,8 +17,9 @@ from mgmt.core import effect as fx
 from mgmt.core.event import Now, Queued
 from mgmt.core.nodes import Node, NodeState, Roster
 from mgmt.core.suites import operations as op
-from mgmt.core.suites.crew import Assignment, Claimed, Crew, Ending, Outcome, Phase
+from mgmt.core.suites.crew import Assignment, Crew
 from mgmt.core.suites.identity import Kind, number_of, uuid_of
+from mgmt.core.suites.pool import Claimed, Ending, Outcome, Phase
 from mgmt.core.suites.states import Exec, Suite
 from mgmt.core.supervision import LOCAL
 from mgmt.protocol import defaults, frames
@@ -272,7 +273,7 @@ class Board:
         return frozenset() if node == LOCAL else self._roster.nodes[node].tags
 
     def _rank(self, now: Now, entry: Entry, shares: Mapping[str, int]) -> tuple[float, int, int]:
-        """The smallest goes first: by priority, which grows as it waits, then the group that has least, then age."""
+        """The smallest goes first: by priority, which grows as it waits, then its group's share, then age."""
         waited_s = (now.mono_ns - entry.waiting_ns) / 1e9 if entry.waiting_ns else 0.0
         priority = entry.record.priority + int(waited_s / AGEING_S)
         return -priority, shares.get(entry.record.group, 0), entry.number
