@@ -30,5 +30,5 @@ def nearest(client: Client) -> Iterator[None]:
         except MgmtError:
             raise error from None
         near = get_close_matches(key, names - {""}, n=2)
-        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        hint = f". Did you mean {' or '.join(near)}?" if near else ""
         raise MgmtError(error.code, error.text + hint, **error.detail) from None

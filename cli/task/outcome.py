@@ -44,8 +44,8 @@ class Outcome:
 def _status(task: dict[str, Any]) -> int:
     status = task["exit_status"]
     if task["state"] != "FINISHED" or status is None:
-        return max(FAILED, 0 if status is None else abs(status))
-    return min(MAX_STATUS, status if status >= 0 else 128 - status)
+        return max(FAILED, 0 if status is None else int(abs(status)))
+    return int(min(MAX_STATUS, status if status >= 0 else 128 - status))
 
 
 def wait_for(client: Client, spans: list[tuple[int, int]], end_s: float, meter: Meter) -> Outcome:

@@ -53,7 +53,9 @@ def batches(path: str, found: Iterator[Entry], defaults: dict[str, Any], repeat:
 
     The same input has the same batches, which is why their keys recognise them.
     """
-    number, size_bytes, tasks, lines = 0, 0, [], []
+    number, size_bytes = 0, 0
+    tasks: list[dict[str, Any]] = []
+    lines: list[int] = []
     for line, each_bytes, value in found:
         task = _checked(path, line, value, defaults)
         for _ in range(repeat):

@@ -50,7 +50,8 @@ def took_s(task: Task, now_s: float) -> float | None:
     """How long it ran, or has been running; None when it did not."""
     if task["started_at"] is None:
         return None
-    return max(0.0, (now_s if task["finished_at"] is None else task["finished_at"]) - task["started_at"])
+    ended_s = now_s if task["finished_at"] is None else task["finished_at"]
+    return max(0.0, float(ended_s - task["started_at"]))
 
 
 def summary(task: Task) -> str:

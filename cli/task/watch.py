@@ -75,6 +75,8 @@ def _reached(client: Client, task: int, station: str, patience: Patience) -> dic
         except MgmtError as error:
             if error.code == "conflict":
                 return None
+            if error.code == "expired":
+                raise
             patience.wait(error)
 
 
