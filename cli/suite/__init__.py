@@ -30,7 +30,7 @@ class Suite(LazyGroup):
 
 @click.group(cls=Suite, params=shared_options())
 def suite() -> None:
-    """Create suites of tasks, follow them, end them.
+    """Create, follow and end suites of tasks.
 
     SUITE is its number, its name or its UUID. Tasks are put into it with `mgmt task submit --suite SUITE`.
     """

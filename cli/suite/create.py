@@ -28,8 +28,8 @@ class CpuList(click.ParamType):  # type: ignore[type-arg]  # generic in the newe
         cpus: list[int] = []
         try:
             for part in str(value).split(","):
-                first, _, last = part.partition("-")
-                cpus += range(int(first), int(last or first) + 1)
+                first, dash, last = part.partition("-")
+                cpus += range(int(first), int(last if dash else first) + 1)
         except ValueError:
             cpus = []
         if not cpus:

@@ -84,4 +84,5 @@ class Feed:
                 raise
             line = batch.lines[int(found[1])]
             said = error.text.replace(f"{found[0]}: ", "", 1)
-            raise MgmtError(error.code, f"{where(self._path, line)}: {said}", line=line) from None
+            place = f"{where(self._path, line)}: " if self._path else ""
+            raise MgmtError(error.code, place + said, line=line) from None

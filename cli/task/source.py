@@ -91,7 +91,8 @@ def _checked(path: str, line: int, value: Any, defaults: dict[str, Any]) -> dict
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
         said = first["msg"].removeprefix("Value error, ")
-        text = f"{where(path, line)}: {f'field `{field}`: ' if field else ''}{said}"
+        place = f"{where(path, line)}: " if path else ""
+        text = f"{place}{f'field `{field}`: ' if field else ''}{said}"
         raise MgmtError("bad-body", text, line=line) from None
     return task
 
@@ -139,6 +140,7 @@ def _array(path: str, text: str) -> Iterator[Entry]:
             rest = _skip_space(text, at + 1)
             if rest == len(text):
                 return
+            line += text.count("\n", at, rest)
             wanted = "nothing behind the array; for JSON lines leave its brackets out"
         elif wanted == "a comma" and text[at : at + 1] == ",":
             at, wanted = at + 1, "a task"
