@@ -6,6 +6,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from mgmt.protocol.errors import MgmtError
 
@@ -21,10 +22,13 @@ _INDEX = re.compile(r"\btasks\.(\d+)")
 
 
 class Feed:
-    """`target`: the fields of a TaskSubmit but its tasks. Each batch has a key made of `key` and its number."""
+    """`target`: the fields of a TaskSubmit but its tasks. Each batch has a key made of `key` and its number; without
+    one, of something that no other run has, so that an answer that is lost can be asked for again."""
 
-    def __init__(self, client: Client, target: dict[str, Any], key: str, path: str) -> None:
-        self._client, self._target, self._key, self._path = client, target, key, path
+    def __init__(self, client: Client, target: dict[str, Any], key: str | None, path: str) -> None:
+        self._client, self._target, self._path = client, target, path
+        self._run = uuid4().hex
+        self._key = key or self._run
         self.spans: list[tuple[int, int]] = []  # first and last number, in order
         self.submitted = 0
         self.already = 0  # of these, known before under the same key
@@ -49,8 +53,9 @@ class Feed:
             yield self._settle(*waiting.popleft())
 
     def _submit(self, batch: Batch) -> int:
-        key = f"{self._key}/{batch.number}"
-        body = {**self._target, "tasks": batch.tasks, "key": key}
+        body = {**self._target, "tasks": batch.tasks, "key": f"{self._key}/{batch.number}"}
+        # The session's key is of this run alone: the daemon gives the same answer for it, whatever the tasks are.
+        key = f"{self._run}/{batch.number}"
         return self._client.submit("task-submit", body, timeout_s=SUBMIT_TIMEOUT_S, key=key)
 
     def _settle(self, batch: Batch, id: int) -> int:

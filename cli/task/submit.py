@@ -106,7 +106,7 @@ def submit(
     target: dict[str, Any] = {"suite": suite, "group": group, "tags": list(tags)}
     path = file or ""
     with invocation.client() as client:
-        feed = Feed(client, target, key or _unique(), path)
+        feed = Feed(client, target, key, path)
         try:
             with nearest(client), Meter(invocation, "submitted") as meter:
                 for count in feed.send(source.batches(path, found, task if file else {}, repeat)):
@@ -184,13 +184,6 @@ def _task(options: dict[str, Any]) -> dict[str, Any]:
     elif options["retry_on"] or options["retry_delay"] is not None:
         raise click.UsageError("--retry-on and --retry-delay say more about --retries: give it, too.")
     return task
-
-
-def _unique() -> str:
-    """A key that nobody else has: an answer that is lost is asked for again under it."""
-    from uuid import uuid4
-
-    return uuid4().hex
 
 
 def _said(feed: Feed, suite: str | None) -> str:

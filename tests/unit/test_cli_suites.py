@@ -197,7 +197,7 @@ def test_options_make_a_task(folder: str) -> None:
         "--after",
         "9",
         "--after-success",
-        *"--once k -- run --json -- x".split(),
+        *["--once", "k", "--", "run", "--json", "--", "x"],
     ]
     body = asked(folder, {"task-submit": took}, *line.split(), *more)
     one = {
