@@ -22,6 +22,7 @@ from bench import (
     resources,
     rt,
     supervision,
+    workers,
 )
 from bench.figure import HEAD, Figure
 
@@ -37,6 +38,7 @@ GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
     "kernel": kernel.kernel,
     "kernel-placement": kernel_placement.kernel_placement,
     "rt": rt.rt,
+    "workers": workers.workers,
 }
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"

@@ -24,12 +24,49 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "target": "Unit or model.",
         },
     ),
+    "group-add": (
+        "Let a user into a group.",
+        {
+            "role": "Read: see; write: submit, cancel, upload; admin: let others in.",
+        },
+    ),
+    "group-create": (
+        "Make a group; you are its admin.",
+        {},
+    ),
+    "group-delete": (
+        "Delete a group; the name stays taken.",
+        {},
+    ),
+    "group-grant": (
+        "Let a group send work to a node or worker, or manage it; for whoever manages it.",
+        {
+            "node": "The node; either this or a worker.",
+            "worker": "The worker.",
+            "role": "Write: send work; admin: manage it; none: nothing any more.",
+        },
+    ),
+    "group-remove": (
+        "Put a user out of a group.",
+        {},
+    ),
+    "group-role": (
+        "Change what a user may do in a group.",
+        {},
+    ),
+    "groups": (
+        "List the groups, or show some of them.",
+        {
+            "groups": "Only these; empty: all that you may see.",
+        },
+    ),
     "hello": (
         "Open a session: agree on a version, and optionally get a lease on a model at once.",
         {
             "versions": "Protocol versions the peer speaks.",
             "name": "Who is speaking, for people.",
             "model": "Model to lease; none: no lease.",
+            "token": "Speak as the user of this token; none: as the connection's own.",
         },
     ),
     "lease": (
@@ -97,6 +134,20 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "config": "Its content; none: the daemon reads its own file.",
             "path": "File it came from; base of relative folders.",
+        },
+    ),
+    "quota-set": (
+        "Change how much a user or group may have; what is there stays.",
+        {
+            "name": "A user, a group, or both.",
+            "groups": "Groups the user may create.",
+            "storage_bytes": "Bytes the group may store.",
+        },
+    ),
+    "quotas": (
+        "Show how much users and groups may have, and have.",
+        {
+            "name": "A user, a group or both; none: all that you may see.",
         },
     ),
     "release": (
@@ -295,6 +346,29 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "node": "That ran, or runs, on it.",
         },
     ),
+    "token-new": (
+        "Let a secret in as a user. The daemon is told its SHA-256 only.",
+        {
+            "user": "Whose it is; none: your own.",
+            "name": "What it is called among the user's.",
+            "digest": "SHA-256 of the token's text, which has 256 bits of chance.",
+            "scope": "Whose verbs it may say.",
+            "node": "With scope node: for the agent of this node.",
+            "lifetime_s": "How long it is let in.",
+        },
+    ),
+    "token-revoke": (
+        "Let a token in no more, and close what it has opened.",
+        {
+            "user": "Whose it is; none: your own.",
+        },
+    ),
+    "tokens": (
+        "List the tokens of a user.",
+        {
+            "user": "Whose; none: your own.",
+        },
+    ),
     "unload-model": (
         "Unload a model: stop its backends with their whole process trees.",
         {
@@ -302,11 +376,37 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "wait": "Answer when the last process is gone.",
         },
     ),
+    "user-create": (
+        "Make a user, and a group of the same name.",
+        {
+            "admin": "May do whatever an operator may.",
+        },
+    ),
+    "user-delete": (
+        "Delete a user with the group of that name, all tokens and memberships; the name stays taken.",
+        {},
+    ),
+    "user-lock": (
+        "Shut a user out, or let them in again; what is theirs is kept.",
+        {
+            "locked": "False: let them in again.",
+        },
+    ),
+    "users": (
+        "List the users, or show some of them.",
+        {
+            "users": "Only these; empty: all that you may see.",
+        },
+    ),
     "wait": (
         "Wait until a unit or model is in a condition; the request's deadline bounds it.",
         {
             "target": "Unit or model.",
         },
+    ),
+    "whoami": (
+        "Show who you are to the daemon, and the groups you are in.",
+        {},
     ),
     "worker-pause": (
         "Have the workers of a node finish what they run and take nothing new, or go on.",

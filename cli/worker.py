@@ -9,8 +9,8 @@ import click
 from mgmt.protocol.errors import Exit
 
 from . import render
-from ._table import VERBS
 from .completion import complete_suites
+from .groups import NearGroup, sub
 from .invocation import Invocation, shared_options, verb
 from .suite.asking import nearest
 
@@ -18,7 +18,7 @@ HEADER = ["WORKER", "NODE", "SUITE", "STATE", "TASK", "DONE", "PID", "CPUS"]
 RIGHT = "SUITE TASK DONE PID"
 
 
-@click.group("worker", params=shared_options())
+@click.group("worker", cls=NearGroup, params=shared_options())
 def worker() -> None:
     """Show the workers of nodes, pause and resume them.
 
@@ -26,7 +26,7 @@ def worker() -> None:
     """
 
 
-@verb("list", VERBS["workers"][0])
+@sub(worker, "list", "workers")
 @click.option("--node", metavar="NODE", help="Only those of this node.")
 @click.option("--suite", metavar="SUITE", shell_complete=complete_suites, help="Only those of this suite.")
 @click.option("--no-headers", is_flag=True, help="Only the rows.")
@@ -55,7 +55,7 @@ def resume(invocation: Invocation, node: str) -> int:
     return _pause(invocation, node, False)
 
 
-for command in (list_, pause, resume):
+for command in (pause, resume):
     worker.add_command(command)
 
 

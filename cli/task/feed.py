@@ -22,8 +22,11 @@ _INDEX = re.compile(r"\btasks\.(\d+)")
 
 
 class Feed:
-    """`target`: the fields of a TaskSubmit but its tasks. Each batch has a key made of `key` and its number; without
-    one, of something that no other run has, so that an answer that is lost can be asked for again."""
+    """`target`: the fields of a TaskSubmit but its tasks.
+
+    Each batch has a key made of `key` and its number; without one, of something that no other run has, so that an
+    answer that is lost can be asked for again.
+    """
 
     def __init__(self, client: Client, target: dict[str, Any], key: str | None, path: str) -> None:
         self._client, self._target, self._path = client, target, path

@@ -78,7 +78,7 @@ def where(path: str, line: int) -> str:
 def _checked(path: str, line: int, value: Any, defaults: dict[str, Any]) -> dict[str, Any]:
     from pydantic import ValidationError
 
-    from mgmt.protocol.suites import Task
+    from mgmt.protocol.messages_suites import Task
 
     task = {"args": value} if isinstance(value, list) else value
     if not isinstance(task, dict):

@@ -6,7 +6,7 @@ from typing import Any
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from mgmt.core.event import NODES_PLANE, Asked, Now, Route
+from mgmt.core.event import ADMINISTRATOR, NODES_PLANE, Asked, Now, Route
 from mgmt.core.nodes import Node, NodeState
 from mgmt.core.state import Ask, State
 from mgmt.core.suites.pool import Phase
@@ -15,6 +15,7 @@ from mgmt.core.verbs import Body, agree, handles
 from mgmt.protocol import frames
 from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.messages import Role
 
 # ---- agents ----------------------------------------------------------------------------------------------
 
@@ -25,7 +26,14 @@ def _agent_hello(state: State, now: Now, asked: Asked, body: msg.AgentHello, out
     if asked.route.plane != NODES_PLANE:
         text = "agents join at `endpoints.nodes` of the configuration, this is another endpoint"
         raise MgmtError("denied", text)
+    planned: dict[str, Role] = {}
+    if asked.by.user not in ("", ADMINISTRATOR):
+        planned = state.users.plan_enrolment(asked.by, "node", body.node, body.groups)
+    elif body.groups:
+        text = "groups are given by whoever brings the node: use --token-file with a token of it"
+        raise MgmtError("denied", text, node=body.node)
     node, replay = state.roster.hello(now, asked.route.peer, body, out)
+    state.users.enrol("node", node.name, planned)
     # The welcome goes first: what is pushed is of the session that it opens.
     state.sessions.answer(asked.route, frames.Outcome.OK, state.roster.welcome(node, replay), out)
     state.supervisor.on_hello(now, node, [unit.model_dump() for unit in body.units], replay, out)

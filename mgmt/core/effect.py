@@ -149,8 +149,8 @@ class CancelHook:
 class Commit:
     """Make this durable before anything else of the same step is carried out.
 
-    `units`, `workloads`, `assignments` (by unit), `nodes`: record by name, None to forget it. `events` are
-    numbered; older ones than `keep_events_from` go.
+    `units`, `workloads`, `assignments` (by unit), `nodes`: record by name, None to forget it; `accounts` has such
+    records for `users`, `groups` and `tokens`. `events` are numbered; older ones than `keep_events_from` go.
     """
 
     units: Mapping[str, Mapping[str, Any] | None]
@@ -160,6 +160,7 @@ class Commit:
     assignments: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     nodes: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
+    accounts: Mapping[str, Mapping[str, Mapping[str, Any] | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

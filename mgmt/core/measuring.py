@@ -12,7 +12,7 @@ from mgmt.core.suites import metrics
 from mgmt.core.suites.states import Suite
 from mgmt.core.supervision import LOCAL
 from mgmt.core.verbs import Body, handles
-from mgmt.protocol import suites as msg
+from mgmt.protocol import messages_suites as msg
 
 Gauges = Counter[tuple[str, str]]
 

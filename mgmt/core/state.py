@@ -21,6 +21,7 @@ from mgmt.core.suites.crew import Crew
 from mgmt.core.suites.pool import Outcome, Phase, Upward
 from mgmt.core.suites.upward import ToDaemon
 from mgmt.core.supervision import Ordering, UnitSpec
+from mgmt.core.users import Users
 from mgmt.protocol import defaults
 from mgmt.settings import Settings
 
@@ -119,6 +120,7 @@ class State:
                 key_ns=int(settings.timing.idempotency_keep_s * 1e9),
             ),
         )
+        self.users = Users()
         self.journal = Journal(self.sessions, limits.max_event_history)
         self.registry = Registry(settings)
         prefix = f"{settings.endpoints.model_socket_dir}/{defaults.MODEL_SOCKET_PREFIX}"
@@ -221,7 +223,7 @@ class State:
         self.schedules.on_started(now, name, t0_real_ns, reason, out)
 
     def _may_send(self, group: str, node: str) -> bool:
-        return True
+        return self.users.may_send(group, "node", node)
 
     def replan(self) -> None:
         """Plan the places of the units anew: other ones are declared, or other CPUs have periodic tasks."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from mgmt.core import access, agency, cluster, measuring, operate, scheduling, status, suiting
+from mgmt.core import access, accounts, agency, cluster, measuring, operate, scheduling, status, suiting
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import LEGACY_PLANE, SESSIONLESS, Asked, Now
@@ -28,7 +28,7 @@ from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
 from mgmt.worker.wire import Kind
 
-__all__ = ["HANDLERS", "LEGACY_PLANE", "measuring", "scheduling", "step", "suiting"]
+__all__ = ["HANDLERS", "LEGACY_PLANE", "accounts", "measuring", "scheduling", "step", "suiting"]
 
 # Each opens a session of its own: there is nothing to repeat, so they take no idempotency key.
 HELLOS = frozenset({"hello", "backend-hello", "agent-hello"})
@@ -88,7 +88,7 @@ def _commit(state: State, out: list[fx.Effect]) -> None:
     supervisor, journal, roster, agent = state.supervisor, state.journal, state.roster, state.agent
     reposted = supervisor.reposted if agent is None else agent.dirty
     crew = state.crew
-    if supervisor.dirty or journal.fresh or reposted or roster.dirty or crew.dirty:
+    if supervisor.dirty or journal.fresh or reposted or roster.dirty or state.users.dirty or crew.dirty:
         units = supervisor.units
         records = {
             name: to_record(units[name]) if name in units else None for name in sorted(supervisor.dirty)
@@ -106,6 +106,7 @@ def _commit(state: State, out: list[fx.Effect]) -> None:
             assignments=assignments,
             nodes=nodes,
             meta={"crew": crew.record()} if crew.dirty else {},
+            accounts=state.users.take_changes(),
         )
         crew.dirty = False
         out.insert(0, commit)
@@ -187,12 +188,17 @@ def _on_asked(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> Non
     try:
         if state.quit_said:
             refuse_while_stopping(state)
-        access.authorise(asked)
+        found = state.sessions.of(asked.route) if asked.verb not in HELLOS else None
+        session = found if found is not None and access.owns(found, asked.route.grant) else None
+        asked.by = access.authenticate(state, now, asked, session)
+        access.authorise(state, asked)
         agency.refuse_what_is_the_daemons(state, asked)
-        if asked.verb not in HELLOS and asked.route.plane not in SESSIONLESS:
-            session = state.sessions.find(now, asked.route.peer, asked.route.session)
-            if not access.owns(session, asked.route.grant):
-                raise MgmtError("session-gone", "this session is another key's; say hello first")
+        if session is not None:
+            session.seen_ns = now.mono_ns
+        elif found is not None:
+            raise MgmtError("session-gone", "this session is another key's; say hello first")
+        elif asked.verb not in HELLOS and asked.route.plane not in SESSIONLESS:
+            state.sessions.find(now, asked.route.peer, asked.route.session)  # there is none: it says so
         if asked.key and asked.verb not in HELLOS:
             if state.sessions.repeats(asked, out):
                 return
@@ -216,6 +222,7 @@ def _hello(state: State, now: Now, asked: Asked, body: msg.Hello, out: list[fx.E
         if body.mode == "relay":
             _speaks_native(state, state.registry.resolve(body.model))
     session = state.sessions.open(now, asked.route.peer, body.name, out, key=access.key_of(asked.route.grant))
+    session.user, session.token = asked.by.user, asked.by.token
     lease = None
     if body.model is not None:
         model = state.registry.resolve(body.model).name
@@ -443,6 +450,9 @@ def _on_noticed(state: State, now: Now, event: ev.Noticed, out: list[fx.Effect])
         session = state.sessions.find(now, event.peer, event.session)
     except MgmtError:
         session = None
+    if session is not None and access.owns(session, event.grant) and not access.lives(state, now, session):
+        state.sessions.end(session, out)
+        session = None
     if session is None or not access.owns(session, event.grant):
         out.append(fx.Tell(event.peer, event.session, "session-gone", {}))
         return
@@ -566,6 +576,7 @@ def _on_hand_over(state: State, now: Now, event: ev.HandOver, out: list[fx.Effec
 def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect]) -> None:
     """The first event of a daemon's life: what the former one left, then what is to be started anyway."""
     state.journal.restore(event.events)
+    state.users.restore(event.accounts)
     state.schedules.restore(event.workloads, out)
     state.schedules.changed = False
     state.execution.restore(state.schedules.entries, out)

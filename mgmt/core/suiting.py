@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mgmt.core import effect as fx
-from mgmt.core.event import Asked, Now
+from mgmt.core.event import ADMINISTRATOR, Asked, Now
 from mgmt.core.state import State
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.board import CANCELLED, Entry, Holding, exec_state, new_task_of
@@ -17,8 +17,9 @@ from mgmt.core.suites.states import ENDED, Exec, Suite, Task, has_reached
 from mgmt.core.supervision import LOCAL
 from mgmt.core.verbs import Body, handles, refuse_while_stopping
 from mgmt.protocol import frames
-from mgmt.protocol import suites as msg
+from mgmt.protocol import messages_suites as msg
 from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.table import Role
 
 Reply = Callable[[Now, Any, list[fx.Effect]], dict[str, Any] | None]
 
@@ -50,25 +51,29 @@ def _later(state: State, now: Now, asked: Asked, operation: Any, reply: Reply, o
 
 
 def _owner(state: State, asked: Asked, group: str | None) -> tuple[str, str]:
-    """The group that something new belongs to, and who makes it."""
-    return group or "admin", "admin"
+    """The group that something new belongs to, and who makes it; MgmtError `denied` without the right to."""
+    user = asked.by.user or ADMINISTRATOR
+    _require(state, asked, group or user, "write")
+    return group or user, user
 
 
 def _require(state: State, asked: Asked, group: str, role: str) -> None:
     """MgmtError `denied` without this role in the group."""
+    state.users.require(asked, group=group, role=Role[role.upper()])
 
 
 def _may_read(state: State, asked: Asked, group: str) -> bool:
-    return True
-
-
-def _may_send(state: State, group: str, node: str) -> bool:
-    return True
+    groups = _groups_of(state, asked, "read")
+    return groups is None or group in groups
 
 
 def _groups_of(state: State, asked: Asked, role: str) -> frozenset[str] | None:
     """The groups in which the asker has the role; None: all."""
-    return None
+    if asked.by.is_administrator:
+        return None
+    wanted = Role[role.upper()]
+    user = asked.by.user
+    return frozenset(group.name for group in state.users.groups_of(user) if group.members[user] >= wanted)
 
 
 def _entry(state: State, key: str) -> Entry:
@@ -280,7 +285,7 @@ def _agents(state: State, now: Now, asked: Asked, body: msg.SuiteAgents, out: li
     for node in body.add:
         if node != LOCAL and node not in state.roster.nodes:
             rejected[node] = "no node of this name has ever joined"
-        elif not _may_send(state, entry.record.group, node):
+        elif not state.users.may_send(entry.record.group, "node", node):
             rejected[node] = f"group {entry.record.group!r} may not send work to it"
         else:
             entry.added.add(node)

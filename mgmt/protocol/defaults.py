@@ -142,3 +142,14 @@ CREW_STOP_S = 30.0  # for workers to finish what they run when a suite ends
 CREW_PARK_S = 5.0  # an exchange that found no work is answered within this
 CREW_ANSWER_S = 10.0  # one that was not answered within this is sent again
 CREW_FIND_S = 3.0  # after a restart, for workers to come back before what they had is given up
+
+# --- users, groups and tokens ---
+MAX_ACCOUNT_CHARS = 64  # of the name of a user, a group or a token
+MAX_USERS = 10_000  # deleted ones included: their names stay taken
+MAX_USER_TOKENS = 64  # of one user; expired ones go first
+TOKEN_BYTES = 32  # of chance in a token
+TOKEN_LIFETIME_S = 30 * 86_400.0  # of a token whose maker says nothing else
+MAX_TOKEN_LIFETIME_S = 10 * 366 * 86_400.0  # ten years; longer is for ever
+TOKEN_USE_S = 60.0  # how exactly the last use of a token is written down
+GROUP_QUOTA = 8  # groups that a user may create
+STORAGE_QUOTA_BYTES = 16_000_000_000  # of one group

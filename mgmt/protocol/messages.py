@@ -1,20 +1,53 @@
 """THE message table: every request, reply, notice and event of the native protocol, declared once.
 
 The command line's help, `proto/mgmt.schema.json`, docs/protocol.md and the golden frames in `proto/vectors/`
-are derived from this module. A model's docstring is its help text; a field's description is its documentation.
+are derived from this module and from those it imports at its end. A model's docstring is its help text; a field's
+description is its documentation.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from mgmt.protocol import defaults
-from mgmt.protocol.table import EVENTS, NOTICES, REQUESTS, Audience, Empty, Message, Name, Verb, validate
-from mgmt.protocol.table import event as _event
-from mgmt.protocol.table import notice as _notice
-from mgmt.protocol.table import request as _request
+from mgmt.protocol.frames import FrameError, Request
+from mgmt.protocol.table import EVENTS, NOTICES, REQUESTS, Audience, Message, Name, Need, Role, Verb
+from mgmt.protocol.table import enter_event as _event
+from mgmt.protocol.table import enter_notice as _notice
+from mgmt.protocol.table import enter_request as _request
+
+__all__ = ["EVENTS", "NOTICES", "REQUESTS", "Audience", "Message", "Need", "Role", "Verb", "validate"]
+
+
+def validate(request: Request) -> Message:
+    """The validated body; FrameError `unknown-verb`, or `bad-body` naming the first wrong field."""
+    verb = REQUESTS.get(request.verb)
+    if verb is None:
+        raise FrameError(
+            "unknown-verb",
+            f"there is no request {request.verb!r:.60}; known: {', '.join(sorted(REQUESTS))}",
+            request.id,
+            request.session,
+        )
+    try:
+        return verb.body.model_validate(request.body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "body"
+        raise FrameError(
+            "bad-body",
+            f"{request.verb}: field `{field}`: {first['msg']}",
+            request.id,
+            request.session,
+            field=field,
+        ) from None
+
+
+class Empty(Message):
+    """No fields."""
+
 
 __all__ = [
     "EVENTS",
@@ -25,13 +58,14 @@ __all__ = [
     "Message",
     "Name",
     "Verb",
-    "suites",
     "validate",
 ]
 
 # ---- shared shapes ---------------------------------------------------------------------------------------
 
 Mode = Literal["direct", "relay"]
+Secret = Annotated[str, Field(min_length=1, max_length=defaults.MAX_NAME_CHARS)]
+MANAGES = Need("node", Role.ADMIN, "node")
 UnitState = Literal["STOPPED", "STARTING", "RUNNING", "BACKOFF", "STOPPING", "EXITED", "FATAL"]
 NodeState = Literal["ALIVE", "SUSPECT", "LOST"]
 Tag = Annotated[
@@ -119,7 +153,7 @@ class Welcome(Message):
     lease: Lease | None
 
 
-@_request("hello", Welcome, Audience.CLIENT)
+@_request("hello", Welcome, Audience.ANYBODY)
 class Hello(Message):
     """Open a session: agree on a version, and optionally get a lease on a model at once."""
 
@@ -129,6 +163,9 @@ class Hello(Message):
     )
     model: Name | None = Field(default=None, description="model to lease; none: no lease")
     mode: Mode = "direct"
+    token: Secret | None = Field(
+        default=None, repr=False, description="speak as the user of this token; none: as the connection's own"
+    )
 
 
 @_notice("heartbeat")
@@ -867,7 +904,7 @@ class Nodes(Message):
     nodes: list[Name] = Field(default=[], max_length=1024, description="only these; empty: all")
 
 
-@_request("node-cordon", NodeStatus)
+@_request("node-cordon", NodeStatus, Audience.USER, MANAGES)
 class NodeCordon(Message):
     """Put nothing new on a node, or allow it again; what runs there is left alone."""
 
@@ -875,7 +912,7 @@ class NodeCordon(Message):
     cordoned: bool = Field(default=True, description="false: allow it again")
 
 
-@_request("node-drain", NodeStatus)
+@_request("node-drain", NodeStatus, Audience.USER, MANAGES)
 class NodeDrain(Message):
     """Cordon a node and stop its units; those that another node may run go on there."""
 
@@ -891,7 +928,7 @@ class NodeWait(Message):
     condition: Literal["alive", "lost", "drained"] = "alive"
 
 
-@_request("node-tags", NodeStatus)
+@_request("node-tags", NodeStatus, Audience.USER, MANAGES)
 class NodeTags(Message):
     """Give a node tags or take some away, those of its agent included."""
 
@@ -956,11 +993,19 @@ class AgentHello(Message):
     pid: int
     tags: list[Tag] = Field(default=[], max_length=defaults.MAX_NODE_TAGS)
     labels: dict[str, str] = Field(default={}, max_length=defaults.MAX_NODE_TAGS)
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = Field(default={})
     epoch: int = Field(default=0, ge=0, description="run of the daemon whose pushes it knows; 0: none")
     acked: int = Field(default=0, ge=0, description="number of the last push of that run it has carried out")
     log_dir: str = Field(default="", max_length=4096)
     units: list[UnitReport] = Field(default=[], max_length=100_000)
+    token: Secret | None = Field(
+        default=None, repr=False, description="a node's token: its user manages a node that has nobody yet"
+    )
+    groups: list[str] = Field(
+        default=[],
+        max_length=defaults.MAX_NODE_TAGS,
+        description="what such a node gives: NAME[:ROLE], or write",
+    )
 
 
 @_notice("agent-heartbeat", Audience.AGENT)
@@ -1051,5 +1096,6 @@ class NodeGone(Message):
     """Daemon to agent: the session is unknown or ended; say hello again."""
 
 
-# Its rows come last.
-from mgmt.protocol import suites  # noqa: E402
+# Their rows follow these.
+import mgmt.protocol.messages_suites  # noqa: E402
+import mgmt.protocol.messages_users  # noqa: E402, F401

@@ -1,16 +1,15 @@
-"""The shape of the message table: what a message is, its rows, and how one is entered and checked."""
+"""What a row of the message table is: a body, its reply, who may say it, and what a user needs for it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated, TypeVar
+from enum import IntEnum, StrEnum
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from mgmt.protocol import defaults
-from mgmt.protocol.frames import FrameError, Request
 
 
 class Message(BaseModel):
@@ -20,12 +19,55 @@ class Message(BaseModel):
 
 
 class Audience(StrEnum):
-    """Who may say it; the unit of authorisation."""
+    """Who may say it at all; `core.access` has what each key and token counts as."""
 
+    ANYBODY = "anybody"  # who may open a session
     CLIENT = "client"
+    USER = "user"
     OPERATOR = "operator"
     BACKEND = "backend"
     AGENT = "agent"
+    WORKER = "worker"
+
+
+class Role(IntEnum):
+    """What a user may do with the things of a group, or a group on a node or worker; each includes the former."""
+
+    READ = 0
+    WRITE = 1
+    ADMIN = 2
+
+    def __str__(self) -> str:
+        return self.name.lower()
+
+
+RoleName = Literal["read", "write", "admin"]
+Object = Literal["session", "service", "user", "group", "node", "worker", "unit"]
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What a user must have to say it: a role on an object.
+
+    session: its own; service: the daemon, which any user may read and administrators manage; user: that user or an
+    administrator; group, node, worker: the role there. `field` of the body names the object, or a list of them;
+    without a field the handler finds the object and asks `Users.require`.
+    """
+
+    object: Object
+    role: Role
+    field: str = ""
+
+
+# Of verbs whose audience says it all. Those of users say each what they need: what has no row is denied to all but
+# administrators.
+_NEEDS = {
+    Audience.ANYBODY: Need("session", Role.READ),
+    Audience.CLIENT: Need("service", Role.READ),
+    Audience.OPERATOR: Need("service", Role.ADMIN),
+    Audience.BACKEND: Need("unit", Role.ADMIN),
+    Audience.AGENT: Need("node", Role.ADMIN),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +78,7 @@ class Verb:
     body: type[Message]
     reply: type[Message] | None
     audience: Audience
+    need: Need | None
 
 
 REQUESTS: dict[str, Verb] = {}
@@ -44,57 +87,30 @@ EVENTS: dict[str, type[Message]] = {}
 
 Name = Annotated[str, Field(min_length=1, max_length=defaults.MAX_NAME_CHARS)]
 
-
 M = TypeVar("M", bound=type[Message])
 
 
-def request(name: str, reply: type[Message], audience: Audience = Audience.OPERATOR) -> Callable[[M], M]:
+def enter_request(
+    name: str, reply: type[Message], audience: Audience = Audience.OPERATOR, need: Need | None = None
+) -> Callable[[M], M]:
     def enter(body: M) -> M:
-        REQUESTS[name] = Verb(name, body, reply, audience)
+        REQUESTS[name] = Verb(name, body, reply, audience, need or _NEEDS.get(audience))
         return body
 
     return enter
 
 
-def notice(name: str, audience: Audience = Audience.CLIENT) -> Callable[[M], M]:
+def enter_notice(name: str, audience: Audience = Audience.CLIENT) -> Callable[[M], M]:
     def enter(body: M) -> M:
-        NOTICES[name] = Verb(name, body, None, audience)
+        NOTICES[name] = Verb(name, body, None, audience, _NEEDS.get(audience))
         return body
 
     return enter
 
 
-def event(name: str) -> Callable[[M], M]:
+def enter_event(name: str) -> Callable[[M], M]:
     def enter(body: M) -> M:
         EVENTS[name] = body
         return body
 
     return enter
-
-
-def validate(request: Request) -> Message:
-    """The validated body; FrameError `unknown-verb`, or `bad-body` naming the first wrong field."""
-    verb = REQUESTS.get(request.verb)
-    if verb is None:
-        raise FrameError(
-            "unknown-verb",
-            f"there is no request {request.verb!r:.60}; known: {', '.join(sorted(REQUESTS))}",
-            request.id,
-            request.session,
-        )
-    try:
-        return verb.body.model_validate(request.body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "body"
-        raise FrameError(
-            "bad-body",
-            f"{request.verb}: field `{field}`: {first['msg']}",
-            request.id,
-            request.session,
-            field=field,
-        ) from None
-
-
-class Empty(Message):
-    """No fields."""

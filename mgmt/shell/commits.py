@@ -85,6 +85,7 @@ class Commits:
         assignments: dict[str, Any] = {}
         nodes: dict[str, Any] = {}
         meta: dict[str, Any] = {}
+        accounts: dict[str, dict[str, Any]] = {}
         events: list[Any] = []
         for commit in self._gathered:
             units |= commit.units
@@ -92,6 +93,8 @@ class Commits:
             assignments |= commit.assignments
             nodes |= commit.nodes
             meta |= commit.meta
+            for table, records in commit.accounts.items():
+                accounts.setdefault(table, {}).update(records)
             events += commit.events
         keep_events_from = self._gathered[-1].keep_events_from
         self._gathered.clear()
@@ -105,6 +108,7 @@ class Commits:
             workloads=workloads,
             assignments=assignments,
             nodes=nodes,
+            accounts=accounts,
         )
         self._store.commit(batch, self._on_written)
 

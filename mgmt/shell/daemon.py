@@ -101,6 +101,8 @@ class Daemon:
         self._notifier = Notifier.from_environ()
         self._cgroups = groups_of_units(state_dir)
         self._environ = dict(os.environ)
+        for name in ("MGMT_TOKEN", "MGMT_TOKEN_FILE"):  # of whoever started it, and not of its units
+            self._environ.pop(name, None)
         for endpoint in settings.endpoints.served().values():
             claim(endpoint)
         self._loop = uvloop.new_event_loop()
@@ -241,6 +243,7 @@ class Daemon:
             crew=restored.meta.get("crew"),
             suites=suites,
             holders=holders,
+            accounts=restored.accounts,
         )
         meta = {"secret": secret, "boot": boot, "agent": agent_id}
         self._store.commit(Batch(meta=meta), lambda failure: None)

@@ -13,40 +13,33 @@ Processes and threads that a function leaves behind go on until the worker ends.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import importlib
-import io
 import os
-import random
 import reprlib
-import select
 import signal
-import socket
 import sys
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
-from typing import Any, NoReturn
+from types import TracebackType
+from typing import Any
 
 import msgpack
 
 from mgmt.worker import wire
-from mgmt.worker.folders import Folders, remove
+from mgmt.worker.folders import remove
+from mgmt.worker.line import LAST_WORDS_S, Call, Line
 from mgmt.worker.wire import Kind
 
 TICK_S = 0.05  # of the watchdog: how late a timeout may be
 SERVICE_NS = 1_000_000  # between quick calls the socket is looked after so often
-BACKSTOP_S = 10.0  # after a timeout, when a function keeps even the watchdog from running: SIGALRM
+BACKSTOP_S = 3.0  # after a timeout, when a function keeps even the watchdog from running: SIGALRM
 QUIET_TICKS = 20  # then the watchdog sleeps until there is something to do
-LAST_WORDS_S = 5.0  # for the connection to be there when the process must end
 LEAVE_S = 2.0  # for the crew to take the last DONEs
-RECEIVE_BYTES = 1 << 18
-KEEP_OUTPUT_BYTES = 1 << 20  # in memory, before the watchdog cuts it to its tail
 MESSAGE_CHARACTERS = 500
+WATCHDOG = "mgmt-watchdog"
 
-_RUN = int(Kind.RUN)
 _DONE = int(Kind.DONE)
 
 
@@ -68,117 +61,17 @@ class Function:
         self.quick = False
 
 
-class Call:
-    """One call: who has taken its claim may answer for it, the calling thread or the watchdog."""
-
-    __slots__ = ("_claim", "attempt", "start_ns", "task", "timeout_s")
-
-    def __init__(self, task: int, attempt: int, timeout_s: float, start_ns: int) -> None:
-        self.task, self.attempt, self.timeout_s, self.start_ns = task, attempt, timeout_s, start_ns
-        self._claim = [True]
-
-    def claim(self) -> bool:
-        try:
-            return self._claim.pop()  # atomic
-        except IndexError:
-            return False
-
-
-class Capture:
-    """Descriptors 1 and 2 of this process: in memory, or in a task's log file."""
-
-    def __init__(self) -> None:
-        self.complaints = os.dup(2)
-        self._memory = os.memfd_create("output")
-        self._descriptor = self._memory
-        self._limit = 0
-        fcntl.fcntl(
-            self._memory, fcntl.F_SETFL, os.O_APPEND
-        )  # the watchdog may cut it while a function prints
-        self._attach(self._memory)
-        sys.stdout, sys.stderr = (
-            io.TextIOWrapper(io.FileIO(fd, "wb", closefd=False), errors="replace", write_through=True)
-            for fd in (1, 2)
-        )
-
-    def _attach(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-        os.dup2(descriptor, 1)
-        os.dup2(descriptor, 2)
-
-    def to_file(self, path: str, limit_bytes: int) -> None:
-        self._limit = limit_bytes
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._attach(os.open(path, flags, 0o600))
-
-    def cut(self) -> None:
-        """Called by the watchdog: neither memory nor disk fills up."""
-        descriptor = self._descriptor
-        if descriptor == self._memory:
-            if os.lseek(descriptor, 0, os.SEEK_CUR) > KEEP_OUTPUT_BYTES:
-                tail = self.tail()
-                self.forget()
-                os.write(descriptor, tail)
-        elif os.fstat(descriptor).st_size > self._limit + KEEP_OUTPUT_BYTES:
-            os.ftruncate(descriptor, self._limit + 1)  # that one byte says: there was more
-
-    def tail(self) -> bytes:
-        size = os.fstat(self._descriptor).st_size
-        return os.pread(self._descriptor, wire.TAIL_BYTES, max(0, size - wire.TAIL_BYTES))
-
-    def forget(self) -> None:
-        os.ftruncate(self._memory, 0)
-        os.lseek(self._memory, 0, os.SEEK_SET)
-
-    def end_file(self) -> dict[str, Any]:
-        """Back to memory; what a DONE says of the log."""
-        descriptor = self._descriptor
-        size = os.fstat(descriptor).st_size
-        said: dict[str, Any] = {"log_bytes": min(size, self._limit)}
-        if size > self._limit:
-            os.ftruncate(descriptor, self._limit)
-            said["truncated"] = True
-        self._attach(self._memory)
-        os.close(descriptor)
-        return said
-
-    @property
-    def memory(self) -> int:
-        return self._memory
-
-
-class Resident:
+class Resident(Line):
     """The worker. `run` returns when it was stopped."""
 
     def __init__(self, path: str, unit: str, token: str, incarnation: int) -> None:
-        self._path, self._unit, self._token, self._incarnation = path, unit, token, incarnation
-        self._lock = threading.Lock()  # the connection: everything from here to _retry_s
-        self._socket: socket.socket | None = None
-        self._welcomed = False
-        self._rest = b""
-        self._unsent: deque[bytes] = deque()  # DONEs, whole messages
-        self._sent: deque[bytes] = deque()  # not taken yet
-        self._part = b""  # what the socket has not taken of what is in _sent
-        self._box_bytes = 0
-        self._taken = 0
-        self._retry_at = 0.0
-        self._retry_s = wire.RECONNECT_FIRST_S
-        self._queue: deque[tuple[int, int, bytes, str, str | None]] = deque()
-        self._queued_bytes = 0
-        self._paused = False
-        self._stopping = False
-        self._folders: Folders | None = None
-        self._output_limit = 0
-        self._current: Call | None = None
+        super().__init__(path, unit, token, incarnation)
         self._idle = True
         self._asleep = False  # the watchdog is, until the bell rings
         self._bell = threading.Event()
         self._functions: dict[str, Function] = {}
         self._cwd = ""
-        self._upstream: str | None = None
         self._armed = False
-        self._wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._capture = Capture()
 
     def run(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -186,7 +79,9 @@ class Resident:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM, signal.SIGTERM, signal.SIGINT})
         signal.set_wakeup_fd(self._wake[1], warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        sys.excepthook = self._on_bug
+        threading.excepthook = self._on_bug_of_a_thread
+        threading.Thread(target=self._watch, name=WATCHDOG, daemon=True).start()
         queue, unsent = self._queue, self._unsent
         last_ns = 0
         while True:
@@ -211,29 +106,16 @@ class Resident:
     def _on_signal(self, number: int, frame: object) -> None:
         self._stopping = True
 
-    def _has_room(self) -> bool:
-        return (
-            len(self._sent) + len(self._unsent) < wire.MAX_UNTAKEN
-            and self._box_bytes < wire.MAX_UNTAKEN_BYTES
-        )
+    def _on_bug(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        self._capture.complain("".join(traceback.format_exception(kind, error, trace)).rstrip())
 
-    def _wait(self, timeout_s: float | None) -> None:
-        """Until the crew says something, a signal arrives, or it is time to connect again."""
-        poll = select.poll()
-        poll.register(self._wake[0], select.POLLIN)
-        if self._socket is not None:
-            poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._part else 0))
-        else:
-            left = max(0.0, self._retry_at - time.monotonic())
-            timeout_s = left if timeout_s is None else min(left, timeout_s)
-        if not self._stopping or timeout_s is not None:
-            poll.poll(None if timeout_s is None else timeout_s * 1000 + 1)
-        try:
-            os.read(self._wake[0], 512)
-        except BlockingIOError:
-            pass
-        with self._lock:
-            self._service()
+    def _on_bug_of_a_thread(self, failure: threading.ExceptHookArgs) -> None:
+        if failure.exc_value is None:
+            return
+        if failure.thread is not None and failure.thread.name == WATCHDOG:  # without it no timeout is kept
+            self._on_bug(failure.exc_type, failure.exc_value, failure.exc_traceback)
+            os._exit(1)
+        traceback.print_exception(failure.exc_value)  # a function's own thread: its output
 
     # calls
 
@@ -418,207 +300,6 @@ class Resident:
                 if current.timeout_s and now - since + TICK_S >= current.timeout_s:
                     self._end_current(current, wire.EXEC_TIMEOUT)
             self._capture.cut()
-
-    def _end_current(self, call: Call, message: str) -> None:
-        """DONE for a call that does not end, and the end of this process. With the lock."""
-        if not call.claim():
-            return  # it has ended by itself just now
-        now_ns = time.time_ns()
-        tail = self._capture.tail()
-        status = -int(signal.SIGKILL)
-        frame = wire.encode(_DONE, call.task, call.attempt, status, message, call.start_ns, now_ns, tail, {})
-        self._unsent.append(frame)
-        deadline = time.monotonic() + LAST_WORDS_S
-        while (self._unsent or self._part) and time.monotonic() < deadline:
-            if self._socket is None:
-                self._connect()
-            elif not self._welcomed:
-                self._receive()
-            else:
-                self._flush()
-            if self._unsent or self._part:
-                time.sleep(wire.RECONNECT_FIRST_S)
-        os._exit(wire.EXIT_TIMED_OUT)
-
-    # the connection: call these with the lock
-
-    def _service(self) -> None:
-        """Connects, reads and writes, as far as that goes without waiting."""
-        if self._socket is None:
-            self._connect()
-        if self._socket is not None:
-            self._receive()
-        if self._welcomed:
-            self._flush()
-
-    def _connect(self) -> None:
-        now = time.monotonic()
-        if now < self._retry_at:
-            return
-        self._retry_at = now + self._retry_s * random.uniform(0.75, 1.0)
-        self._retry_s = min(2 * self._retry_s, wire.RECONNECT_MAX_S)
-        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        folder, name = os.path.split(self._path)
-        try:  # by way of the folder: a path may be longer than a socket address
-            at = os.open(folder or ".", os.O_PATH | os.O_DIRECTORY)
-        except OSError:
-            peer.close()
-            return
-        try:
-            peer.setblocking(False)
-            peer.connect(f"/proc/self/fd/{at}/{name}")
-        except OSError:
-            peer.close()
-            return
-        finally:
-            os.close(at)
-        held = [msgpack.unpackb(frame[4:])[1:3] for frame in (*self._sent, *self._unsent)]
-        if (current := self._current) is not None:
-            held.append([current.task, current.attempt])
-        held += [list(waiting[:2]) for waiting in self._queue]
-        self._socket, self._welcomed, self._rest = peer, False, b""
-        self._part = wire.encode(Kind.HELLO, self._unit, self._token, self._incarnation, held)
-        self._write(b"")
-
-    def _disconnect(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-        self._socket, self._welcomed, self._part = None, False, b""
-        self._unsent.extendleft(reversed(self._sent))  # all of them again
-        self._sent.clear()
-
-    def _write(self, data: bytes) -> None:
-        data = self._part + data
-        self._part = b""
-        while data and self._socket is not None:
-            try:
-                data = data[self._socket.send(data) :]
-            except BlockingIOError:
-                self._part = data
-                return
-            except OSError:
-                self._disconnect()
-
-    def _flush(self) -> None:
-        frames: list[bytes] = []
-        while self._unsent:  # the calling thread may append meanwhile
-            frames.append(self._unsent.popleft())
-        self._sent.extend(frames)
-        if frames or self._part:
-            self._write(b"".join(frames))
-
-    def _receive(self) -> None:
-        assert self._socket is not None
-        while True:
-            try:
-                data = self._socket.recv(RECEIVE_BYTES)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self._disconnect()
-                return
-            try:
-                self._take(self._rest + data if self._rest else data)
-            except wire.WireError as error:
-                self._leave(wire.EXIT_MALFORMED, f"the crew breaks the rules: {error}")
-            if len(data) < RECEIVE_BYTES or self._socket is None:
-                return
-
-    def _take(self, data: bytes) -> None:
-        """Messages from the beginning of `data`; the rest is kept."""
-        at, size = 0, len(data)
-        queue, unpack, length = self._queue, wire.unpack, int.from_bytes
-        while size - at >= 4:
-            n = length(data[at : at + 4], "little")
-            if n > wire.MAX_MESSAGE_BYTES:
-                raise wire.WireError(f"a message of {n} bytes, the limit is {wire.MAX_MESSAGE_BYTES}")
-            end = at + 4 + n
-            if end > size:
-                break
-            message = unpack(data[at + 4 : end])
-            at = end
-            if message[0] == _RUN and self._welcomed:
-                wire.check_from_crew(message)
-                queue.append((message[1], message[2], message[3], message[4], message[5]))
-                self._queued_bytes += len(message[3])
-                if len(queue) > wire.MAX_QUEUED or self._queued_bytes > wire.MAX_QUEUED_BYTES:
-                    raise wire.WireError("more tasks wait here than a worker takes")
-            else:
-                self._on_message(wire.check_from_crew(message))
-        self._rest = data[at:]
-
-    def _on_message(self, message: list[Any]) -> None:
-        kind = message[0]
-        if kind == Kind.REFUSED:
-            text = f"the crew at {self._path} refuses this worker (unit {self._unit}): {message[1]}"
-            self._leave(wire.EXIT_MALFORMED, text)
-        if (kind == Kind.WELCOME) == self._welcomed:
-            raise wire.WireError("WELCOME comes first, and once")
-        if kind == Kind.WELCOME:
-            self._on_welcome(message[1])
-        elif kind == Kind.CANCEL:
-            self._on_cancel(message[1], message[2])
-        elif kind in (Kind.PAUSE, Kind.RESUME):
-            self._paused = kind == Kind.PAUSE
-        elif kind == Kind.STOP:
-            self._stopping = True
-            if not message[1] and self._current is not None:  # the watchdog reads this
-                self._flush()
-                os._exit(0)
-        elif kind == Kind.TAKEN:
-            count = message[1] - self._taken
-            if not 0 <= count <= len(self._sent):
-                raise wire.WireError("TAKEN counts more DONEs than were sent, or fewer than before")
-            self._taken = message[1]
-            for _ in range(count):
-                self._box_bytes -= len(self._sent.popleft())
-
-    def _on_welcome(self, rules: dict[str, Any]) -> None:
-        if self._folders is None:
-            try:
-                self._folders = Folders(rules["folder"])
-            except OSError as error:
-                self._leave(1, f"cannot use the folder {rules['folder']}: {error}; is its parent there?")
-        folders = self._folders
-        if folders.top != rules["folder"]:
-            raise wire.WireError("WELCOME names another folder than before")
-        os.environ.clear()
-        os.environ.update(rules["env"])
-        os.environ["MITO_RESULT_DIR"] = folders.result
-        os.environ["MITO_EXEC_DIR"] = folders.exec
-        os.environ["MITO_RESOURCE_DIR"] = folders.resource
-        os.environ["MITO_NEW_TASK"] = folders.new_task
-        os.environ["MITO_UPSTREAM_TASK_UUID"] = ""
-        self._upstream = None
-        for entry in reversed(rules["env"].get("PYTHONPATH", "").split(os.pathsep)):
-            if entry and entry not in sys.path:
-                sys.path.insert(0, entry)
-        self._output_limit = rules["output_limit_bytes"]
-        self._paused = False
-        self._welcomed = True
-        self._retry_s = wire.RECONNECT_FIRST_S
-        self._taken = 0
-
-    def _on_cancel(self, task: int, attempt: int) -> None:
-        current = self._current
-        if current is not None and (current.task, current.attempt) == (task, attempt):
-            self._end_current(current, wire.USER_CANCELLATION)
-            return
-        for waiting in self._queue:
-            if waiting[:2] == (task, attempt):
-                self._queue.remove(waiting)
-                self._queued_bytes -= len(waiting[2])
-                status = -int(signal.SIGTERM)
-                frame = wire.encode(_DONE, task, attempt, status, wire.USER_CANCELLATION, 0, 0, b"", {})
-                self._unsent.append(frame)
-                self._box_bytes += len(frame)
-                return
-
-    def _leave(self, status: int, text: str) -> NoReturn:
-        os.write(self._capture.complaints, f"mgmt resident worker: {text}\n".encode(errors="replace"))
-        os._exit(status)
 
 
 def main() -> int:

@@ -34,7 +34,7 @@ Crew to worker
         Answers HELLO: not a worker of this crew. The worker says so and exits with EXIT_MALFORMED.
     [RUN, task, attempt, spec, uuid, upstream_uuid]
         To the end of the queue: at most MAX_QUEUED tasks and MAX_QUEUED_BYTES. A task with `resources` has
-        them in folder/in/TASK.ATTEMPT before; the worker removes that folder with the task.
+        them in folder/in/TASK.ATTEMPT before; the worker removes that folder before DONE.
     [CANCEL, task, attempt, grace_s]
         TERM to all its processes, KILL after grace_s. A task that waits is DONE at once with status -15 and
         start_ns 0; one that the worker does not hold (any more) is not answered.

@@ -4,7 +4,7 @@
  *   mgmt-worker --socket PATH --unit NAME --incarnation N [--token TOKEN]
  *     [--managed] [--manager-uuid UUID] [--worker-id 0..255]
  *
- * The token is better given in the environment, MGMT_WORKER_TOKEN, where other users do not see it. The last three
+ * The token is better given in the environment, MGMT_TOKEN, where other users do not see it. The last three
  * say the same as the unit's name does and are accepted for the sake of old scripts. What it says to its crew and
  * hears is specified in wire.py, what its tasks find in folders.c. CPUs, policy and limits are inherited: its
  * parent, mgmt-shim, has set them.
@@ -304,16 +304,12 @@ static struct job *unlink_job(struct job **at)
 
 static void remove_resources(void)
 {
-    char path[PATH_MAX];
-    if (run.spec.has_resources) {
-        task_path(path, place.in, run.job, "");
-        remove_tree(path);
-    }
+    if (run.spec.has_resources)
+        remove_inputs(run.job);
 }
 
 static void clear_run(void)
 {
-    remove_resources();
     free(run.job);
     free_spec(&run.spec);
     memset(&run, 0, sizeof run);
@@ -330,6 +326,7 @@ static void finish_task(void)
     char results[PATH_MAX], said[256];
     struct done d = {run.status, run.message, run.start_ns, run.end_ns, results, NULL};
     output_end(&output);
+    remove_resources();
     if (!keep_results(run.job, results)) {
         snprintf(said, sizeof said, "its results cannot be kept in %.100s: %s", place.out, strerror(errno));
         d.message = run.message[0] ? run.message : said;
@@ -354,6 +351,7 @@ static void finish_task(void)
 static void refuse_run(int status, const char *message)
 {
     output_end(&output);
+    remove_resources();
     refuse_task(run.job, status, message);
     clear_run();
 }
@@ -486,8 +484,10 @@ static void stop(bool graceful)
     if (run.job && !graceful) {
         run.forget = true;
         run.kill_at = now_ns();
-        if (run.retry_at != NEVER)
+        if (run.retry_at != NEVER) {
+            remove_resources();
             clear_run();
+        }
     }
 }
 
@@ -503,6 +503,7 @@ static void on_cancel(const struct message *m)
     for (struct job **at = &queue.first; *at; at = &(*at)->next)
         if ((*at)->task == m->task && (*at)->attempt == m->attempt) {
             struct job *j = unlink_job(at);
+            remove_inputs(j);
             refuse_task(j, -SIGTERM, "UserCancellation");
             free(j);
             return;

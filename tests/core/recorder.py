@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from mgmt.core.event import Asked, Now, Route
+from mgmt.core.event import ADMINISTRATOR, Asked, Now, Route
 from mgmt.core.invariants import check
 from mgmt.core.nodes import AgentFacts
 from mgmt.core.placement import Topology
@@ -168,6 +168,7 @@ class World:
         self.agent = agent  # who it is when it serves another daemon
         self.assignments: dict[str, dict[str, Any]] = {}  # in the store, like `nodes`
         self.nodes: dict[str, dict[str, Any]] = {}
+        self.accounts: dict[str, dict[str, dict[str, Any]]] = {"users": {}, "groups": {}, "tokens": {}}
         self.topology = topology
         self.now_ns = START_NS
         self.deaths = 0
@@ -243,9 +244,11 @@ class World:
         # Another number of sockets, as after another epoch.
         epoch = EPOCH + 1000 * self.deaths
         self.state = a_state(self.settings, self.topology, epoch, self.now_ns, agent=self.agent)
-        tables = (self.store, self.history, self.workloads, self.assignments, self.nodes)
-        units, events, workloads, assignments, nodes = (frames.unpack(frames.pack(table)) for table in tables)
-        self.feed(ev.Restored(units, events, same_boot, workloads, assignments, nodes))
+        tables = (self.store, self.history, self.workloads, self.assignments, self.nodes, self.accounts)
+        units, events, workloads, assignments, nodes, accounts = (
+            frames.unpack(frames.pack(table)) for table in tables
+        )
+        self.feed(ev.Restored(units, events, same_boot, workloads, assignments, nodes, accounts))
         for name, record in units.items():
             unit = self.state.supervisor.units.get(name)
             if unit is None:
@@ -646,6 +649,7 @@ class World:
             (self.workloads, commit.workloads),
             (self.assignments, commit.assignments),
             (self.nodes, commit.nodes),
+            *((self.accounts[table], records) for table, records in commit.accounts.items()),
         ):
             for name, record in changed.items():
                 if record is None:
@@ -736,6 +740,19 @@ class World:
         assert self.workloads == {name: workload_records.to_record(entry) for name, entry in entries.items()}
         for name, entry in entries.items():
             assert workload_records.from_record(name, self.workloads[name]) == entry
+        users = self.state.users
+        for table, known in (
+            ("users", users.users),
+            ("groups", users.groups),
+            ("tokens", users.tokens.by_id),
+        ):
+            there = {name: one.to_record() for name, one in known.items()}
+            there = {
+                name: one
+                for name, one in there.items()
+                if name != ADMINISTRATOR or name in self.accounts[table]
+            }
+            assert there == self.accounts[table], f"{table} would be lost"
         units = self.state.supervisor.units
         assert set(self.store) <= set(units), f"{set(self.store) - set(units)} are kept for ever"
         for name, unit in units.items():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mgmt.core import effect as fx
@@ -37,6 +37,8 @@ class AgentFacts:
     labels: dict[str, str]
     facts: dict[str, Any]
     policy: PolicySettings | None = None  # None: whatever the daemon says
+    token: str | None = field(default=None, repr=False)  # of the user who brings this node
+    groups: tuple[str, ...] = ()  # that may use it: NAME or NAME:ROLE
 
 
 class Agent:
@@ -117,6 +119,8 @@ class Agent:
             "log_dir": log_dir,
             "units": [self._report(now, name) for name in sorted(self.assignments)],
         }
+        if self.facts.token is not None:
+            body |= {"token": self.facts.token, "groups": list(self.facts.groups)}
         out.append(fx.SayHello(body))
         self._unsaid.clear()
         self._wait("hello", now.mono_ns + int(defaults.NODE_HELLO_S * 1e9), out)

@@ -25,7 +25,7 @@ from mgmt.core.suites.states import Exec, Suite
 from mgmt.core.supervision import LOCAL
 from mgmt.protocol import defaults, frames
 from mgmt.protocol.errors import MgmtError
-from mgmt.protocol.suites import Task
+from mgmt.protocol.messages_suites import Task
 
 LIVE = frozenset({Suite.OPEN, Suite.CLOSED})
 CANCELLED = "UserCancellation"
@@ -134,7 +134,7 @@ class Board:
         else:
             self.failure = ""
             self.metrics.queued(result)
-            counts = getattr(result, "counts", ())
+            counts = result if isinstance(result, op.Counts) else getattr(result, "counts", ())
             self._count(now, (counts,) if isinstance(counts, op.Counts) else counts, out)
         self._then.pop(event.tag[0])(now, result, out)
         self._watch(now, out)

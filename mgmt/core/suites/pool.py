@@ -98,13 +98,18 @@ class Slot:
     taken: int = 0  # words about ended tasks, of this connection, that are safe above
     tasks: dict[int, Claimed] = field(default_factory=dict)
     done: int = 0
-    mean_s: float = 1.0  # of its tasks; the first is waited for
+    mean_s: float = 0.0  # of its tasks
+    window: int = 1  # tasks it may have: more than it runs when they are so short that waiting would show
+    credits: int = 2  # ... with those that wait here for it
 
-    def window(self, prefetch: int) -> int:
-        """How many tasks it may have: more than the one it runs when they are so short that waiting would show."""
-        if self.mean_s > SLOW_S:
-            return 1
-        return max(2, min(prefetch, int(WINDOW_S / max(self.mean_s, 1e-6))))
+    def learn(self, spent_s: float, prefetch: int) -> int:
+        """It took so long for a task; how many credits more it has now."""
+        self.mean_s = spent_s if self.done == 1 else self.mean_s + (spent_s - self.mean_s) / 4
+        self.window = (
+            max(2, min(prefetch, int(WINDOW_S / max(self.mean_s, 1e-6)))) if self.mean_s < SLOW_S else 1
+        )
+        former, self.credits = self.credits, max(min(2 * self.window, 2 * prefetch), 2)
+        return self.credits - former
 
 
 SLOW_S = 0.1  # tasks that take longer are handed over one by one
@@ -139,7 +144,8 @@ class Pool:
     def open(self, now: Now, holder: int, units: Iterable[str], prefetch: int) -> None:
         """Places for these workers, which are to come."""
         self.slots = {unit: Slot(unit) for unit in units}
-        self.holder, self._prefetch, self._limit = holder, prefetch, len(self.slots) * prefetch
+        self.holder, self._prefetch = holder, prefetch
+        self._limit = sum(slot.credits for slot in self.slots.values())
         self._number = int(now.real_s * 1e6)  # above those of any former life
         self.leaving = self.hard = self.lost = False
         self.completed = 0
@@ -216,8 +222,7 @@ class Pool:
                 slot.done += 1
                 self.completed += 1
                 self._cancelled.discard(message[1])
-                spent_s = max(0, message[6] - message[5]) / 1e9
-                slot.mean_s = spent_s if slot.done == 1 else slot.mean_s + (spent_s - slot.mean_s) / 4
+                self._limit += slot.learn(max(0, message[6] - message[5]) / 1e9, self._prefetch)
             elif message[0] == Kind.STATE:
                 self._states.append([message[1], message[2], message[3]])
 
@@ -232,7 +237,7 @@ class Pool:
         """A worker is dead and all its words are heard: the task it ran was its end, the others go to others."""
         if slot.connection or not slot.tasks:
             return
-        tasks, slot.tasks, slot.mean_s = list(slot.tasks.values()), {}, 1.0
+        tasks, slot.tasks = list(slot.tasks.values()), {}
         code, signal = (exit.code, exit.signal) if exit is not None else (None, None)
         running = tasks[0]
         cause = -signal if signal is not None else code
@@ -317,7 +322,7 @@ class Pool:
         words: dict[int, list[list[Any]]] = {}
         while self._buffer and room:
             slot = min(room, key=lambda one: len(one.tasks))
-            if len(slot.tasks) >= slot.window(self._prefetch):
+            if len(slot.tasks) >= slot.window:
                 room.remove(slot)
                 continue
             task = self._buffer.popleft()

@@ -51,4 +51,4 @@ class Connection(Protocol):
         """The first of `count` numbers that nobody had before, in a row. Name: of a sequence in `numbers`."""
 
     def is_passing(self, error: Exception) -> bool:
-        """Whether the same operation may succeed when it is repeated, and certainly had no effect."""
+        """Whether the same operation may succeed when it is repeated in a transaction of its own."""

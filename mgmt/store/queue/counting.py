@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mgmt.core.suites.operations import Counts
 from mgmt.core.suites.states import SUITE_EDGES, Suite, SuiteEvent, Task
 from mgmt.store.queue.connection import Connection
@@ -66,6 +68,15 @@ def _moved(db: Connection, lane: int, delta: list[int], now_ms: int) -> Counts:
     if after is not None or (counts.state == Suite.CANCELLED and delta[1]):
         db.change("UPDATE suites SET completed_ms = ? WHERE id = ?", (now_ms, lane))
     return counts
+
+
+def cancelled_among(db: Connection, lanes: Iterable[int]) -> set[int]:
+    """Which of these suites are cancelled; none becomes so before this transaction ends.
+
+    Asked by whatever makes tasks ready: a suite that is being cancelled meanwhile would not see them.
+    """
+    sql = f"SELECT id, state FROM lanes WHERE id {db.AMONG} ORDER BY id" + db.LOCK
+    return {lane for lane, state in db.rows(sql, (db.ids(sorted(set(lanes))),)) if state == Suite.CANCELLED}
 
 
 def counts_of(db: Connection, lane: int) -> Counts | None:

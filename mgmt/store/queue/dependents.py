@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from mgmt.core.suites.operations import After
 from mgmt.core.suites.states import ENDED, Exec, Task, has_reached
 from mgmt.store.queue.connection import Connection
-from mgmt.store.queue.counting import Moves
+from mgmt.store.queue.counting import Moves, cancelled_among
 from mgmt.store.queue.tables import Flag
 
 FINISHED, SUCCEEDED, REACHED = 0, 1, 2  # `deps.kind`
@@ -90,7 +90,10 @@ def free(db: Connection, met: dict[int, int], moves: Moves) -> None:
         (db.ids(met),),
     )
     changes = []
+    over = cancelled_among(db, (lane for _, lane, _ in rows))
     for task, lane, blocked in rows:
+        if lane in over:
+            continue  # it is being cancelled with its suite
         left = blocked - met[task]
         changes.append((left, Task.PENDING if left else Task.READY, task))
         if not left:

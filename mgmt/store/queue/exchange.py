@@ -9,7 +9,7 @@ from mgmt.core.suites import operations as ops
 from mgmt.core.suites.states import SUITE_EDGES, Suite, SuiteEvent, Task
 from mgmt.store.queue import dependents, giving_back, refusals, submitting
 from mgmt.store.queue.connection import Connection
-from mgmt.store.queue.counting import Moves
+from mgmt.store.queue.counting import Moves, cancelled_among
 from mgmt.store.queue.tables import Flag
 
 USER_CANCELLATION = "UserCancellation"
@@ -228,7 +228,7 @@ def _delay_of_retry(db: Connection, task: int, status: int, lane: int) -> int | 
     wanted = json.loads(codes)
     if used >= most or (wanted and status not in wanted):
         return None
-    if db.rows("SELECT state FROM lanes WHERE id = ?", (lane,))[0][0] == Suite.CANCELLED:
+    if cancelled_among(db, (lane,)):
         return None
     db.change("UPDATE retries SET used = used + 1 WHERE task = ?", (task,))
     return int(delay_ms)

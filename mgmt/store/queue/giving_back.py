@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from mgmt.core.suites import operations as ops
-from mgmt.core.suites.states import Exec, Suite, Task
+from mgmt.core.suites.states import Exec, Task
 from mgmt.core.suites.strikes import limit_of
 from mgmt.protocol import defaults, frames
 from mgmt.store.queue import dependents, refusals
 from mgmt.store.queue.connection import Connection
-from mgmt.store.queue.counting import Moves
+from mgmt.store.queue.counting import Moves, cancelled_among
 from mgmt.store.queue.tables import Flag
 
 _HELD = "SELECT id, lane, attempt, flags, exec_state FROM tasks WHERE state = 2 AND holder "
@@ -64,11 +64,7 @@ def give_back(db: Connection, held: Sequence[Held], now_ms: int, moves: Moves) -
     """Ready again; Cancelled when that was asked for, or their suite is. The state of each."""
     if not held:
         return []
-    lanes = sorted({one.lane for one in held})
-    rows = db.rows(
-        f"SELECT id FROM lanes WHERE id {db.AMONG} AND state = {Suite.CANCELLED:d}", (db.ids(lanes),)
-    )
-    over = {lane for (lane,) in rows}
+    over = cancelled_among(db, (one.lane for one in held))
     ready: list[int] = []
     cancelled: list[Held] = []
     states = []
@@ -132,7 +128,8 @@ def strike(db: Connection, one: Held, death: ops.Death, counts_here: bool) -> St
     packed = frames.pack(deaths[-defaults.MAX_TASK_HISTORY :])
     db.change(
         "INSERT INTO failures (task, node, strikes, excluded, deaths) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT (task, node) DO UPDATE SET strikes = excluded.strikes, excluded = excluded.excluded, deaths = excluded.deaths",
+        "ON CONFLICT (task, node) DO UPDATE "
+        "SET strikes = excluded.strikes, excluded = excluded.excluded, deaths = excluded.deaths",
         (one.task, death.node, strikes, excluded, packed),
     )
     flags = Flag.STRUCK | (Flag.EXCLUDED if excluded else 0)

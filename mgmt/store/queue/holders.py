@@ -7,7 +7,7 @@ from mgmt.core.suites.states import Suite, Task
 from mgmt.protocol.errors import MgmtError
 from mgmt.store.queue import dependents, exchange, giving_back, refusals
 from mgmt.store.queue.connection import Connection
-from mgmt.store.queue.counting import Moves
+from mgmt.store.queue.counting import Moves, cancelled_among
 from mgmt.store.queue.tables import Flag
 
 
@@ -115,6 +115,8 @@ def sweep(db: Connection, op: ops.Sweep) -> ops.Swept:
     )
     tasks = sum([_end(db, holder, node, op.now_ms, moves) for holder, node in expired])
     due = db.rows("SELECT id, lane FROM tasks WHERE due_ms <= ? ORDER BY id" + db.SKIP, (op.now_ms,))
+    over = cancelled_among(db, (lane for _, lane in due))
+    due = [(task, lane) for task, lane in due if lane not in over]
     if due:
         sql = f"UPDATE tasks SET state = 1, due_ms = NULL WHERE id {db.AMONG}"
         db.change(sql, (db.ids([task for task, _ in due]),))

@@ -128,10 +128,13 @@ def lanes(db: Connection, condition: str, parameters: Sequence[Any]) -> list[ops
 
 
 def _suite(row: Sequence[Any]) -> ops.SuiteRecord:
-    (suite, name, group, creator, tags, labels, priority, record, reason, *times) = row[:12]
+    (
+        suite, name, group, creator, tags, labels, priority, record, reason, created_ms, submitted_ms,
+        completed_ms, *counts,
+    ) = row  # fmt: skip
     return ops.SuiteRecord(
         suite, name, group, creator, tuple(json.loads(tags)), tuple(json.loads(labels)), priority, bytes(record),
-        reason, *times, ops.Counts(*row[12:]),
+        reason, created_ms, submitted_ms, completed_ms, ops.Counts(*counts),
     )  # fmt: skip
 
 

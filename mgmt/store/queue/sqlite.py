@@ -20,7 +20,7 @@ _CACHE_KIB = 16 << 10  # pages of tasks that are about to be claimed and committ
 _CHECKPOINT_PAGES = 4000  # between copies into the file, each of which costs two more syncs
 _VALUES_PER_INSERT = 30_000  # SQLite takes 32766
 _BUSY_S = 5.0  # a reader that recovers the log after a crash holds the file for that long at most
-_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError)
+_DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, KeyError, ValueError)
 _PASSING = ("SQLITE_BUSY", "SQLITE_LOCKED")
 
 
@@ -107,12 +107,6 @@ class SqliteConnection:
             _PASSING
         )
 
-    # ---- for the engine ----
-
-    def value(self, sql: str) -> Any:
-        """The first value of the first row."""
-        return self._db.execute(sql).fetchone()[0]
-
 
 @lru_cache(maxsize=64)
 def _insertion(table: str, columns: str, rows: int, width: int) -> str:
@@ -144,13 +138,12 @@ class SqliteEngine:
             write_durably(marker, b"mgmt queue\n")
         try:
             connection = SqliteConnection(self.path)
-            version = connection.value("PRAGMA user_version")
+            self.queue_id, version = tables.identity(connection)
             if version != tables.SCHEMA_VERSION and version not in tables.MIGRATIONS:
                 raise self._refusal(
                     f"it has schema version {version}, this daemon reads {tables.SCHEMA_VERSION}"
                 )
-            migrate(connection, tables.SCHEMA_VERSION)
-            self.queue_id = int(connection.value("SELECT value FROM meta WHERE name = 'queue_id'"))
+            tables.migrate(connection, _TYPES, version, tables.SCHEMA_VERSION)
         except _DAMAGE as error:
             raise self._refusal(str(error)) from None
         return connection
@@ -170,24 +163,6 @@ class SqliteEngine:
         )
 
 
-def migrate(connection: SqliteConnection, version: int) -> None:
-    """Up or down to a schema version, in one transaction: whoever is killed meanwhile changed nothing."""
-    connection.begin()
-    try:
-        here = connection.value("PRAGMA user_version")
-        for step in range(here, version):
-            for statement in tables.statements(tables.MIGRATIONS[step][0], _TYPES):
-                connection.change(statement)
-        for step in range(here - 1, version - 1, -1):
-            for statement in tables.statements(tables.MIGRATIONS[step][1], _TYPES):
-                connection.change(statement)
-        connection.change(f"PRAGMA user_version={version}")
-        connection.commit()
-    except sqlite3.Error:
-        connection.rollback()
-        raise
-
-
 def _create(path: Path) -> None:
     """Under another name first: whoever is killed in between leaves no half of a queue."""
     new = beside(path, ".new")
@@ -202,7 +177,6 @@ def _create(path: Path) -> None:
         db.execute("CREATE TABLE numbers (name TEXT PRIMARY KEY, last INTEGER NOT NULL)")
         for name in tables.SEQUENCES:
             db.execute("INSERT INTO numbers VALUES (?, 0)", (name,))
-        db.execute(f"PRAGMA user_version={tables.SCHEMA_VERSION}")
         db.execute("COMMIT")
     finally:
         db.close()

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from enum import IntFlag
 
+from mgmt.store.queue.connection import Connection
+
 SCHEMA_VERSION = 1
 
 
@@ -90,8 +92,33 @@ def statements(text: str, types: dict[str, str]) -> list[str]:
 
 
 def creation(types: dict[str, str], queue_id: int) -> list[str]:
-    """All it takes to make an empty queue. `queue_id`: 64 random bits, what its UUIDs are derived from."""
+    """What both engines need for an empty queue. `queue_id`: 64 random bits, what its UUIDs are derived from."""
     return [
         *statements(_TABLES, types),
-        f"INSERT INTO meta (name, value) VALUES ('queue_id', '{queue_id}')",
+        f"INSERT INTO meta (name, value) VALUES ('queue_id', '{queue_id}'), ('version', '{SCHEMA_VERSION}')",
     ]
+
+
+def identity(db: Connection) -> tuple[int, int]:
+    """Queue id and schema version."""
+    meta: dict[str, str] = dict(db.rows("SELECT name, value FROM meta"))
+    return int(meta["queue_id"]), int(meta["version"])
+
+
+def migrate(db: Connection, types: dict[str, str], here: int, version: int) -> None:
+    """Up or down to a schema version, in one transaction: whoever is killed meanwhile changed nothing."""
+    if here == version:
+        return
+    db.begin()
+    try:
+        for step in range(here, version):
+            for statement in statements(MIGRATIONS[step][0], types):
+                db.change(statement)
+        for step in range(here - 1, version - 1, -1):
+            for statement in statements(MIGRATIONS[step][1], types):
+                db.change(statement)
+        db.change("UPDATE meta SET value = ? WHERE name = 'version'", (str(version),))
+        db.commit()
+    except db.failures:
+        db.rollback()
+        raise

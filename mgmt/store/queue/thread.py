@@ -77,6 +77,7 @@ class _Worker:
     ) -> None:
         self._db = db
         self._answer = answer
+        self._committing = False
         self._asked: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -121,7 +122,9 @@ class _Worker:
             return self._transaction(wanted)
         except _Tainted:
             return [self._alone(op) for op in wanted]
-        except self._db.failures:
+        except self._db.failures as error:
+            if self._committing:
+                return [_not_durable(op, error) for op in wanted]
             return [self._alone(op) for op in wanted]
 
     def _alone(self, op: ops.Op | ops.Query) -> Outcome:
@@ -133,7 +136,7 @@ class _Worker:
                 assert isinstance(refused.__cause__, MgmtError)
                 return refused.__cause__
             except self._db.failures as error:
-                if not tries_left or not self._db.is_passing(error):
+                if not tries_left or self._committing or not self._db.is_passing(error):
                     return _not_durable(op, error)
                 time.sleep(pause_s)
                 pause_s *= 2
@@ -143,10 +146,12 @@ class _Worker:
         """Commit them and tell the outcomes; whatever it raises, it has been rolled back."""
         db = self._db
         outcomes: list[Outcome] = []
+        self._committing = False
         try:
             db.begin()
             for op in wanted:
                 outcomes.append(self._one(op))
+            self._committing = True  # what fails from here on may have been done
             db.commit()
         except BaseException:
             db.rollback()

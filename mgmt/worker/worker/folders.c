@@ -130,6 +130,14 @@ static void task_path(char path[PATH_MAX], const char *folder, const struct job 
     snprintf(path, PATH_MAX, "%.*s/%lld.%lld%s", PATH_MAX - 64, folder, (long long)j->task, (long long)j->attempt, end);
 }
 
+/* What the crew had put there for it. */
+static void remove_inputs(const struct job *j)
+{
+    char path[PATH_MAX];
+    task_path(path, place.in, j, "");
+    remove_tree(path);
+}
+
 /* Moves what the task has left in its result folder to out/; `path` names it, "" when it left nothing. */
 static bool keep_results(const struct job *j, char path[PATH_MAX])
 {

@@ -7,7 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mgmt.protocol import defaults
-from mgmt.protocol.table import Audience, Message, Name, notice, request
+from mgmt.protocol.table import Audience, Message, Name, Need, Role
+from mgmt.protocol.table import enter_notice as notice
+from mgmt.protocol.table import enter_request as request
+
+# Of the group of the suite or task, which the handler finds out.
+READ_IN_GROUP, WRITE_IN_GROUP = Need("group", Role.READ), Need("group", Role.WRITE)
 
 SuiteState = Literal["OPEN", "CLOSED", "COMPLETE", "CANCELLED"]
 TaskState = Literal["PENDING", "READY", "RUNNING", "FINISHED", "CANCELLED", "UNKNOWN", "FAILED"]
@@ -159,7 +164,7 @@ class SuiteStatus(Message):
     completed_at: float | None
 
 
-@request("suite-create", SuiteStatus, Audience.CLIENT)
+@request("suite-create", SuiteStatus, Audience.USER, WRITE_IN_GROUP)
 class SuiteCreate(Message):
     """Create a suite: an open list of tasks, and how nodes work on them."""
 
@@ -169,8 +174,8 @@ class SuiteCreate(Message):
     tags: Tags = Field(default=[], description="a node must have all of these")
     labels: Labels = Field(default=[], description="for queries")
     priority: Priority = Field(default=0, description="suites with more go first")
-    worker: WorkerSchedule = WorkerSchedule()
-    hooks: SuiteHooks = SuiteHooks()
+    worker: WorkerSchedule = Field(default_factory=WorkerSchedule)
+    hooks: SuiteHooks = Field(default_factory=SuiteHooks)
 
 
 class SuitesReply(Message):
@@ -178,7 +183,7 @@ class SuitesReply(Message):
     total: int = Field(description="how many there are, with those before `offset` and after the last")
 
 
-@request("suites", SuitesReply, Audience.CLIENT)
+@request("suites", SuitesReply, Audience.USER, READ_IN_GROUP)
 class Suites(Message):
     """List suites, newest first."""
 
@@ -196,7 +201,7 @@ class SuiteCancelled(Message):
     cancelled: int = Field(description="tasks that will not run")
 
 
-@request("suite-cancel", SuiteCancelled, Audience.CLIENT)
+@request("suite-cancel", SuiteCancelled, Audience.USER, WRITE_IN_GROUP)
 class SuiteCancel(Message):
     """Cancel a suite for good. Running tasks go on unless told otherwise; a second cancel changes nothing."""
 
@@ -205,14 +210,14 @@ class SuiteCancel(Message):
     cancel_running: bool = Field(default=False, description="end running tasks, too")
 
 
-@request("suite-close", SuiteStatus, Audience.CLIENT)
+@request("suite-close", SuiteStatus, Audience.USER, WRITE_IN_GROUP)
 class SuiteClose(Message):
     """Close a suite: nodes may leave it. A new task opens it again."""
 
     suite: SuiteKey
 
 
-@request("suite-wait", SuiteStatus, Audience.CLIENT)
+@request("suite-wait", SuiteStatus, Audience.USER, READ_IN_GROUP)
 class SuiteWait(Message):
     """Wait until a suite is complete, or ended in any way; the request's deadline bounds it."""
 
@@ -230,14 +235,14 @@ class SuiteAgentsReply(Message):
     nodes: list[SuiteNode] = Field(description="all that may work on it now")
 
 
-@request("suite-refresh", SuiteAgentsReply, Audience.CLIENT)
+@request("suite-refresh", SuiteAgentsReply, Audience.USER, WRITE_IN_GROUP)
 class SuiteRefresh(Message):
     """Match nodes by tags anew; this also happens whenever a suite or a node changes."""
 
     suite: SuiteKey
 
 
-@request("suite-agents", SuiteAgentsReply, Audience.CLIENT)
+@request("suite-agents", SuiteAgentsReply, Audience.USER, WRITE_IN_GROUP)
 class SuiteAgents(Message):
     """Have nodes work on a suite whatever their tags, or keep them from it."""
 
@@ -309,7 +314,7 @@ class TasksSubmitted(Message):
     already: bool = Field(default=False, description="the key was used before, with the same tasks")
 
 
-@request("task-submit", TasksSubmitted, Audience.CLIENT)
+@request("task-submit", TasksSubmitted, Audience.USER, WRITE_IN_GROUP)
 class TaskSubmit(Message):
     """Submit tasks, all or none. Answered when they are durable."""
 
@@ -375,7 +380,7 @@ class TaskFilter(Message):
     node: Name | None = Field(default=None, description="that ran, or runs, on it")
 
 
-@request("tasks", TasksReply, Audience.CLIENT)
+@request("tasks", TasksReply, Audience.USER, READ_IN_GROUP)
 class Tasks(TaskFilter):
     """List tasks, newest first."""
 
@@ -399,7 +404,7 @@ class TaskDetail(Message):
     artifacts: list[dict[str, Any]] = Field(description="kind, blob, bytes")
 
 
-@request("task-show", TaskDetail, Audience.CLIENT)
+@request("task-show", TaskDetail, Audience.USER, READ_IN_GROUP)
 class TaskShow(Message):
     """Show one task: what it does, where it is, how it ended, and why it does not run."""
 
@@ -411,7 +416,7 @@ class TasksCancelled(Message):
     ending: int = Field(description="running tasks that are being ended")
 
 
-@request("task-cancel", TasksCancelled, Audience.CLIENT)
+@request("task-cancel", TasksCancelled, Audience.USER, WRITE_IN_GROUP)
 class TaskCancel(TaskFilter):
     """Cancel tasks that have not ended; running ones are ended with all they started."""
 
@@ -422,12 +427,12 @@ class TasksRetried(Message):
     tasks: list[int] = Field(description="those that will run again")
 
 
-@request("task-retry", TasksRetried, Audience.CLIENT)
+@request("task-retry", TasksRetried, Audience.USER, WRITE_IN_GROUP)
 class TaskRetry(TaskFilter):
     """Run tasks again that ended: failed and cancelled ones, and finished ones that are named."""
 
 
-@request("task-change", TaskStatus, Audience.CLIENT)
+@request("task-change", TaskStatus, Audience.USER, WRITE_IN_GROUP)
 class TaskChange(Message):
     """Change a task that waits to be run."""
 
@@ -437,7 +442,7 @@ class TaskChange(Message):
     remove_labels: Labels = []
 
 
-@request("task-wait", TaskStatus, Audience.CLIENT)
+@request("task-wait", TaskStatus, Audience.USER, READ_IN_GROUP)
 class TaskWait(Message):
     """Wait until a task has come so far; the request's deadline bounds it."""
 
@@ -466,7 +471,7 @@ class WorkersReply(Message):
     workers: list[WorkerStatus]
 
 
-@request("workers", WorkersReply, Audience.CLIENT)
+@request("workers", WorkersReply, Audience.USER, READ_IN_GROUP)
 class Workers(Message):
     """List workers."""
 
@@ -474,7 +479,7 @@ class Workers(Message):
     suite: SuiteKey | None = None
 
 
-@request("worker-pause", WorkersReply)
+@request("worker-pause", WorkersReply, Audience.USER, Need("node", Role.ADMIN, "node"))
 class WorkerPause(Message):
     """Have the workers of a node finish what they run and take nothing new, or go on."""
 
