@@ -122,7 +122,7 @@ def test_with_json_it_is_one_value_of_its_schema(situation: Situation, folder: s
 
 @pytest.mark.parametrize(
     ("group", "name"),
-    [(group, name) for group in (suite.suite, task.task) for name in group.commands_of],  # type: ignore[attr-defined]
+    [(group, name) for group in (suite.suite, task.task) for name in group.commands_of],
 )
 def test_each_command_explains_itself(group: Any, name: str) -> None:
     result = run(group.name, name, "--help")
