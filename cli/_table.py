@@ -24,6 +24,12 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "target": "Unit or model.",
         },
     ),
+    "fault-report": (
+        "Tell the daemon of deadlines that were missed on nodes which are not its own.",
+        {
+            "source": "Who tells it.",
+        },
+    ),
     "group-add": (
         "Let a user into a group.",
         {
@@ -196,6 +202,7 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         "Show what was measured of tasks that are processes.",
         {
             "workload": "Only this workload; none: all.",
+            "units": "Only the tasks of these units; empty: all.",
             "records": "With the last 256 jobs, and slices of a CPU, of each.",
             "offset": "Tasks to leave out, when they take several parts.",
         },
