@@ -177,7 +177,9 @@ class World:
         self.nodes: dict[str, dict[str, Any]] = {}
         self.accounts: dict[str, dict[str, dict[str, Any]]] = {"users": {}, "groups": {}, "tokens": {}}
         self.meta: dict[str, Any] = {}
-        self.queue: Callable[[Any], Any] | None = None  # what answers a query of the queue, where there is one
+        self.queue: Callable[[Any], Any] | None = (
+            None  # what answers a query of the queue, where there is one
+        )
         self.topology = topology
         self.now_ns = START_NS
         self.deaths = 0
@@ -270,7 +272,16 @@ class World:
         holders = self.queue(operations.ListHolders()) if self.queue is not None else ()
         self.feed(
             ev.Restored(
-                units, events, same_boot, workloads, assignments, nodes, crew, suites, holders, accounts
+                units,
+                events,
+                same_boot,
+                workloads,
+                assignments,
+                nodes,
+                accounts=accounts,
+                crew=crew,
+                suites=suites,
+                holders=holders,
             )
         )
         for name, record in units.items():

@@ -309,7 +309,10 @@ class Suited(Cluster):
                 while hand.tasks:
                     self.work(hand)
             self.pump()
-            if all(state in ENDED for state in self.states().values()) and not self.daemon.state.board.holdings:
+            if (
+                all(state in ENDED for state in self.states().values())
+                and not self.daemon.state.board.holdings
+            ):
                 break
             self.advance(0.5)
         self.check_queue()

@@ -60,7 +60,9 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: len(self.suites) < 3)
     @rule(count=st.integers(1, 2), priority=st.integers(0, 2))
     def create(self, count: int, priority: int) -> None:
-        ticket = self.there.client.ask("suite-create", within_s=None, worker={"worker_count": count}, priority=priority)
+        ticket = self.there.client.ask(
+            "suite-create", within_s=None, worker={"worker_count": count}, priority=priority
+        )
         self.there.pump()
         if ticket.answers and ticket.answers[0][0] == "ok":
             self.suites.append(ticket.ok["suite"])
