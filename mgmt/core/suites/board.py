@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -53,6 +53,16 @@ class Entry:
     @property
     def is_live(self) -> bool:
         return self.counts.state in LIVE
+
+    def follow(self, counts: op.Counts, now_ms: int) -> None:
+        """The queue counted again: the times of its record follow, too."""
+        was, self.counts = self.counts, counts
+        submitted_ms = now_ms if counts.total > was.total else self.record.submitted_ms
+        completed_ms = self.record.completed_ms
+        if counts.state != was.state or counts.total > was.total:
+            completed_ms = now_ms if counts.state == Suite.COMPLETE else 0
+        if (submitted_ms, completed_ms) != (self.record.submitted_ms, self.record.completed_ms):
+            self.record = replace(self.record, submitted_ms=submitted_ms, completed_ms=completed_ms)
 
     def packed(self) -> bytes:
         """What the queue keeps and does not look into."""
@@ -148,7 +158,7 @@ class Board:
                 self._pending.discard(of_lane.lane)
             if entry is not None and entry.counts != of_lane:
                 self.metrics.moved(entry.counts, of_lane)
-                entry.counts = of_lane
+                entry.follow(of_lane, _ms(now))
                 self._on_counted(now, entry, out)
 
     def _watch(self, now: Now, out: list[fx.Effect]) -> None:
