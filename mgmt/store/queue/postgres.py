@@ -51,6 +51,9 @@ class PostgresConnection:
         db.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(self.schema)))
         db.execute(f"SET lock_timeout = {_LOCK_MS}")
         db.execute("SET synchronous_commit = on")
+        # A plan is made while the tables are small, and kept when they are not: every statement has its index.
+        db.execute("SET enable_seqscan = off")
+        db.execute("SET enable_bitmapscan = off")
         return db
 
     def begin(self) -> None:
