@@ -246,6 +246,19 @@ class TimingSettings(Table):
         return self
 
 
+class QueueSettings(Table):
+    """Where the queue of task suites lies; read at the start of the daemon."""
+
+    database: Annotated[str, Field(strict=True, pattern=r"^postgres(ql)?://\S+$")] | None = Field(
+        None,
+        description="`postgresql://...`: a database that several daemons share (extra `postgres`); the file `queue.db` "
+        "of the state folder when absent. What must not be read here belongs into a file named by PGPASSFILE",
+    )
+    database_schema: Annotated[str, Field(strict=True, pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = Field(
+        "mgmt", description="schema of that database which has the tables"
+    )
+
+
 class Settings(Table):
     """The whole file. In the program it comes from `mgmt.config`, which checks across tables too."""
 
@@ -266,6 +279,7 @@ class Settings(Table):
     logging: LoggingSettings = Field(default_factory=LoggingSettings, description="the daemon's log")
     limits: LimitSettings = Field(default_factory=LimitSettings, description="bounds of memory")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="periods and deadlines")
+    queue: QueueSettings = Field(default_factory=QueueSettings, description="the queue of task suites")
 
     def warnings(self) -> list[str]:
         """What is allowed and probably not meant, one line each, starting with the path in the file."""

@@ -459,7 +459,6 @@ NEEDS: dict[str, tuple[str, Role]] = {
     **dict.fromkeys(("suite-refresh", "suite-agents", "task-submit"), ("group", Role.WRITE)),
     **dict.fromkeys(("task-cancel", "task-retry", "task-change"), ("group", Role.WRITE)),
     "worker-pause": ("node", Role.ADMIN),
-    "metrics": READS,
     "fault-report": RUNS,
 }
 

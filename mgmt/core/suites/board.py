@@ -105,7 +105,10 @@ class Permits(Protocol):
 class Board:
     """`crew` is this machine's own; `owner` names this daemon among those of one queue."""
 
-    def __init__(self, roster: Roster, crew: Crew, queue_id: int, owner: str, permits: Permits) -> None:
+    def __init__(
+        self, roster: Roster, crew: Crew, queue_id: int, owner: str, permits: Permits, shared: bool = False
+    ) -> None:
+        """`shared`: other daemons change the same queue, so it is looked at every now and then."""
         self.entries: dict[int, Entry] = {}
         self.by_name: dict[str, int] = {}
         self.holdings: dict[str, Holding] = {}  # by node
@@ -115,7 +118,7 @@ class Board:
         self.metrics = Metrics()
         self._by_holder: dict[int, Holding] = {}
         self._roster, self._crew = roster, crew
-        self._queue_id, self._owner, self._permits = queue_id, owner, permits
+        self._queue_id, self._owner, self._permits, self._shared = queue_id, owner, permits, shared
         self._pending: set[int] = set()  # lanes that have tasks which have not ended
         self._sweeps = self._renews = False  # the timers are set
         self._then: dict[int, Then] = {}
@@ -235,6 +238,8 @@ class Board:
         if mine is not None and mine.holder not in self._by_holder:
             self._crew.end(now, mine.holder, Ending.ABORT, "its time was up", out)
         self._watch(now, out)
+        if self._shared:
+            out.append(fx.SetTimer(("suites", "look"), now.mono_ns + int(LOOK_S * 1e9)))
         self.match(now, out)
 
     # ---- who works on what ----
@@ -643,7 +648,9 @@ class Board:
             self.match(now, out)
 
     def on_timer(self, now: Now, about: str, out: list[fx.Effect]) -> None:
-        if about == "sweep":
+        if about == "look":
+            self.ask(op.ListSuites(limit=1 << 31), self._on_looked, out)
+        elif about == "sweep":
             self._sweeps = False
             self.ask(op.Sweep(_ms(now), int(defaults.SUITE_AUTO_CLOSE_S * 1000)), self._on_swept, out)
         elif about == "renew":
@@ -662,6 +669,19 @@ class Board:
                 and holding.ending is None
             ):
                 self.end(now, holding, Ending.FINISH, "the suite is complete", out)
+
+    def _on_looked(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
+        """What others made of the suites."""
+        out.append(fx.SetTimer(("suites", "look"), now.mono_ns + int(LOOK_S * 1e9)))
+        if isinstance(result, MgmtError):
+            return
+        for record in result.suites:
+            entry = self.entries.get(record.suite)
+            if entry is None:
+                entry = self.adopt(record)
+            self._count(now, (record.counts,), out)
+            entry.record = record
+        self.match(now, out)
 
     def _on_swept(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
         if isinstance(result, MgmtError) or not result.next_ms:
@@ -687,6 +707,7 @@ class Board:
 
 LEASE_S = 15.0  # a holder whose daemon does not renew it for so long is anybody's
 SWEEP_S = 5.0
+LOOK_S = 1.0  # how long other daemons' suites may go unnoticed
 AGEING_S = 60.0  # a suite that waits so long counts as one step more urgent
 
 
