@@ -101,7 +101,11 @@ def on_daemon_noticed(state: State, now: Now, event: ev.DaemonNoticed, out: list
 def on_suite(state: State, now: Now, what: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
     """A word of the daemon about suites."""
     if what == "suite":
+        policy = of(state).facts.policy
         try:
+            if policy is not None and not policy.suites:
+                text = f"the policy of node {of(state).facts.name} does not allow suites (`suites` in its policy.json)"
+                raise MgmtError("denied", text)
             state.crew.assign(now, Assignment(**body), out)
         except MgmtError as error:
             holder = body["holder"]
