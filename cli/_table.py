@@ -421,8 +421,26 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "paused": "False: go on.",
         },
     ),
+    "worker-shutdown": (
+        "End independent workers when what they run has ended, and forget them.",
+        {
+            "workers": "Only these.",
+            "tags": "That have all of these.",
+            "group": "To which this group may send work.",
+            "force": "At once; what they run is done again by others.",
+        },
+    ),
+    "worker-tags": (
+        "Change which tags an independent worker has.",
+        {},
+    ),
     "workers": (
         "List workers.",
-        {},
+        {
+            "workers": "Only these.",
+            "tags": "That have all of these.",
+            "group": "To which this group may send work.",
+            "independent": "True: only those; false: only managed ones.",
+        },
     ),
 }

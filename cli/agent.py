@@ -7,8 +7,6 @@ import sys
 
 import click
 
-from mgmt.protocol.keys import is_key
-
 from . import spawn
 from .invocation import Invocation, verb
 
@@ -60,10 +58,10 @@ def agent(
     options = {
         "--name": name,
         "--state-dir": state_dir and os.path.abspath(state_dir),
-        "--key": _path(invocation.key),
-        "--server-key": _path(invocation.server_key),
-        "--token-file": _path(invocation.token_file),
-        "--policy": policy if policy == "any" else _path(policy),
+        "--key": spawn.absolute(invocation.key),
+        "--server-key": spawn.absolute(invocation.server_key),
+        "--token-file": spawn.absolute(invocation.token_file),
+        "--policy": policy if policy == "any" else spawn.absolute(policy),
     }
     command = [*spawn.argv(None, backend_path, log_level, insecure), "--join", join]
     command += [part for option, value in options.items() if value for part in (option, value)]
@@ -71,8 +69,3 @@ def agent(
     command += [part for label in labels for part in ("--label", label)]
     command += [part for group in groups for part in ("--group", group)]
     os.execve(sys.executable, command, spawn.environment())
-
-
-def _path(told: str | None) -> str | None:
-    """A path made absolute; a public key as it is."""
-    return told if told is None or is_key(told) else os.path.abspath(told)

@@ -57,6 +57,11 @@ class Invocation:
         told = endpoint_in(Path(self.config)) if self.config else endpoint_of_the_place()
         return told or places.default_control_endpoint({**os.environ, "MGMT_ENDPOINT": ""})
 
+    def joined(self) -> str:
+        """Where agents and workers join a daemon of this machine started with this configuration."""
+        told = endpoint_in(Path(self.config), "nodes") if self.config else endpoint_of_the_place("nodes")
+        return places.dialled(told) if told else f"ipc://{places.runtime_dir()}/nodes"
+
     def client(self, timeout_s: float = QUERY_TIMEOUT_S) -> Client:
         """A client of the daemon; `timeout_s` is the default of its requests unless --timeout was given."""
         timeout_s = self.timeout(timeout_s)
@@ -123,8 +128,8 @@ class Invocation:
         return not self.json and sys.stderr.isatty()
 
 
-def endpoint_in(path: Path) -> str | None:
-    """`endpoints.control` of a configuration file, read without checking the rest; None when it has none.
+def endpoint_in(path: Path, key: str = "control") -> str | None:
+    """One of `endpoints` of a configuration file, read without checking the rest; None when it has none.
 
     The daemon's own reader costs a tenth of a second of imports, which no command has to give.
     """
@@ -136,13 +141,13 @@ def endpoint_in(path: Path) -> str | None:
         text = f"{path}: not JSON: {error}: see `mgmt config check {path}`"
         raise MgmtError("bad-config", text) from None
     endpoints = value.get("endpoints") if isinstance(value, dict) else None
-    told = endpoints.get("control") if isinstance(endpoints, dict) else None
+    told = endpoints.get(key) if isinstance(endpoints, dict) else None
     if not isinstance(told, str):
         return None
     return told.replace("{runtime}", str(places.runtime_dir())).replace("{state}", str(places.state_dir()))
 
 
-def endpoint_of_the_place() -> str | None:
+def endpoint_of_the_place(key: str = "control") -> str | None:
     """That of the file a daemon started without --config reads; a broken one is that daemon's matter."""
     environ = os.environ
     user = places.xdg_dir(environ, "XDG_CONFIG_HOME") or places.home_dir(environ) / ".config"
@@ -150,7 +155,7 @@ def endpoint_of_the_place() -> str | None:
     for path in [Path(told)] if told else [user / "mgmt" / "config.json", Path("/etc/mgmt/config.json")]:
         if path.is_file():
             try:
-                return endpoint_in(path)
+                return endpoint_in(path, key)
             except MgmtError:
                 return None
     return None

@@ -46,7 +46,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "suite": ("suite", "Create, follow and end suites of tasks."),
     "task": ("task", "Submit tasks, look at them, cancel and repeat them."),
-    "worker": ("worker", "Show the workers of nodes, pause and resume them."),
+    "worker": ("worker", "Show, pause and end workers, and become an independent one."),
     "metrics": ("metrics", _verb("metrics")),
     "request": ("request", "Send one request to a model and print its answer."),
     "wait": ("wait", _verb("wait")),

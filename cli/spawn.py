@@ -15,6 +15,7 @@ from typing import Any
 
 from mgmt.protocol import places
 from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.keys import is_key
 
 from .invocation import Invocation
 
@@ -54,6 +55,11 @@ def environment() -> dict[str, str]:
         if environ.get(name):
             environ[name] = os.path.abspath(environ[name])
     return environ
+
+
+def absolute(told: str | None) -> str | None:
+    """A path made absolute; a public key as it is."""
+    return told if told is None or is_key(told) else os.path.abspath(told)
 
 
 def answering(invocation: Invocation, timeout_s: float = PROBE_S) -> dict[str, Any] | None:

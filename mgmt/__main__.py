@@ -8,11 +8,15 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
 
 from mgmt import config
 from mgmt.protocol import defaults, places, tokens
 from mgmt.protocol.errors import Exit, MgmtError
 from mgmt.protocol.keys import Credentials, credentials
+from mgmt.protocol.messages_suites import IndependentWorker
 from mgmt.shell import agent as agents
 from mgmt.shell.daemon import Daemon
 from mgmt.shell.logging import set_up
@@ -57,13 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="NAME[:ROLE]",
         help="may use the node; may be repeated",
     )
+    joins.add_argument("--worker", action="store_true", help="an independent worker of tasks, and no node")
+    joins.add_argument("--workers", type=int, default=1, metavar="N", help="tasks at a time")
+    joins.add_argument("--kind", choices=("process", "resident"), default="process", help="what runs tasks")
+    joins.add_argument("--prefetch", type=int, default=defaults.TASK_PREFETCH, metavar="N")
+    joins.add_argument("--lifetime", type=float, metavar="S", help="seconds after which it ends by itself")
     arguments = parser.parse_args(argv)
     runtime, state_dir = places.runtime_dir(), places.state_dir()
     try:
         agent = None
         if arguments.join is not None:
             agent = _agent(arguments)
-            runtime, state_dir = agents.folders(arguments.state_dir)
+            worker = agent.name if agent.worker is not None else None
+            runtime, state_dir = agents.folders(arguments.state_dir, worker=worker)
             loaded = agents.settings(runtime, state_dir)
         else:
             loaded = config.load(
@@ -83,7 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _agent(arguments: argparse.Namespace) -> agents.AgentOptions:
     """MgmtError `bad-config` names the option that is wrong."""
-    name = arguments.name or platform.node().partition(".")[0]
+    host = platform.node().partition(".")[0]
+    name = arguments.name or (f"{host}-worker" if arguments.worker else host)
     labels = dict(label.partition("=")[::2] for label in arguments.label)
     for what, values in (("--name", [name]), ("--tag", arguments.tag), ("--label", labels)):
         for value in values:
@@ -94,10 +105,9 @@ def _agent(arguments: argparse.Namespace) -> agents.AgentOptions:
                 raise MgmtError("bad-config", text)
     join = endpoint_of(arguments.join)
     token = tokens.find(arguments.token_file)
-    if arguments.group and token is None:
-        text = (
-            "--group: takes --token-file with a token of this node (`mgmt user token new NAME --node NODE`)"
-        )
+    if arguments.group and token is None and not join.startswith("ipc://"):
+        kind = "--scope worker" if arguments.worker else "--node NODE"
+        text = f"--group: takes --token-file with a token of whoever brings it (`mgmt user token new NAME {kind}`)"
         raise MgmtError("bad-config", text)
     return agents.AgentOptions(
         join=join,
@@ -109,7 +119,30 @@ def _agent(arguments: argparse.Namespace) -> agents.AgentOptions:
         any_policy=arguments.policy == "any",
         token=token,
         groups=tuple(dict.fromkeys(arguments.group)),
+        worker=_worker(arguments) if arguments.worker else None,
     )
+
+
+def _worker(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What an independent worker runs; MgmtError `bad-config` names the option that is wrong."""
+    told = {
+        "worker_count": arguments.workers,
+        "kind": arguments.kind,
+        "task_prefetch_count": arguments.prefetch,
+        "lifetime_s": arguments.lifetime,
+    }
+    try:
+        return IndependentWorker.model_validate(told).model_dump()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        option = {
+            "worker_count": "--workers",
+            "task_prefetch_count": "--prefetch",
+            "lifetime_s": "--lifetime",
+        }
+        raise MgmtError(
+            "bad-config", f"{option.get(str(first['loc'][0]), '--kind')}: {first['msg']}"
+        ) from None
 
 
 def _credentials(arguments: argparse.Namespace, join: str) -> Credentials | None:

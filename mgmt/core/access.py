@@ -82,10 +82,12 @@ def _of_token(state: State, asked: Asked, token: Token) -> Caller:
     admin = state.users.prove(token.user).admin
     via = f"token {token.name!r}"
     if token.scope == "node":
-        if not isinstance(asked.body, msg.AgentHello):
+        if not isinstance(asked.body, msg.AgentHello) or asked.body.worker is not None:
             text = f"token {token.id!r} is for the agent of node {token.node!r} alone (`mgmt agent --token-file`)"
             raise MgmtError("not-authorised", text, token=token.name)
         return Caller(keys.AGENT, token.user, via, token.node, token.id)
+    if isinstance(asked.body, msg.AgentHello) and asked.body.worker is not None and token.scope == "worker":
+        return Caller(keys.AGENT, token.user, via, token=token.id)
     if isinstance(asked.body, msg.AgentHello):
         text = (
             f"token {token.id!r} is no agent's: `mgmt user token new NAME --node {asked.body.node}` makes one"

@@ -190,6 +190,7 @@ def _group_grant(state: State, now: Now, asked: Asked, body: ask.GroupGrant, out
     kind, name = ("node", body.node) if body.node is not None else ("worker", body.worker)
     assert name is not None
     group = state.users.grant(body.group, kind, name, role)
+    state.board.look_again(now, out)
     what = role if role is not None else "none"
     _note(asked, f"group {group.name!r} has the role {what} on {kind} {name!r}", out)
     return _group_body(group)

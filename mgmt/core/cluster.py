@@ -26,14 +26,16 @@ def _agent_hello(state: State, now: Now, asked: Asked, body: msg.AgentHello, out
     if asked.route.plane != NODES_PLANE:
         text = "agents join at `endpoints.nodes` of the configuration, this is another endpoint"
         raise MgmtError("denied", text)
+    kind = "node" if body.worker is None else "worker"
     planned: dict[str, Role] = {}
-    if asked.by.user not in ("", ADMINISTRATOR):
-        planned = state.users.plan_enrolment(asked.by, "node", body.node, body.groups)
+    if asked.by.user and (body.groups or asked.by.user != ADMINISTRATOR):
+        planned = state.users.plan_enrolment(asked.by, kind, body.node, body.groups)
     elif body.groups:
-        text = "groups are given by whoever brings the node: use --token-file with a token of it"
+        text = f"groups are given by whoever brings the {kind}: use --token-file with a token of it"
         raise MgmtError("denied", text, node=body.node)
     node, replay = state.roster.hello(now, asked.route.peer, body, out)
-    state.users.enrol("node", node.name, planned)
+    node.token = asked.by.token
+    state.users.enrol(kind, node.name, planned)
     # The welcome goes first: what is pushed is of the session that it opens.
     state.sessions.answer(asked.route, frames.Outcome.OK, state.roster.welcome(node, replay), out)
     reports = [unit.model_dump() for unit in body.units]
@@ -103,6 +105,9 @@ def settle(state: State, now: Now, out: list[fx.Effect]) -> None:
             _on_lost(state, now, node, out)
         state.supervisor.on_nodes_changed()
         state.board.on_node(now, node, out)
+        if node.state is NodeState.LOST and node.retiring:
+            state.roster.forget(node, out)
+            state.users.retire("worker", node.name)
         _answer_waiters(state, now, out)
 
 
@@ -245,7 +250,8 @@ def _is_drained(state: State, node: Node) -> bool:
 
 @handles("nodes")
 def _nodes(state: State, now: Now, asked: Asked, body: msg.Nodes, out: list[fx.Effect]) -> Body:
-    names = body.nodes or [LOCAL, *sorted(state.roster.nodes)]
+    known = state.roster.nodes
+    names = body.nodes or [LOCAL, *sorted(name for name in known if known[name].worker is None)]
     return {
         "nodes": [
             _local_body(state) if name == LOCAL else node_body(state, now, state.roster.get(name))
@@ -292,12 +298,7 @@ def _node_wait(state: State, now: Now, asked: Asked, body: msg.NodeWait, out: li
 @handles("node-tags")
 def _node_tags(state: State, now: Now, asked: Asked, body: msg.NodeTags, out: list[fx.Effect]) -> Body:
     node = _of_operator(state, body.node)
-    add, remove = frozenset(body.add), frozenset(body.remove)
-    if add & remove:
-        raise MgmtError("bad-body", f"{', '.join(sorted(add & remove))}: added and removed at the same time")
-    node.added = (node.added | (add - node.own_tags)) - remove
-    node.removed = (node.removed | (remove & node.own_tags)) - add
-    state.roster.dirty.add(node.name)
+    state.roster.retag(node, frozenset(body.add), frozenset(body.remove))
     state.supervisor.on_nodes_changed()
     state.board.match(now, out)
     return node_body(state, now, node)
@@ -306,7 +307,11 @@ def _node_tags(state: State, now: Now, asked: Asked, body: msg.NodeTags, out: li
 def _of_operator(state: State, name: str) -> Node:
     if name == LOCAL:
         raise MgmtError("not-available", f"{LOCAL!r} is this daemon's own machine, not the node of an agent")
-    return state.roster.get(name)
+    node = state.roster.get(name)
+    if node.worker is not None:
+        text = f"{name!r} is an independent worker, and no node; `mgmt worker --help` shows what can be done"
+        raise MgmtError("not-available", text)
+    return node
 
 
 def _cordon(state: State, node: Node, cordoned: bool) -> None:

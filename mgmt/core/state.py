@@ -211,7 +211,9 @@ class State:
             environ=identity.environ,
         )
         shared = settings.queue.database is not None
-        self.board = Board(self.roster, self.crew, identity.queue, identity.owner, self._may_send, shared)
+        self.board = Board(
+            self.roster, self.crew, identity.queue, identity.owner, self.users.may_send, shared
+        )
         self.stopping = False
         self.quit_said = False
         self.handed_over = False  # left with units that run on
@@ -250,9 +252,6 @@ class State:
 
     def _on_started(self, now: Now, name: str, t0_ns: int, reason: str, out: list[Effect]) -> None:
         self.schedules.on_started(now, name, t0_ns, reason, out)
-
-    def _may_send(self, group: str, node: str) -> bool:
-        return self.users.may_send(group, "node", node)
 
     def replan(self) -> None:
         """Plan the places of the units anew: other ones are declared, or other CPUs have periodic tasks."""

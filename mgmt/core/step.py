@@ -96,7 +96,8 @@ def _commit(state: State, out: list[fx.Effect]) -> None:
         records = {
             name: to_record(units[name]) if name in units else None for name in sorted(supervisor.dirty)
         }
-        nodes = {name: node_record(roster.nodes[name]) for name in sorted(roster.dirty)}
+        known = roster.nodes
+        nodes = {name: node_record(known[name]) if name in known else None for name in sorted(roster.dirty)}
         commit = fx.Commit(
             records,
             tuple(journal.fresh),
@@ -491,6 +492,8 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.crew.on_timer(now, about, out)
     elif what == "suites":
         state.board.on_timer(now, about, out)
+    elif what == "lifetime":
+        state.board.on_lifetime(now, about, out)
     elif what == "staging":
         state.execution.on_stage_timer(now, out)
     elif what == "fence":
@@ -627,7 +630,15 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
     if state.agent is None:
         state.board.restore(now, event.suites, event.holders, out)
     else:
-        state.agent.on_suite = partial(agency.on_suite, state)
+        state.agent.on_work = partial(_on_work, state)
+
+
+def _on_work(state: State, now: Now, what: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
+    """A word of the daemon about task suites and independent tasks."""
+    if what == "shutdown":
+        _stop(state, now, "the daemon told this worker to end", out)
+    else:
+        agency.on_suite(state, now, what, body, out)
 
 
 def _on_worker_hello(state: State, now: Now, event: ev.WorkerHello, out: list[fx.Effect]) -> None:

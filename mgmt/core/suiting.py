@@ -8,11 +8,13 @@ from typing import Any
 
 from mgmt.core import effect as fx
 from mgmt.core.event import ADMINISTRATOR, Asked, Now
+from mgmt.core.nodes import Node, NodeState
 from mgmt.core.state import State
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.board import CANCELLED, Entry, Holding, exec_state, new_task_of
 from mgmt.core.suites.identity import Kind
-from mgmt.core.suites.pool import Ending
+from mgmt.core.suites.lanes import FUNCTION
+from mgmt.core.suites.pool import Ending, Phase
 from mgmt.core.suites.states import ENDED, Exec, Suite, Task, has_reached
 from mgmt.core.supervision import LOCAL
 from mgmt.core.verbs import Body, handles, refuse_while_stopping
@@ -285,6 +287,8 @@ def _agents(state: State, now: Now, asked: Asked, body: msg.SuiteAgents, out: li
     for node in body.add:
         if node != LOCAL and node not in state.roster.nodes:
             rejected[node] = "no node of this name has ever joined"
+        elif node != LOCAL and state.roster.nodes[node].worker is not None:
+            rejected[node] = "it is an independent worker, and those take no suites"
         elif not state.users.may_send(entry.record.group, "node", node):
             rejected[node] = f"group {entry.record.group!r} may not send work to it"
         else:
@@ -344,12 +348,19 @@ def _submit_independent(
     state: State, now: Now, asked: Asked, body: msg.TaskSubmit, out: list[fx.Effect]
 ) -> Body:
     group, _ = _owner(state, asked, body.group)
-    state.sessions.park(now, asked, out)
+    functions = body.tasks[0].function is not None
+    for index, task in enumerate(body.tasks):
+        if (task.function is not None) is not functions:
+            text = (
+                f"tasks.{index}: functions and commands go to other workers: submit them in two submissions"
+            )
+            raise MgmtError("bad-body", text)
+    tags = {*body.tags, FUNCTION} if functions else set(body.tags)
 
     def then(now: Now, lane: op.LaneRecord, out: list[fx.Effect]) -> None:
         _submit_to(state, now, asked, body, lane.lane, None, out)
 
-    _later(state, now, asked, op.OpenLane(group, tuple(sorted(set(body.tags))), _ms(now)), then, out)
+    _later(state, now, asked, op.OpenLane(group, tuple(sorted(tags)), _ms(now)), then, out)
     return None
 
 
@@ -371,8 +382,7 @@ def _submit_to(
         return {"suite": suite, "tasks": numbers, "already": result.known}
 
     _later(state, now, asked, submit, reply, out)
-    if suite is not None:
-        state.board.claim_for(now, suite, out)
+    state.board.claim_for(now, lane, out)
 
 
 def task_body(state: State, task: op.TaskRecord) -> dict[str, Any]:
@@ -522,7 +532,13 @@ def _why(state: State, now: Now, task: op.TaskRecord) -> list[str]:
         lines += [f"node {node} does not get it any more: its worker died of it" for node in task.excluded]
         return lines or ["no node takes suites now"]
     if where is Task.READY:
-        return ["it waits for an independent worker of its group and tags"]
+        lanes = state.board.lanes
+        why = {node.name: lanes.why_not(task.lane, node.name) for node in lanes.workers()}
+        lines = [f"worker {name}: {text or 'it serves it, after others'}" for name, text in why.items()]
+        lines += [f"worker {name} does not get it any more: it died of it" for name in task.excluded]
+        return lines or [
+            "it waits for an independent worker, and there is none (`mgmt worker run` starts one)"
+        ]
     if where is Task.RUNNING:
         text = f"node {task.node} has it, attempt {task.attempt}"
         return [text + (", and is ending it" if task.cancelling else "")]
@@ -645,11 +661,103 @@ def _task_wait(state: State, now: Now, asked: Asked, body: msg.TaskWait, out: li
 @handles("workers")
 def _workers(state: State, now: Now, asked: Asked, body: msg.Workers, out: list[fx.Effect]) -> Body:
     suite = _entry(state, body.suite).number if body.suite is not None else None
-    rows = []
+    independents = suite is None and body.node is None and body.independent is not False
+    nodes = _chosen(state, asked, body, Role.READ) if independents else []
+    rows = [_worker_body(state, node) for node in nodes]
+    if body.independent is True or body.tags or body.group is not None:
+        return {"workers": rows}
     for holding in state.board.holdings.values():
         if (body.node is None or body.node == holding.node) and suite in (None, holding.suite):
-            rows += _workers_of(state, holding)
+            rows += [
+                row
+                for row in _workers_of(state, holding)
+                if not body.workers or row["worker"] in body.workers
+            ]
     return {"workers": rows}
+
+
+def _chosen(state: State, asked: Asked, body: msg.WorkerFilter, role: Role) -> list[Node]:
+    """Independent workers that a filter means, among those on which whoever asks has the role."""
+    known = state.roster.nodes
+    names = body.workers or [name for name in sorted(known) if known[name].worker is not None]
+    nodes = [known[name] for name in names if name in known and known[name].worker is not None]
+    return [
+        node
+        for node in nodes
+        if node.tags.issuperset(body.tags)
+        and (body.group is None or state.users.may_send(body.group, "worker", node.name))
+        and (asked.by.is_administrator or state.users.may(asked.by.user, "worker", node.name, role))
+    ]
+
+
+def _worker(state: State, name: str) -> Node:
+    node = state.roster.nodes.get(name)
+    if node is None or node.worker is None:
+        text = f"no independent worker {name!r} has joined; `mgmt worker list` shows those that did"
+        raise MgmtError("unknown-node", text, worker=name)
+    return node
+
+
+def _worker_body(state: State, node: Node) -> dict[str, Any]:
+    """A WorkerStatus of an independent worker."""
+    assert node.worker is not None
+    holding, count = state.board.holdings.get(node.name), node.worker["worker_count"]
+    gone = node.state is not NodeState.ALIVE
+    given_up = state.board.given_up.get(node.name, "")
+    if gone or given_up:
+        where = "down"
+    elif node.retiring or node.leaving or (holding is not None and holding.ending is not None):
+        where = "stopping"
+    elif holding is None or holding.phase is not Phase.EXECUTING:
+        where = "starting"
+    else:
+        where = "idle" if holding.is_idle and not holding.busy else "busy"
+    return {
+        "worker": node.name,
+        "node": node.facts.get("host", ""),
+        "suite": None,
+        "state": where,
+        "task": None,
+        "done": holding.done if holding is not None else 0,
+        "pid": node.pid,
+        "cpus": [],
+        "tags": sorted(node.tags),
+        "independent": True,
+        "kind": node.worker["kind"],
+        "workers": count,
+        "roles": {
+            group.name: str(group.grants["worker"][node.name])
+            for group in state.users.groups.values()
+            if node.name in group.grants["worker"] and not group.deleted
+        },
+        "reason": node.reason if gone else given_up,
+    }
+
+
+@handles("worker-shutdown")
+def _worker_shutdown(
+    state: State, now: Now, asked: Asked, body: msg.WorkerShutdown, out: list[fx.Effect]
+) -> Body:
+    if not (body.workers or body.tags or body.group):
+        raise MgmtError("bad-body", "say which workers: give names, tags or a group")
+    for name in body.workers:
+        _worker(state, name)
+    rows = []
+    for node in _chosen(state, asked, body, Role.ADMIN):
+        state.board.retire(now, node, body.force, out)
+        rows.append(_worker_body(state, node))
+        if node.state is NodeState.LOST:
+            state.roster.forget(node, out)
+            state.users.retire("worker", node.name)
+    return {"workers": rows}
+
+
+@handles("worker-tags")
+def _worker_tags(state: State, now: Now, asked: Asked, body: msg.WorkerTags, out: list[fx.Effect]) -> Body:
+    node = _worker(state, body.worker)
+    state.roster.retag(node, frozenset(body.add), frozenset(body.remove))
+    state.board.look_again(now, out)
+    return {"workers": [_worker_body(state, node)]}
 
 
 def _workers_of(state: State, holding: Holding) -> list[dict[str, Any]]:

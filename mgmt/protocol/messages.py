@@ -1063,6 +1063,9 @@ class AgentHello(Message):
         description="what such a node gives: NAME[:ROLE], or write",
     )
     staged: list[StageReport] = Field(default=[], max_length=100_000)
+    worker: mgmt.protocol.messages_suites.IndependentWorker | None = Field(
+        default=None, description="it is an independent worker, and no node"
+    )
 
 
 @_notice("agent-heartbeat", Audience.AGENT)
@@ -1148,3 +1151,5 @@ class NodeGone(Message):
 # Their rows follow these.
 import mgmt.protocol.messages_suites  # noqa: E402
 import mgmt.protocol.messages_users  # noqa: E402, F401
+
+AgentHello.model_rebuild()

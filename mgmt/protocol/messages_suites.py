@@ -80,6 +80,12 @@ class WorkerSchedule(Message):
         return self
 
 
+class IndependentWorker(WorkerSchedule):
+    """What an independent worker runs; `lifetime_s` after its start it ends, with what it runs then."""
+
+    lifetime_s: Positive | None = None
+
+
 class Resource(Message):
     """A file put where a task or hook finds it, before it starts."""
 
@@ -465,18 +471,48 @@ class WorkerStatus(Message):
     pid: int | None
     cpus: list[int]
     tags: list[str]
+    independent: bool = False
+    kind: WorkerKind | None = None
+    workers: int = Field(default=1, description="tasks it runs at a time")
+    roles: dict[str, str] = Field(default={}, description="of the groups that have one on it")
+    reason: str = Field(default="", description="why it is down, or what it waits for")
 
 
 class WorkersReply(Message):
     workers: list[WorkerStatus]
 
 
+class WorkerFilter(Message):
+    """Which workers; all conditions hold."""
+
+    workers: list[Name] = Field(default=[], max_length=10_000, description="only these")
+    tags: Tags = Field(default=[], description="that have all of these")
+    group: Name | None = Field(default=None, description="to which this group may send work")
+
+
 @request("workers", WorkersReply, Audience.USER, READ_IN_GROUP)
-class Workers(Message):
+class Workers(WorkerFilter):
     """List workers."""
 
     node: Name | None = None
     suite: SuiteKey | None = None
+    independent: bool | None = Field(default=None, description="true: only those; false: only managed ones")
+
+
+@request("worker-shutdown", WorkersReply, Audience.USER, Need("worker", Role.ADMIN, "workers"))
+class WorkerShutdown(WorkerFilter):
+    """End independent workers when what they run has ended, and forget them."""
+
+    force: bool = Field(default=False, description="at once; what they run is done again by others")
+
+
+@request("worker-tags", WorkersReply, Audience.USER, Need("worker", Role.ADMIN, "worker"))
+class WorkerTags(Message):
+    """Change which tags an independent worker has."""
+
+    worker: Name
+    add: Tags = []
+    remove: Tags = []
 
 
 @request("worker-pause", WorkersReply, Audience.USER, Need("node", Role.ADMIN, "node"))

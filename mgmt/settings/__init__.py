@@ -88,7 +88,8 @@ class EndpointSettings(Table):
     control: Endpoint = Field("ipc://{runtime}/control", description="native protocol: commands and clients")
     relay: Endpoint = Field("ipc://{runtime}/relay", description="frames that are forwarded to backends")
     nodes: Endpoint | None = Field(
-        None, description="where agents of other machines join; nowhere when absent"
+        "ipc://{runtime}/nodes",
+        description="where agents and independent workers join, those of other machines over tcp; null: nowhere",
     )
     insecure: Annotated[bool, Field(strict=True)] = Field(
         False, description="tcp endpoints without keys: whoever reaches them may do everything"

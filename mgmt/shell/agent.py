@@ -40,14 +40,23 @@ class AgentOptions:
     any_policy: bool = False  # the command line said: whatever the daemon wants
     token: str | None = field(default=None, repr=False)
     groups: tuple[str, ...] = ()
+    worker: dict[str, Any] | None = None  # it is an independent worker: what it runs
 
 
-def folders(state_dir: Path | None, environ: Mapping[str, str] | None = None) -> tuple[Path, Path]:
+def folders(
+    state_dir: Path | None, environ: Mapping[str, str] | None = None, worker: str | None = None
+) -> tuple[Path, Path]:
     """The runtime folder and the state folder: beside those of a daemon of the same machine, never the same.
 
-    `state_dir` is the command line's; then sockets are in its `run`, unless `MGMT_RUNTIME_DIR` says where.
+    `state_dir` is the command line's; then sockets are in its `run`, unless `MGMT_RUNTIME_DIR` says where. An
+    independent `worker` of this name has both in a folder of its own in the daemon's, whatever says where that is.
     """
     environ = os.environ if environ is None else environ
+    if worker is not None:
+        own = (
+            Path(os.path.abspath(state_dir)) if state_dir else places.state_dir(environ) / "workers" / worker
+        )
+        return own / "run", own
     told = environ.get("MGMT_RUNTIME_DIR") or environ.get("RUNTIME_DIRECTORY")
     if state_dir is not None:
         state_dir = Path(os.path.abspath(state_dir))
@@ -68,6 +77,7 @@ def settings(runtime: Path, state_dir: Path) -> Loaded:
         "endpoints": {
             "client_handshake": "ipc://{runtime}/symphony-ipc",
             "cli_management": "ipc://{runtime}/symphony-cli",
+            "nodes": None,
             "model_socket_dir": str(sockets),
         }
     }
@@ -79,7 +89,7 @@ def policy_of(options: AgentOptions, state_dir: Path) -> PolicySettings | None:
 
     MgmtError `bad-config` when the file is wrong, or when there is none and the daemon is another machine's.
     """
-    if options.any_policy:
+    if options.any_policy or options.worker is not None:  # a worker takes no units
         return None
     path = options.policy or state_dir / POLICY
     if options.policy is not None or path.exists():
@@ -117,6 +127,7 @@ def facts_of(
         policy,
         options.token,
         options.groups,
+        options.worker,
     )
 
 

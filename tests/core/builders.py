@@ -9,7 +9,7 @@ from mgmt.core.event import LEGACY_PLANE, NODES_PLANE, Asked, Now, Route
 from mgmt.core.nodes import AgentFacts
 from mgmt.core.placement import Cpu, Gpu, Topology
 from mgmt.core.state import Identity, State
-from mgmt.protocol import frames, messages
+from mgmt.protocol import frames, messages, messages_suites
 from mgmt.protocol.frames import Request
 from mgmt.settings import Settings
 
@@ -153,11 +153,23 @@ def a_request(
 
 
 def an_agent(
-    name: str = "n1", *, tags: tuple[str, ...] = (), agent: str = "", incarnation: int = 1
+    name: str = "n1",
+    *,
+    tags: tuple[str, ...] = (),
+    agent: str = "",
+    incarnation: int = 1,
+    groups: tuple[str, ...] = (),
+    worker: dict[str, Any] | None = None,
 ) -> AgentFacts:
-    """An agent of this name on a machine of its own."""
+    """An agent of this name on a machine of its own; `worker`: it is an independent worker."""
+    told = None
+    if worker is not None:
+        told = messages_suites.IndependentWorker.model_validate(worker).model_dump()
     id, machine = agent or f"agent-of-{name}", f"machine-of-{name}"
-    return AgentFacts(name, "tcp://daemon:1", id, machine, incarnation, tags, {}, {"cpus": 2})
+    facts = {"cpus": 2}
+    return AgentFacts(
+        name, "tcp://daemon:1", id, machine, incarnation, tags, {}, facts, groups=groups, worker=told
+    )
 
 
 def a_hello(node: str = "n1", *, peer: bytes = b"", legacy: bool = False, **body: Any) -> Asked:

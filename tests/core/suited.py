@@ -26,7 +26,7 @@ from tests.core.linked import Cluster, Link
 from tests.core.recorder import Process, Word, World
 from tests.unit.queues import do
 
-WORKER = re.compile(r"suite-\d+\.w\d+")
+WORKER = re.compile(r"(suite-\d+|independent)\.w\d+")
 _connections = itertools.count(1)
 
 
@@ -279,6 +279,11 @@ class Suited(Cluster):
 
     def suite(self, **body: Any) -> int:
         return int(self.ask("suite-create", **body).ok["suite"])
+
+    def board_number(self, name: str) -> int:
+        found = self.daemon.state.board.find(name)
+        assert found is not None
+        return found.number
 
     def submit(self, suite: int, count: int = 1, **task: Any) -> list[int]:
         tasks = [{"args": ["true"], **task}] * count

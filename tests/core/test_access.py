@@ -52,6 +52,8 @@ MAY_SAY = {
         "node-drain",
         "node-tags",
         "worker-pause",
+        "worker-shutdown",
+        "worker-tags",
         *OWN,
         *GROUPS,
         *SUITES,

@@ -223,8 +223,9 @@ def test_an_idempotency_key_is_each_users_own() -> None:
 
 
 def scoped(place: Place, **body: Any) -> str:
-    secret = f"mgmt_{body['name']}"
-    place.ok("token-new", user="alice", digest=tokens.digest(secret), **body)
+    user = body.setdefault("user", "alice")
+    secret = f"mgmt_{user}_{body['name']}"
+    place.ok("token-new", digest=tokens.digest(secret), **body)
     return secret
 
 
@@ -367,10 +368,50 @@ def test_a_node_gives_itself_only_to_groups_of_its_user(groups: list[str], code:
     assert not place.world.state.roster.nodes and not place.users.managers("node", "n1")
 
 
-def test_groups_without_a_token_are_refused() -> None:
+def test_groups_of_nobody_are_refused() -> None:
+    """A key says which node it is, and not whose. Who comes through a file of this machine is its administrator."""
     place = Place()
-    assert place.world.ask(a_hello("n1", groups=["alice"])).code == "denied"
+    asked = a_hello("n1", groups=["alice"])
+    asked.route.grant = Grant("k" * 40, "agent:n1", "n1-key")
+    assert place.world.ask(asked).code == "denied"
     assert not place.world.state.roster.nodes
+    assert place.world.ask(a_hello("n1", groups=["alice"])).ok
+    assert place.users.may_send("alice", "node", "n1")
+
+
+WORKS = {"worker_count": 1}
+
+
+def test_a_worker_takes_a_token_of_its_scope_and_is_its_users() -> None:
+    place = Place()
+    of_node = scoped(place, name="n", scope="node", node="w1")
+    assert place.world.ask(a_hello("w1", token=of_node, worker=WORKS)).code == "not-authorised"
+    token = scoped(place, name="w", scope="worker")
+    assert place.world.ask(a_hello("w1", token=token)).code == "not-authorised", "it is no node's"
+    assert place.world.ask(a_hello("w1", token=token, worker=WORKS, groups=["bob"])).code == "denied"
+    assert place.world.ask(a_hello("w1", token=token, worker=WORKS)).ok
+    assert place.users.may_send("alice", "worker", "w1") and not place.users.may_send("bob", "worker", "w1")
+    assert not place.users.may_send("alice", "node", "w1")
+    alice, bob = place.speak("alice"), place.speak("bob")
+    assert alice.ask("worker-tags", worker="w1", add=["gpu"]).ok["workers"][0]["tags"] == ["gpu"]
+    assert bob.ask("worker-tags", worker="w1", add=["gpu"]).code == "denied"
+    assert bob.ask("worker-shutdown", workers=["w1"]).code == "denied"
+    assert bob.ask("worker-shutdown", tags=["gpu"]).ok["workers"] == [], "a filter finds what one may manage"
+    assert bob.ask("workers").ok["workers"] == [] != alice.ask("workers").ok["workers"]
+    bobs = scoped(place, user="bob", name="w", scope="worker")
+    assert place.world.ask(a_hello("w1", token=bobs, worker=WORKS, peer=b"b")).code == "denied"
+    assert alice.ask("worker-shutdown", tags=["gpu"]).ok["workers"][0]["state"] == "stopping"
+
+
+def test_a_name_is_a_nodes_or_a_workers() -> None:
+    place = Place()
+    assert place.world.ask(a_hello("n1")).ok and place.world.ask(a_hello("w1", worker=WORKS)).ok
+    assert place.world.ask(a_hello("w1")).code == "conflict"
+    assert place.world.ask(a_hello("n1", worker=WORKS)).code == "conflict"
+    assert [one["node"] for one in place.ok("nodes")["nodes"]] == ["local", "n1"]
+    assert place.admin.ask("node-cordon", node="w1").code == "not-available"
+    assert place.admin.ask("worker-shutdown", workers=["n1"]).code == "unknown-node"
+    assert place.admin.ask("worker-shutdown").code == "bad-body", "not all of them by mistake"
 
 
 def test_what_was_given_or_taken_later_outlives_the_next_hello() -> None:
@@ -459,6 +500,7 @@ NEEDS: dict[str, tuple[str, Role]] = {
     **dict.fromkeys(("suite-refresh", "suite-agents", "task-submit"), ("group", Role.WRITE)),
     **dict.fromkeys(("task-cancel", "task-retry", "task-change"), ("group", Role.WRITE)),
     "worker-pause": ("node", Role.ADMIN),
+    **dict.fromkeys(("worker-shutdown", "worker-tags"), ("worker", Role.ADMIN)),
     "fault-report": RUNS,
 }
 
@@ -518,19 +560,22 @@ def test_the_matrix_of_roles_verbs_and_objects(verb: str) -> None:
     for user in ("alice", "bob"):
         users.create(now, user, False)
     object, role = NEEDS[verb]
-    kinds = {"group": [None, *Role], "node": [None, *Role]}.get(object, [None])
+    kinds = [None, *Role] if object in ("group", "node", "worker") else [None]
     for has in kinds:
         group = users.create_group(now, machine, f"g{has}-{verb}")
-        users.grant(group.name, "node", f"n{has}", Role.ADMIN)
+        for kind in ("node", "worker"):
+            users.grant(group.name, kind, f"n{has}", Role.ADMIN)
         if has is not None:
             group.members["alice"] = has
-        name = {"group": group.name, "node": f"n{has}", "user": "alice"}.get(object, "")
+        place = f"n{has}"
+        name = {"group": group.name, "node": place, "worker": place, "user": "alice"}.get(object, "")
         expected = {
             "session": True,
             "service": role is Role.READ,
             "user": True,
             "unit": False,
             "node": has is not None and has >= role and verb != "agent-hello",
+            "worker": has is not None and has >= role,
             "group": has is not None and has >= role,
         }[object]
         assert allowed(state, Caller(access.USER, "alice"), verb, name) is expected, f"{has} on {name}"

@@ -40,9 +40,11 @@ class AgentFacts:
     policy: PolicySettings | None = None  # None: whatever the daemon says
     token: str | None = field(default=None, repr=False)  # of the user who brings this node
     groups: tuple[str, ...] = ()  # that may use it: NAME or NAME:ROLE
+    worker: dict[str, Any] | None = None  # it is an independent worker, and this is what it runs
 
 
 FAULTS = 500  # in one report
+NO_UNITS = "this is an independent worker: it runs tasks and no units"
 
 
 class Tasks(Protocol):
@@ -95,7 +97,7 @@ class Agent:
         self.refused = 0  # assignments that were older than what is known
         self.refusal = ""  # the daemon's last word, when it was no
         self.also: dict[str, UnitSpec] = {}  # units of this node's own crew
-        self.on_suite: Callable[[Now, str, dict[str, Any], list[fx.Effect]], None] | None = None
+        self.on_work: Callable[[Now, str, dict[str, Any], list[fx.Effect]], None] | None = None
         self._supervisor, self._ordering, self._ledger = supervisor, ordering, ledger
         supervisor.lease = self._lease
         self._declare, self._undeclared, self._tasks = declare, undeclared, tasks
@@ -178,7 +180,11 @@ class Agent:
             "staged": self._tasks.reports(),
         }
         if self.facts.token is not None:
-            body |= {"token": self.facts.token, "groups": list(self.facts.groups)}
+            body["token"] = self.facts.token
+        if self.facts.groups:
+            body["groups"] = list(self.facts.groups)
+        if self.facts.worker is not None:
+            body["worker"] = self.facts.worker
         out.append(fx.SayHello(body))
         self._unsaid.clear()
         self._wait("hello", now.mono_ns + int(defaults.NODE_HELLO_S * 1e9), out)
@@ -364,8 +370,8 @@ class Agent:
                 self._drop(now, name, out)
         elif what == "drop" and body["unit"] in self.assignments:
             self._drop(now, body["unit"], out)
-        elif what.startswith("suite") and self.on_suite is not None:
-            self.on_suite(now, what, body, out)
+        elif (what.startswith("suite") or what == "shutdown") and self.on_work is not None:
+            self.on_work(now, what, body, out)
         elif what == "reset" and body["unit"] in self.assignments:
             self._supervisor.reset_failed(self._supervisor.units[body["unit"]], out)
         elif what in ("stage", "start", "hold"):
@@ -427,6 +433,8 @@ class Agent:
 
     def _why_not(self, spec: UnitSpec) -> str:
         """Why the policy does not allow a unit beside the others that shall be up; empty when it does."""
+        if self.facts.worker is not None:
+            return NO_UNITS
         if self.facts.policy is None:
             return ""
         beside = [self._specs[name] for name, known in self.assignments.items() if known.wanted]
@@ -494,6 +502,8 @@ class Agent:
 
     def _why_not_all(self, specs: list[UnitSpec]) -> str:
         """Why the policy does not allow these beside what shall be up and is not one of them."""
+        if self.facts.worker is not None:
+            return NO_UNITS
         if self.facts.policy is None:
             return ""
         mine = {spec.name for spec in specs}

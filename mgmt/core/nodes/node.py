@@ -51,6 +51,9 @@ class Node:
     log_dir: str = ""
     cordoned: bool = False
     leaving: bool = False  # its agent is being stopped
+    worker: dict[str, Any] | None = None  # it is an independent worker: what it runs (IndependentWorker)
+    retiring: bool = False  # that worker was told to end, and is forgotten when it has
+    token: str = ""  # id of the one its agent showed
     peer: bytes = b""  # of the present session; empty: there is none
     session: int = 0
     seen_ns: int = 0
@@ -70,7 +73,9 @@ class Node:
     @property
     def takes_units(self) -> bool:
         """Whether something new may be put on it."""
-        return self.state is NodeState.ALIVE and not self.cordoned and not self.leaving
+        return self.state is NodeState.ALIVE and not (
+            self.cordoned or self.leaving or self.worker is not None
+        )
 
 
 def to_record(node: Node) -> dict[str, Any]:
@@ -87,6 +92,8 @@ def to_record(node: Node) -> dict[str, Any]:
         "log_dir": node.log_dir,
         "cordoned": node.cordoned,
         "fault_seq": node.fault_seq,
+        "worker": node.worker,
+        "retiring": node.retiring,
     }
 
 
@@ -104,4 +111,6 @@ def from_record(name: str, record: dict[str, Any]) -> Node:
         log_dir=record["log_dir"],
         cordoned=record["cordoned"],
         fault_seq=record.get("fault_seq"),
+        worker=record.get("worker"),
+        retiring=record.get("retiring", False),
     )

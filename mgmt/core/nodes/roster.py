@@ -70,6 +70,10 @@ class Roster:
             raise MgmtError("conflict", f"the name {LOCAL!r} means the daemon's own machine; use --name NAME")
         if node is not None and node.peer and node.state is not NodeState.LOST:
             self._refuse_twin(now, node, hello)
+        if node is not None and (node.worker is None) is not (hello.worker is None):
+            what = "a node" if node.worker is None else "an independent worker"
+            text = f"{hello.node!r} is the name of {what}; give this one another --name"
+            raise MgmtError("conflict", text, node=hello.node)
         if node is None:
             node = self.nodes[hello.node] = Node(hello.node, NodeState.LOST, "it has not joined yet")
         again = node.incarnation == hello.incarnation and node.agent == hello.agent
@@ -92,6 +96,8 @@ class Roster:
         node.incarnation, node.started_at = hello.incarnation, hello.started_at
         node.version, node.pid, node.log_dir = hello.version, hello.pid, hello.log_dir
         node.own_tags, node.labels, node.facts = frozenset(hello.tags), dict(hello.labels), dict(hello.facts)
+        node.worker = hello.worker.model_dump() if hello.worker is not None else None
+        node.retiring = node.retiring and again
         node.leaving, node.round_trip_ns, node.offset_ns = False, None, None
         node.seen_ns = now.mono_ns
         self.dirty.add(node.name)
@@ -181,6 +187,22 @@ class Roster:
             return
         limit_ns = self._suspect_ns if node.state is NodeState.ALIVE else self.lost_ns
         self._watch(node, node.seen_ns + limit_ns, out)
+
+    def retag(self, node: Node, add: frozenset[str], remove: frozenset[str]) -> None:
+        """An operator says what it is, too, and what it is not; MgmtError `bad-body` for both at once."""
+        if add & remove:
+            text = f"{', '.join(sorted(add & remove))}: added and removed at the same time"
+            raise MgmtError("bad-body", text)
+        node.added = (node.added | (add - node.own_tags)) - remove
+        node.removed = (node.removed | (remove & node.own_tags)) - add
+        self.dirty.add(node.name)
+
+    def forget(self, node: Node, out: list[fx.Effect]) -> None:
+        """It was told to end, and has."""
+        self._end_session(node, out)
+        del self.nodes[node.name]
+        self.dirty.add(node.name)
+        out.append(fx.CancelTimer(("node", node.name)))
 
     def on_peer_lost(self, now: Now, peer: bytes, out: list[fx.Effect]) -> None:
         """Its connection is of no use any more: it must say hello, and has the time of a silent node for it."""

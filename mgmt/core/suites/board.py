@@ -2,6 +2,7 @@
 
 The queue is the truth about suites and tasks; here is a mirror of the suites, as of the last answer of the queue.
 A *holding* is one suite given to one node, by the number of its holder. A node works on one suite at a time.
+An independent worker has a holding without a suite as long as it is there.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from mgmt.core.nodes import Node, NodeState, Roster
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.crew import Assignment, Crew
 from mgmt.core.suites.identity import Kind, number_of, uuid_of
+from mgmt.core.suites.lanes import Lanes
 from mgmt.core.suites.metrics import Metrics
 from mgmt.core.suites.pool import Claimed, Ending, Outcome, Phase
 from mgmt.core.suites.states import Exec, Suite
@@ -78,10 +80,10 @@ class Entry:
 
 @dataclass(slots=True)
 class Holding:
-    """`parked`: number and credits of an exchange that waits for work."""
+    """`parked`: number and credits of an exchange that waits for work; without credits it asks anew then."""
 
     node: str
-    suite: int
+    suite: int  # 0: of an independent worker
     holder: int = 0  # 0: being opened
     phase: Phase = Phase.PREPARING
     reason: str = ""
@@ -89,6 +91,9 @@ class Holding:
     parked: tuple[int, int] | None = None
     ending: Ending | None = None
     idle_ns: int = 0  # since when it waits for work
+    offer: dict[str, Any] | None = None  # what the independent worker runs
+    busy: int = 0  # tasks that were given to it and are not done
+    done: int = 0
 
     @property
     def is_idle(self) -> bool:
@@ -98,8 +103,8 @@ class Holding:
 class Permits(Protocol):
     """What the board asks about groups."""
 
-    def __call__(self, group: str, node: str) -> bool:
-        """Whether work of the group may be sent to the node."""
+    def __call__(self, group: str, kind: str, name: str) -> bool:
+        """Whether work of the group may be sent to the node or worker."""
 
 
 class Board:
@@ -116,6 +121,9 @@ class Board:
         self.cordoned = False  # nothing new for this machine itself
         self.failure = ""  # why the queue could not write last time
         self.metrics = Metrics()
+        self.lanes = Lanes(roster, lambda group, worker: permits(group, "worker", worker))
+        self.given_up: dict[str, str] = {}  # why independent workers get no tasks, until they come back
+        self._unheld: set[str] = set()  # independent workers that are there and have no holding
         self._by_holder: dict[int, Holding] = {}
         self._roster, self._crew = roster, crew
         self._queue_id, self._owner, self._permits, self._shared = queue_id, owner, permits, shared
@@ -147,6 +155,8 @@ class Board:
         else:
             self.failure = ""
             self.metrics.queued(result)
+            if isinstance(result, op.LaneRecord):
+                self.lanes.adopt(result)
             counts = result if isinstance(result, op.Counts) else getattr(result, "counts", ())
             self._count(now, (counts,) if isinstance(counts, op.Counts) else counts, out)
         self._then.pop(event.tag[0])(now, result, out)
@@ -163,6 +173,11 @@ class Board:
                 self.metrics.moved(entry.counts, of_lane)
                 entry.follow(of_lane, _ms(now))
                 self._on_counted(now, entry, out)
+            elif of_lane.lane in self.lanes.records:
+                self.lanes.follow(of_lane)
+                self._wake(now, of_lane.ready, out)
+            elif entry is None and of_lane.pending:
+                self.ask(op.ListLanes(), self._on_lanes, out)
 
     def _watch(self, now: Now, out: list[fx.Effect]) -> None:
         """Time passes only for what is pending, and for holders."""
@@ -226,11 +241,16 @@ class Board:
             self.adopt(record)
             if record.counts.pending:
                 self._pending.add(record.suite)
+        self.ask(op.ListLanes(), self._on_lanes, out)
         mine = self._crew.assignment
         for one in holders:
             node = self._roster.nodes.get(one.node)
             known = node is not None if one.node != LOCAL else mine is not None and mine.holder == one.holder
-            if not known or one.suite not in self.entries or one.node in self.holdings:
+            if node is not None and node.worker is not None:
+                is_there = not one.suite
+            else:
+                is_there = one.suite in self.entries
+            if not known or not is_there or one.node in self.holdings:
                 self.ask(op.EndHolder(one.holder, _ms(now)), _ignored, out)
                 continue
             holding = Holding(one.node, one.suite, one.holder, Phase.EXECUTING)
@@ -248,6 +268,7 @@ class Board:
         """Give suites with ready tasks to nodes that have none, and take nodes from suites that have no work."""
         if self.closing:
             return
+        self._enlist(now, out)
         wanting = [entry for entry in self.entries.values() if entry.is_live and entry.counts.ready]
         for entry in self.entries.values():
             if not (entry.is_live and entry.counts.ready) or self._holdings_of(entry.number):
@@ -275,11 +296,13 @@ class Board:
 
     def why_not(self, entry: Entry, node: str) -> str:
         """Why a node may not work on a suite; empty when it may."""
+        if node in self._roster.nodes and self._roster.nodes[node].worker is not None:
+            return "it is an independent worker, and those take no suites"
         if node in entry.refused:
             return entry.refused[node]
         if node in entry.removed:
             return "it was taken off the suite"
-        if not self._permits(entry.record.group, node):
+        if not self._permits(entry.record.group, "node", node):
             return f"group {entry.record.group!r} may not send work to it"
         if node in entry.added:
             return ""
@@ -322,12 +345,22 @@ class Board:
         for holding in list(self.holdings.values()):
             other = self.entries.get(holding.suite)
             idle = other is None or not (other.counts.ready or other.counts.running)
-            if idle and holding.ending is None and holding.holder and self.why_not(entry, holding.node) == "":
+            if (
+                holding.suite
+                and idle
+                and holding.ending is None
+                and holding.holder
+                and self.why_not(entry, holding.node) == ""
+            ):
                 self.end(now, holding, Ending.FINISH, "another suite has work", out)
                 return
 
     def _open(self, now: Now, entry: Entry, node: str, out: list[fx.Effect]) -> None:
-        holding = self.holdings[node] = Holding(node, entry.number)
+        self._hold(now, Holding(node, entry.number), out)
+
+    def _hold(self, now: Now, holding: Holding, out: list[fx.Effect]) -> None:
+        node = holding.node
+        self.holdings[node] = holding
         until_ms = _ms(now) + int(LEASE_S * 1000)
 
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
@@ -337,27 +370,37 @@ class Board:
                 return
             if isinstance(result, MgmtError):
                 del self.holdings[node]
+                if not holding.suite:
+                    self._unheld.add(node)
                 return
             holding.holder = result.holder
             self._by_holder[result.holder] = holding
-            self.metrics.add("agents_assigned_total")
+            self.metrics.add("agents_assigned_total", int(bool(holding.suite)))
             self._give(now, holding, out)
 
-        self.ask(op.OpenHolder(node, self._owner, until_ms, _ms(now), suite=entry.number), then, out)
+        worker = "" if holding.suite else node
+        opened = op.OpenHolder(node, self._owner, until_ms, _ms(now), suite=holding.suite, worker=worker)
+        self.ask(opened, then, out)
 
     def _give(self, now: Now, holding: Holding, out: list[fx.Effect]) -> None:
-        """Tell the node about the suite it has."""
-        entry = self.entries[holding.suite]
-        assignment = Assignment(
-            holder=holding.holder,
-            suite=entry.number,
-            uuid=self.uuid(Kind.SUITE, entry.number),
-            name=entry.record.name,
-            group=entry.record.group,
-            node=holding.node,
-            worker=entry.worker,
-            hooks=entry.hooks,
-        )
+        """Tell the node what it has."""
+        if holding.suite:
+            entry = self.entries[holding.suite]
+            assignment = Assignment(
+                holder=holding.holder,
+                suite=entry.number,
+                uuid=self.uuid(Kind.SUITE, entry.number),
+                name=entry.record.name,
+                group=entry.record.group,
+                node=holding.node,
+                worker=entry.worker,
+                hooks=entry.hooks,
+            )
+        else:
+            offer = self._roster.nodes[holding.node].worker
+            assert offer is not None
+            holding.offer = offer
+            assignment = Assignment(holding.holder, 0, "independent", "", "", holding.node, offer, {})
         if holding.node == LOCAL:
             self._crew.assign(now, assignment, out)
         else:
@@ -427,9 +470,10 @@ class Board:
             reached = tuple((task, attempt, state) for task, attempt, state in states)
             self.ask(op.ExecStates(holder, reached, _ms(now)), self._on_states(states), out)
         entry = self.entries.get(holding.suite)
-        credits = want if holding.ending is None and entry is not None and entry.is_live else 0
+        is_live = entry.is_live if entry is not None else not holding.suite
+        credits = want if holding.ending is None and is_live else 0
         results, returned = self._results(now, holding, entry, outcomes, out)
-        if results or returned or (credits and entry is not None and entry.counts.ready):
+        if results or returned or (credits and self._has_ready(holding)):
             self._claim(now, holding, number, credits, results, returned, out)
         elif outcomes or not want:
             self._answer(now, holding, number, [], [], 0, out)
@@ -437,7 +481,12 @@ class Board:
             holding.parked, holding.idle_ns = (number, want), now.mono_ns
             if entry is not None and not entry.counts.pending:
                 self._consider(now, holding, entry, out)
-            self.match(now, out)
+            if holding.suite:
+                self.match(now, out)
+
+    def _has_ready(self, holding: Holding) -> bool:
+        entry = self.entries.get(holding.suite)
+        return bool(entry.counts.ready if entry is not None else self.lanes.ready_for(holding.node))
 
     def _results(
         self, now: Now, holding: Holding, entry: Entry | None, outcomes: list[Outcome], out: list[fx.Effect]
@@ -454,7 +503,7 @@ class Board:
                 results.append(op.Result(task, attempt, None, CANCELLED, 0, _ms(now)))
             else:
                 _, _, _, cause, reason, unit = outcome
-                eligible = self.eligible(entry) if entry is not None else ()
+                eligible = self.eligible(entry) if entry is not None else self.lanes.rivals(holding.node)
                 text = f"{unit}: {reason}"
                 death = op.ReportDeath(holding.holder, task, attempt, cause, text, _ms(now), eligible)
                 self.ask(death, self._on_struck(task), out)
@@ -469,9 +518,16 @@ class Board:
         results: Sequence[op.Result],
         returned: tuple[tuple[int, int], ...],
         out: list[fx.Effect],
+        lane: int = 0,
     ) -> None:
+        """`lane`: one that is about to have ready tasks."""
         entry = self.entries.get(holding.suite)
-        alone = entry is not None and self.eligible(entry) == (holding.node,)
+        lanes: tuple[int, ...] = ()
+        if entry is not None:
+            alone = self.eligible(entry) == (holding.node,)
+        else:
+            lanes = tuple({*self.lanes.ready_for(holding.node), *((lane,) if lane else ())})
+            alone = all(self.lanes.eligible(one) == (holding.node,) for one in lanes)
         asked_ns = now.mono_ns
 
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
@@ -493,22 +549,33 @@ class Board:
                 for claim in result.claims
             ]
             stale = result.acks.count(op.Ack.STALE)
+            holding.done += result.acks.count(op.Ack.OK)
+            holding.busy = max(0, holding.busy + len(claims) - len(results) - len(returned))
             cancelling = [list(one) for one in result.cancelling]
+            if lanes and not (claims or results or returned or cancelling) and holding.ending is None:
+                # Others were faster, or it may not have what is there: it asks anew when something has changed.
+                holding.parked, holding.idle_ns = (number, 0), now.mono_ns
+                return
             self._answer(now, holding, number, claims, cancelling, stale, out)
             if self.task_waiters:
                 for one in results:
                     self.on_task(now, one.task, out)
 
-        exchange = op.Exchange(holding.holder, number, _ms(now), results, want, returned, fallback=alone)
+        exchange = op.Exchange(
+            holding.holder, number, _ms(now), results, want, returned, lanes, fallback=alone
+        )
         self.ask(exchange, then, out)
 
-    def claim_for(self, now: Now, suite: int, out: list[fx.Effect]) -> None:
+    def claim_for(self, now: Now, lane: int, out: list[fx.Effect]) -> None:
         """Tasks are on their way into the queue: whoever waits for some claims them in the same commit."""
-        for holding in self._holdings_of(suite):
-            if holding.parked is not None and holding.ending is None:
+        suite = lane if lane in self.entries else 0
+        for holding in sorted(self._holdings_of(suite), key=lambda one: one.idle_ns):
+            if holding.parked is None or holding.parked[1] == 0 or holding.ending is not None:
+                continue
+            if suite or self.lanes.why_not(lane, holding.node) == "":
                 number, want = holding.parked
                 holding.parked = None
-                self._claim(now, holding, number, want, (), (), out)
+                self._claim(now, holding, number, want, (), (), out, 0 if suite else lane)
                 return
 
     def _upstream(self, claim: op.Claim) -> str:
@@ -568,8 +635,12 @@ class Board:
         if phase is Phase.IDLE:
             self._drop(holding)
             entry = self.entries.get(holding.suite)
-            if failed and entry is not None and holding.ending is None:
-                entry.refused[node] = reason
+            if failed and holding.ending is None:
+                (entry.refused if entry is not None else self.given_up)[node] = reason
+            elif not holding.suite:
+                self._unheld.add(node)
+                if self._roster.nodes[node].retiring:
+                    self._dismiss(self._roster.nodes[node], None, out)
             self.ask(op.EndHolder(holder, _ms(now)), self._then_match, out)
 
     def _on_reconciled(self, holding: Holding) -> Then:
@@ -625,6 +696,84 @@ class Board:
         if self.holdings.get(holding.node) is holding:
             del self.holdings[holding.node]
 
+    # ---- independent workers ----
+
+    def _on_worker(self, now: Now, node: Node, holding: Holding | None, out: list[fx.Effect]) -> None:
+        """An independent worker said hello."""
+        assert node.worker is not None
+        self.given_up.pop(node.name, None)
+        if node.retiring:
+            self._dismiss(node, holding, out)
+        elif holding is None:
+            self._unheld.add(node.name)
+        elif holding.holder and holding.ending is None and holding.offer not in (None, node.worker):
+            self.end(now, holding, Ending.FINISH, "it was started again with other options", out)
+        lifetime_s = node.worker["lifetime_s"]
+        if lifetime_s is not None:
+            left_s = max(0.0, node.started_at + lifetime_s - now.real_s)
+            out.append(fx.SetTimer(("lifetime", node.name), now.mono_ns + int(left_s * 1e9)))
+
+    def _enlist(self, now: Now, out: list[fx.Effect]) -> None:
+        for name in sorted(self._unheld):
+            node = self._roster.nodes[name]
+            if name not in self.holdings and node.peer and not node.leaving and not node.retiring:
+                self._unheld.discard(name)
+                self._hold(now, Holding(name, 0), out)
+
+    def on_lifetime(self, now: Now, name: str, out: list[fx.Effect]) -> None:
+        node = self._roster.nodes.get(name)
+        if node is not None and node.worker is not None and node.peer:
+            self.retire(now, node, False, out)
+
+    def retire(self, now: Now, node: Node, force: bool, out: list[fx.Effect]) -> None:
+        """Have an independent worker end: when what it runs has ended, or at once and others do that anew."""
+        node.retiring = True
+        self._roster.dirty.add(node.name)
+        self._unheld.discard(node.name)
+        holding = self.holdings.get(node.name)
+        if holding is not None and (force or not holding.holder):
+            self._drop(holding)
+            if holding.holder:
+                self.ask(op.EndHolder(holding.holder, _ms(now)), _ignored, out)
+            holding = None
+        if holding is not None and holding.ending is None:
+            self.end(now, holding, Ending.FINISH, "it was told to end", out)
+        self._dismiss(node, holding, out)
+
+    def _dismiss(self, node: Node, holding: Holding | None, out: list[fx.Effect]) -> None:
+        if holding is None:
+            self._roster.push(node, "shutdown", {}, out)
+
+    def look_again(self, now: Now, out: list[fx.Effect]) -> None:
+        """Who may work on what has changed."""
+        self.match(now, out)
+        self._wake(now, sum(counts.ready for counts in self.lanes.counts.values()), out)
+
+    def _wake(self, now: Now, ready: int, out: list[fx.Effect]) -> None:
+        """So many independent tasks may be waited for: those who waited longest have them."""
+        if not ready:
+            return
+        for holding in sorted(self._holdings_of(0), key=lambda one: one.idle_ns):
+            if holding.parked is None or holding.ending is not None or not self._has_ready(holding):
+                continue
+            (number, want), holding.parked = holding.parked, None
+            if not want:
+                self._answer(now, holding, number, [], [], 0, out)
+            elif ready > 0:
+                ready -= want
+                self._claim(now, holding, number, want, (), (), out)
+            else:
+                holding.parked = (number, want)
+
+    def _on_lanes(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
+        if isinstance(result, MgmtError):
+            return
+        for record in result:
+            if not record.is_suite:
+                self.lanes.adopt(record)
+                self._pending.add(record.lane)
+                self._wake(now, record.counts.ready, out)
+
     # ---- nodes and time ----
 
     def on_hello(self, now: Now, node: Node, replay: bool, out: list[fx.Effect]) -> None:
@@ -635,6 +784,8 @@ class Board:
             self._give(now, holding, out)
             if holding.ending is not None:
                 self._end_at(now, node.name, holding.holder, holding.ending, "", out)
+        if node.worker is not None:
+            self._on_worker(now, node, holding, out)
         self.match(now, out)
 
     def on_node(self, now: Now, node: Node, out: list[fx.Effect]) -> None:
@@ -646,10 +797,13 @@ class Board:
                 self.ask(op.EndHolder(holding.holder, _ms(now)), self._then_match, out)
         elif node.state is NodeState.ALIVE:
             self.match(now, out)
+        if node.state is NodeState.LOST:
+            self._unheld.discard(node.name)
 
     def on_timer(self, now: Now, about: str, out: list[fx.Effect]) -> None:
         if about == "look":
             self.ask(op.ListSuites(limit=1 << 31), self._on_looked, out)
+            self.ask(op.ListLanes(), self._on_lanes, out)
         elif about == "sweep":
             self._sweeps = False
             self.ask(op.Sweep(_ms(now), int(defaults.SUITE_AUTO_CLOSE_S * 1000)), self._on_swept, out)

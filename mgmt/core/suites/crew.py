@@ -81,17 +81,23 @@ class Crew:
         self._ending: Ending | None = None
         self._reason = ""
         self._finding = False  # after a restart: workers are coming back
+        self._next: Assignment | None = None  # what comes when the present one is aborted
 
     # ---- what is said from above ----
 
     def assign(self, now: Now, assignment: Assignment, out: list[fx.Effect]) -> None:
-        """Work on this suite; MgmtError `conflict` unless it is idle. Again with the same holder: nothing."""
+        """Work on this suite. Again with the same holder: nothing; with a later one: the former has ended above,
+        so it is aborted first. MgmtError `conflict` for an earlier one."""
         if self.assignment is not None:
             if self.assignment.holder == assignment.holder:
                 self._tell_phase(now, out)
                 return
-            text = f"this node is at work on suite {self.assignment.suite}; it takes one at a time"
-            raise MgmtError("conflict", text, suite=self.assignment.suite)
+            if self.assignment.holder > assignment.holder:
+                text = f"this node is at work on suite {self.assignment.suite}; it takes one at a time"
+                raise MgmtError("conflict", text, suite=self.assignment.suite)
+            self._next = assignment
+            self.end(now, self.assignment.holder, Ending.ABORT, "it was given something else", out)
+            return
         self.assignment = assignment
         self._ending, self._reason = None, ""
         self._move("assigned")
@@ -309,7 +315,7 @@ class Crew:
             self.pool.lost = False
             self._tell_phase(now, out, held=self.pool.held())
         self.pool.turn(now, out)
-        if self._ending is not None and self.pool.is_empty:
+        if self._ending is Ending.ABORT or (self._ending is not None and self.pool.is_empty):
             self._leave(now, out)
 
     # ---- the end ----
@@ -356,6 +362,9 @@ class Crew:
         self._upward.phase(
             now, holder, Phase.IDLE, reason, failed=failed, completed=completed, held=None, out=out
         )
+        following, self._next = self._next, None
+        if following is not None:
+            self.assign(now, following, out)
 
     # ---- a former life ----
 
@@ -433,7 +442,9 @@ class Crew:
         )
 
     def _prefix(self) -> str:
-        return f"suite-{self.assignment.suite}." if self.assignment is not None else "\0"
+        if self.assignment is None:
+            return "\0"
+        return f"suite-{self.assignment.suite}." if self.assignment.suite else "independent."
 
     def _folder(self) -> str:
         assert self.assignment is not None

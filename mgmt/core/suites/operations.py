@@ -516,9 +516,8 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Exchanged:
-    """`claims` by priority, then age; `acks` in the order of the results; `cancelling`: what it should end.
-
-    `retried`: how many of the results are tried again instead of ended.
+    """`claims` by priority, of several groups in turns, then by age; `acks` in the order of the results;
+    `cancelling`: what it should end; `retried`: how many of the results are tried again instead of ended.
     """
 
     claims: tuple[Claim, ...]

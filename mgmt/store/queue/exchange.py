@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mgmt.core.suites import operations as ops
 from mgmt.core.suites.states import SUITE_EDGES, Suite, SuiteEvent, Task
@@ -60,7 +60,7 @@ def exchange(db: Connection, op: ops.Exchange) -> ops.Exchanged:
         claims = sorted(rows, key=_order)
     else:
         if op.want > 0:
-            lanes = (suite,) if suite else _independent(db, op.lanes)
+            lanes = {suite: ("", 0)} if suite else _independent(db, op.lanes)
             claims = _claim(db, op, lanes, node, moves)
         said = bytes(acks) if acks else None
         db.change("UPDATE holders SET number = ?, acks = ? WHERE id = ?", (op.number, said, op.holder))
@@ -92,18 +92,37 @@ def _order(row: Sequence[int | bytes]) -> tuple[int, int]:
     return -row[2], row[0]
 
 
-def _independent(db: Connection, lanes: Sequence[int]) -> Sequence[int]:
-    """An independent worker never sees the tasks of a suite, whatever it asks for."""
+def _independent(db: Connection, lanes: Sequence[int]) -> dict[int, tuple[str, int]]:
+    """Group and running tasks of those with ready ones.
+
+    An independent worker never sees the tasks of a suite, whatever it asks for.
+    """
     rows = db.rows(
-        f"SELECT id FROM lanes WHERE id {db.AMONG} AND is_suite = 0 AND ready > 0", (db.ids(lanes),)
+        f"SELECT id, group_name, running FROM lanes WHERE id {db.AMONG} AND is_suite = 0 AND ready > 0",
+        (db.ids(lanes),),
     )
-    return [lane for (lane,) in rows]
+    return {lane: (group, running) for lane, group, running in rows}
+
+
+def _in_turns(
+    found: list[tuple[int, int, int, bytes, int]], lanes: Mapping[int, tuple[str, int]]
+) -> list[tuple[int, int, int, bytes, int]]:
+    """By priority; of the same priority, the group goes first that has the fewest tasks running; then by age."""
+    running: dict[str, int] = {}
+    for group, count in lanes.values():
+        running[group] = running.get(group, 0) + count
+    places: dict[int, tuple[int, int, int]] = {}
+    for row in sorted(found, key=_order):
+        group = lanes[row[4]][0]
+        places[row[0]] = -row[2], running[group], row[0]
+        running[group] += 1
+    return sorted(found, key=lambda row: places[row[0]])
 
 
 def _claim(
-    db: Connection, op: ops.Exchange, lanes: Sequence[int], node: str, moves: Moves
+    db: Connection, op: ops.Exchange, lanes: Mapping[int, tuple[str, int]], node: str, moves: Moves
 ) -> list[tuple[int, int, int, bytes]]:
-    """The first `want` ready tasks of the lanes, by priority, then age."""
+    """The first `want` ready tasks of the lanes: by priority, groups in turns, then by age."""
     excluded, node_of = ("", ()) if op.fallback else (_NOT_EXCLUDED, (node,))
     sql = (
         f"SELECT id, attempt + 1, priority, spec, lane FROM tasks WHERE state = 1 AND lane = ?{excluded} "
@@ -111,7 +130,7 @@ def _claim(
     )
     found = [row for lane in lanes for row in db.rows(sql, (lane, *node_of, op.want))]
     if len(lanes) > 1:
-        found = sorted(found, key=_order)[: op.want]
+        found = _in_turns(found, lanes)[: op.want]
     if not found:
         return []
     db.change(
