@@ -1128,7 +1128,7 @@ class NodePush(Message):
     seq: int = Field(ge=1)
     what: Literal[
         "assign", "keep", "drop", "reset", "stage", "start", "hold",
-        "suite", "suite-end", "suite-cancel", "suite-pause",
+        "suite", "suite-end", "suite-cancel", "suite-pause", "shutdown",
     ]  # fmt: skip
     body: dict[str, Any]
 

@@ -227,6 +227,7 @@ def test_a_restart_goes_on_with_what_there_is(there: Suited, who: str) -> None:
     join(there, "w1", worker_count=2)
     tasks = submit(there, 6)
     there.work(there.hands[0])
+    there.pump()
     if who != "agent":
         there.kill_daemon()
     if who != "daemon":
@@ -297,7 +298,7 @@ def test_a_lost_worker_is_forgotten_at_once(there: Suited) -> None:
 def test_a_worker_lives_as_long_as_it_said(there: Suited) -> None:
     join(there, "w1", lifetime_s=30.0)
     there.advance(25.0)
-    assert row(there, "w1")["state"] == "idle"
+    assert not there.links["w1"].world.state.stopping
     there.advance(6.0)
     assert there.links["w1"].world.state.stopping
 
@@ -317,7 +318,7 @@ def test_a_worker_takes_no_units(queue: Connection) -> None:
     unit = {"command": ["run"], "node": {"tags": ["gpu"]}}
     there = Suited(queue, units={"u": unit})
     join(there, "w1", ("gpu",))
-    assert there.ask("start", units=["u"], wait=False).ok
+    assert there.ask("start", targets=["u"], wait=False).ok
     there.pump()
     assert not there.daemon.state.supervisor.units["u"].node
     assert there.daemon.state.crew.phase is Phase.IDLE

@@ -253,7 +253,8 @@ class Board:
             if not known or not is_there or one.node in self.holdings:
                 self.ask(op.EndHolder(one.holder, _ms(now)), _ignored, out)
                 continue
-            holding = Holding(one.node, one.suite, one.holder, Phase.EXECUTING)
+            offer = node.worker if node is not None else None
+            holding = Holding(one.node, one.suite, one.holder, Phase.EXECUTING, offer=offer)
             self.holdings[one.node] = self._by_holder[one.holder] = holding
         if mine is not None and mine.holder not in self._by_holder:
             self._crew.end(now, mine.holder, Ending.ABORT, "its time was up", out)
@@ -397,10 +398,8 @@ class Board:
                 hooks=entry.hooks,
             )
         else:
-            offer = self._roster.nodes[holding.node].worker
-            assert offer is not None
-            holding.offer = offer
-            assignment = Assignment(holding.holder, 0, "independent", "", "", holding.node, offer, {})
+            assert holding.offer is not None
+            assignment = Assignment(holding.holder, 0, "independent", "", "", holding.node, holding.offer, {})
         if holding.node == LOCAL:
             self._crew.assign(now, assignment, out)
         else:
@@ -569,7 +568,7 @@ class Board:
     def claim_for(self, now: Now, lane: int, out: list[fx.Effect]) -> None:
         """Tasks are on their way into the queue: whoever waits for some claims them in the same commit."""
         suite = lane if lane in self.entries else 0
-        for holding in sorted(self._holdings_of(suite), key=lambda one: one.idle_ns):
+        for holding in sorted(self._holdings_of(suite), key=_idleness):
             if holding.parked is None or holding.parked[1] == 0 or holding.ending is not None:
                 continue
             if suite or self.lanes.why_not(lane, holding.node) == "":
@@ -706,7 +705,7 @@ class Board:
             self._dismiss(node, holding, out)
         elif holding is None:
             self._unheld.add(node.name)
-        elif holding.holder and holding.ending is None and holding.offer not in (None, node.worker):
+        elif holding.holder and holding.ending is None and holding.offer != node.worker:
             self.end(now, holding, Ending.FINISH, "it was started again with other options", out)
         lifetime_s = node.worker["lifetime_s"]
         if lifetime_s is not None:
@@ -718,7 +717,7 @@ class Board:
             node = self._roster.nodes[name]
             if name not in self.holdings and node.peer and not node.leaving and not node.retiring:
                 self._unheld.discard(name)
-                self._hold(now, Holding(name, 0), out)
+                self._hold(now, Holding(name, 0, offer=node.worker), out)
 
     def on_lifetime(self, now: Now, name: str, out: list[fx.Effect]) -> None:
         node = self._roster.nodes.get(name)
@@ -753,7 +752,7 @@ class Board:
         """So many independent tasks may be waited for: those who waited longest have them."""
         if not ready:
             return
-        for holding in sorted(self._holdings_of(0), key=lambda one: one.idle_ns):
+        for holding in sorted(self._holdings_of(0), key=_idleness):
             if holding.parked is None or holding.ending is not None or not self._has_ready(holding):
                 continue
             (number, want), holding.parked = holding.parked, None
@@ -867,6 +866,11 @@ AGEING_S = 60.0  # a suite that waits so long counts as one step more urgent
 
 def _ms(now: Now) -> int:
     return int(now.real_s * 1000)
+
+
+def _idleness(holding: Holding) -> tuple[int, int]:
+    """The smallest has the next task: who has the fewest, then who waits longest."""
+    return holding.busy, holding.idle_ns
 
 
 def _ignored(now: Now, result: Any, out: list[fx.Effect]) -> None:
