@@ -94,7 +94,16 @@ def _token_new(state: State, now: Now, asked: Asked, body: ask.TokenNew, out: li
     if body.node is not None and state.users.managers("node", body.node):
         state.users.require(asked, node=body.node, role=Role.ADMIN)
     expires_at = now.real_s + body.lifetime_s
-    token = Token(user.name, body.name, body.digest, body.scope, body.node or "", now.real_s, expires_at)
+    token = Token(
+        user.name,
+        body.name,
+        body.digest,
+        body.scope,
+        body.node or "",
+        now.real_s,
+        expires_at,
+        lifetime_s=body.lifetime_s,
+    )
     state.users.tokens.add(now, token)
     _note(asked, f"token {token.id!r} (scope {token.scope}) is let in", out)
     return _token_body(now, token)

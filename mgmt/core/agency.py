@@ -68,7 +68,8 @@ def on_welcomed(state: State, now: Now, event: ev.Welcomed, out: list[fx.Effect]
     if event.body.get("faults") is not None:
         agent.tell_faults(now, *state.journal.since(event.body["faults"]), out)
     state.crew.on_link(now, out)
-    out.append(fx.Note("INFO", f"joined {agent.facts.daemon} as node {agent.facts.name}", {}))
+    what = "node" if agent.facts.worker is None else "worker"
+    out.append(fx.Note("INFO", f"joined {agent.facts.daemon} as {what} {agent.facts.name}", {}))
 
 
 def on_refused(state: State, now: Now, event: ev.Refused, out: list[fx.Effect]) -> None:

@@ -61,6 +61,8 @@ def on_node_noticed(state: State, now: Now, event: ev.NodeNoticed, out: list[fx.
     body = event.body
     if event.name == "agent-heartbeat":
         state.roster.beat(now, node, body, out)
+        if node.token and state.users.tokens.renew(now, node.token):
+            out.append(fx.Note("INFO", f"token {node.token!r} of {node.name} is renewed: it is in use", {}))
     elif event.name == "agent-report":
         state.roster.heard(now, node)
         state.roster.acknowledge(node, body["acked"])

@@ -174,6 +174,7 @@ class Commit:
     nodes: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
     accounts: Mapping[str, Mapping[str, Mapping[str, Any] | None]] = field(default_factory=dict)
+    outbox: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,6 +146,7 @@ class Restored:
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
     accounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # users, groups, tokens
     crew: dict[str, Any] | None = None  # what this machine was at work on
+    outbox: dict[str, dict[str, Any]] = field(default_factory=dict)  # what its crew had to tell
     suites: tuple[Any, ...] = ()  # of the queue
     holders: tuple[Any, ...] = ()
 

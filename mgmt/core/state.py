@@ -18,6 +18,7 @@ from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.suites.board import Board
 from mgmt.core.suites.crew import Crew
+from mgmt.core.suites.outbox import Outbox
 from mgmt.core.suites.pool import Outcome, Phase, Upward
 from mgmt.core.suites.upward import ToDaemon
 from mgmt.core.supervision import Ordering, UnitSpec
@@ -209,6 +210,7 @@ class State:
             socket=identity.workers,
             worker=identity.worker,
             environ=identity.environ,
+            outbox=Outbox() if self.agent is not None else None,
         )
         shared = settings.queue.database is not None
         self.board = Board(

@@ -91,7 +91,8 @@ def _commit(state: State, out: list[fx.Effect]) -> None:
     supervisor, journal, roster, agent = state.supervisor, state.journal, state.roster, state.agent
     keeper, crew = supervisor if agent is None else agent, state.crew
     fresh = supervisor.dirty or journal.fresh or keeper.has_unsaved or roster.dirty
-    if fresh or state.users.dirty or crew.dirty:
+    outbox = crew.outbox.take() if crew.outbox is not None else {}
+    if fresh or state.users.dirty or crew.dirty or outbox:
         units = supervisor.units
         records = {
             name: to_record(units[name]) if name in units else None for name in sorted(supervisor.dirty)
@@ -107,6 +108,7 @@ def _commit(state: State, out: list[fx.Effect]) -> None:
             nodes=nodes,
             meta={"crew": crew.record()} if crew.dirty else {},
             accounts=state.users.take_changes(),
+            outbox=outbox,
         )
         crew.dirty = False
         out.insert(0, commit)
@@ -592,6 +594,7 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
     state.roster.restore(now, event.nodes, out)
     if event.crew is not None:
         state.crew.restore(now, event.crew, out)
+    state.crew.pool.restore(event.outbox)
     if state.agent is not None:
         state.agent.restore(now, event.assignments, out)
     else:

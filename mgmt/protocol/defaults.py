@@ -155,6 +155,7 @@ MAX_USER_TOKENS = 64  # of one user; expired ones go first
 TOKEN_BYTES = 32  # of chance in a token
 TOKEN_LIFETIME_S = 30 * 86_400.0  # of a token whose maker says nothing else
 MAX_TOKEN_LIFETIME_S = 10 * 366 * 86_400.0  # ten years; longer is for ever
+TOKEN_RENEW_S = 86_400.0  # left of an agent's or worker's token, or half of its life: it is renewed
 TOKEN_USE_S = 60.0  # how exactly the last use of a token is written down
 GROUP_QUOTA = 8  # groups that a user may create
 STORAGE_QUOTA_BYTES = 16_000_000_000  # of one group

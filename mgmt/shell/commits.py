@@ -86,6 +86,7 @@ class Commits:
         nodes: dict[str, Any] = {}
         meta: dict[str, Any] = {}
         accounts: dict[str, dict[str, Any]] = {}
+        outbox: dict[str, Any] = {}
         events: list[Any] = []
         for commit in self._gathered:
             units |= commit.units
@@ -95,6 +96,7 @@ class Commits:
             meta |= commit.meta
             for table, records in commit.accounts.items():
                 accounts.setdefault(table, {}).update(records)
+            outbox |= commit.outbox
             events += commit.events
         keep_events_from = self._gathered[-1].keep_events_from
         self._gathered.clear()
@@ -109,6 +111,7 @@ class Commits:
             assignments=assignments,
             nodes=nodes,
             accounts=accounts,
+            outbox=outbox,
         )
         self._store.commit(batch, self._on_written)
 

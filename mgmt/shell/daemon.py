@@ -240,6 +240,7 @@ class Daemon:
             assignments=restored.assignments,
             nodes=restored.nodes,
             crew=restored.meta.get("crew"),
+            outbox=restored.outbox,
             suites=suites,
             holders=holders,
             accounts=restored.accounts,

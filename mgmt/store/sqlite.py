@@ -22,7 +22,7 @@ from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.store.files import beside, defect_of, write_durably
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 ROWS_PER_INSERT = 100
 CACHE_KIB = 256  # pages are written, and read again only by the next daemon
 _SCHEMA = """
@@ -35,9 +35,10 @@ CREATE TABLE nodes (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE users (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE groups (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE tokens (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE outbox (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 ACCOUNTS = ("users", "groups", "tokens")
-TABLES = ("meta", "units", "events", "workloads", "assignments", "nodes", *ACCOUNTS)
+TABLES = ("meta", "units", "events", "workloads", "assignments", "nodes", *ACCOUNTS, "outbox")
 # What makes a file of an older version one of the next; never changed once it was released.
 _MIGRATIONS = {
     1: "CREATE TABLE workloads (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
@@ -46,6 +47,7 @@ _MIGRATIONS = {
     4: "CREATE TABLE users (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
     5: "CREATE TABLE groups (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
     6: "CREATE TABLE tokens (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    7: "CREATE TABLE outbox (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
 }
 
 # What reading a damaged file raises; the second when SQLite names garbage in its own words.
@@ -71,6 +73,7 @@ class Batch:
     assignments: Mapping[str, Record | None] = field(default_factory=dict)
     nodes: Mapping[str, Record | None] = field(default_factory=dict)
     accounts: Mapping[str, Mapping[str, Record | None]] = field(default_factory=dict)
+    outbox: Mapping[str, Record | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ class Restored:
     assignments: dict[str, dict[str, Any]] = field(default_factory=dict)
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
     accounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    outbox: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class SqliteStore:
@@ -131,7 +135,8 @@ class SqliteStore:
             accounts = {table: records for table in ACCOUNTS if (records := self._read(table))}
             rows = self._db.execute("SELECT seq, record FROM events ORDER BY seq")
             events = [_unpack(seq, row) for seq, row in rows]
-            return Restored(meta, units, events, workloads, assignments, nodes, accounts)
+            outbox = self._read("outbox")
+            return Restored(meta, units, events, workloads, assignments, nodes, accounts, outbox)
         except (*_DAMAGE, MgmtError) as error:
             raise self._refusal(str(error)) from None
 
@@ -295,19 +300,19 @@ def _apply(db: sqlite3.Connection, batch: Batch) -> None:
     _put(db, "nodes", batch.nodes)
     for table, records in batch.accounts.items():
         _put(db, table, records)
+    _put(db, "outbox", batch.outbox)
     _insert(db, "events", [(event["seq"], _pack(event["seq"], event)) for event in batch.events])
     if batch.keep_events_from:
         db.execute("DELETE FROM events WHERE seq < ?", (batch.keep_events_from,))
 
 
 def _put(db: sqlite3.Connection, table: str, records: Mapping[str, Record | None]) -> None:
-    rows = []
-    for name, record in records.items():
-        if record is None:
-            db.execute(f"DELETE FROM {table} WHERE name = ?", (name,))
-        else:
-            rows.append((name, _pack(name, record)))
-    _insert(db, table, rows)
+    gone = [(name,) for name, record in records.items() if record is None]
+    if gone:
+        db.executemany(f"DELETE FROM {table} WHERE name = ?", gone)
+    _insert(
+        db, table, [(name, _pack(name, record)) for name, record in records.items() if record is not None]
+    )
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: Sequence[tuple[Any, bytes]]) -> None:
@@ -343,6 +348,7 @@ def _merged(batches: list[Batch]) -> list[Batch]:
     assignments: dict[str, Record | None] = {}
     nodes: dict[str, Record | None] = {}
     accounts: dict[str, dict[str, Record | None]] = {}
+    outbox: dict[str, Record | None] = {}
     events: list[Record] = []
     keep, synced = 0, False
     for batch in batches:
@@ -354,7 +360,8 @@ def _merged(batches: list[Batch]) -> list[Batch]:
         nodes |= batch.nodes
         for table, records in batch.accounts.items():
             accounts.setdefault(table, {}).update(records)
+        outbox |= batch.outbox
         events += batch.events
         keep = max(keep, batch.keep_events_from)
     kept = tuple(event for event in events if event["seq"] >= keep)
-    return [Batch(meta, units, kept, keep, synced, workloads, assignments, nodes, accounts)]
+    return [Batch(meta, units, kept, keep, synced, workloads, assignments, nodes, accounts, outbox)]

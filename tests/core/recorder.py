@@ -175,6 +175,7 @@ class World:
         self.agent = agent  # who it is when it serves another daemon
         self.assignments: dict[str, dict[str, Any]] = {}  # in the store, like `nodes`
         self.nodes: dict[str, dict[str, Any]] = {}
+        self.outbox: dict[str, dict[str, Any]] = {}
         self.accounts: dict[str, dict[str, dict[str, Any]]] = {"users": {}, "groups": {}, "tokens": {}}
         self.meta: dict[str, Any] = {}
         self.queue: Callable[[Any], Any] | None = (
@@ -268,6 +269,7 @@ class World:
             frames.unpack(frames.pack(table)) for table in tables
         )
         crew = frames.unpack(frames.pack(self.meta)).get("crew")
+        outbox = frames.unpack(frames.pack(self.outbox))
         suites = self.queue(operations.ListSuites(limit=1 << 31)).suites if self.queue is not None else ()
         holders = self.queue(operations.ListHolders()) if self.queue is not None else ()
         self.feed(
@@ -280,6 +282,7 @@ class World:
                 nodes,
                 accounts=accounts,
                 crew=crew,
+                outbox=outbox,
                 suites=suites,
                 holders=holders,
             )
@@ -719,6 +722,7 @@ class World:
             (self.workloads, commit.workloads),
             (self.assignments, commit.assignments),
             (self.nodes, commit.nodes),
+            (self.outbox, commit.outbox),
             *((self.accounts[table], records) for table, records in commit.accounts.items()),
         ):
             for name, record in changed.items():

@@ -241,6 +241,62 @@ def test_a_restart_goes_on_with_what_there_is(there: Suited, who: str) -> None:
     assert all(count == 1 for count in there.commits.values())
 
 
+def both_die(there: Suited, name: str) -> None:
+    """kill -9 of an agent and of all its workers at once."""
+    hands, world = there.hands_at(name), there.links[name].world
+    there.kill_agent(name)
+    for hand in hands:
+        there.hands.remove(hand)
+        world.leader_ends(hand.process, None, 9)
+        world.tree_ends(hand.process)
+
+
+@pytest.mark.parametrize("acknowledged", [False, True])
+def test_what_ended_before_an_agent_died_with_its_workers_is_told_once(
+    there: Suited, acknowledged: bool
+) -> None:
+    """Without an outbox the tasks would run again."""
+    join(there, "w1", worker_count=2)
+    tasks = submit(there, 2)
+    there.lost_words["crew-exchange" if not acknowledged else "crew-work"] = 100
+    for hand in there.hands_at("w1"):
+        there.work(hand)
+    there.pump()
+    assert not any(hand.untaken for hand in there.hands), "they may forget what they told: it is written down"
+    box = there.links["w1"].world.outbox
+    assert len([one for record in box.values() for one in record["outcomes"]]) == 2
+    there.advance(0.5)  # a later life counts its exchanges from its clock
+    both_die(there, "w1")
+    there.lost_words.clear()
+    there.heal("w1")
+    there.advance(5.0)
+    assert there.states() == dict.fromkeys(tasks, Task.FINISHED)
+    assert there.ran == {(task, 1): 1 for task in tasks}, "none of them ran again"
+    assert not there.links["w1"].world.outbox, "what is acknowledged is forgotten"
+
+
+def test_what_a_lost_agent_kept_is_told_too_late(there: Suited) -> None:
+    join(there, "w1")
+    join(there, "w2", ("gpu",))
+    (task,) = submit(there, tags=["gpu"])
+    there.lost_words["crew-exchange"] = 100
+    there.work(the_hand(there, "w2"))
+    there.pump()
+    there.cut("w2")
+    assert there.links["w2"].world.outbox
+    there.advance(5.0)
+    both_die(there, "w2")
+    there.lost_words.clear()
+    assert there.ask("worker-tags", worker="w1", add=["gpu"]).ok
+    work_all(there)
+    there.heal("w2")
+    there.advance(5.0)
+    assert there.states()[task] == Task.FINISHED
+    assert there.ran == {(task, 1): 1, (task, 2): 1}
+    assert there.ask("tasks", tasks=[task]).ok["tasks"][0]["node"] == "w1", "the later attempt counts"
+    assert not there.links["w2"].world.outbox
+
+
 def test_cancelling_a_running_one_reaches_its_worker(there: Suited) -> None:
     join(there, "w1")
     (task,) = submit(there)

@@ -9,6 +9,7 @@ import pytest
 
 from mgmt.core import access
 from mgmt.core import effect as fx
+from mgmt.core import event as ev
 from mgmt.core.event import ADMINISTRATOR, MACHINE, NOBODY, NODES_PLANE, Asked, Caller, Now, Route
 from mgmt.core.users import Users
 from mgmt.protocol import defaults, frames, keys, messages, tokens
@@ -401,6 +402,33 @@ def test_a_worker_takes_a_token_of_its_scope_and_is_its_users() -> None:
     bobs = scoped(place, user="bob", name="w", scope="worker")
     assert place.world.ask(a_hello("w1", token=bobs, worker=WORKS, peer=b"b")).code == "denied"
     assert alice.ask("worker-shutdown", tags=["gpu"]).ok["workers"][0]["state"] == "stopping"
+
+
+@pytest.mark.parametrize(
+    ("lifetime_s", "after_s", "renewed"),
+    [
+        (30 * 86_400.0, 28.9 * 86_400.0, False),
+        (30 * 86_400.0, 29.1 * 86_400.0, True),
+        (3600.0, 1700.0, False),
+        (3600.0, 1900.0, True),
+        (3600.0, 3700.0, False),
+    ],
+)
+def test_the_token_of_an_agent_that_is_there_is_renewed_before_it_expires(
+    lifetime_s: float, after_s: float, renewed: bool
+) -> None:
+    """What is over is over, and a token that was revoked meanwhile is not missed."""
+    place = Place()
+    token = scoped(place, name="w", scope="worker", lifetime_s=lifetime_s)
+    session = place.world.ask(a_hello("w1", token=token, worker=WORKS)).ok["session"]
+    start_s = place.world.now.real_s
+    place.world.now_ns += int(after_s * 1e9)
+    beat = {"clock_ns": 1, "acked": 0}
+    place.world.feed(ev.NodeNoticed(b"w1", session, "agent-heartbeat", beat))
+    found = place.users.tokens.by_id["alice/w"]
+    assert found.expires_at == pytest.approx(start_s + lifetime_s + (after_s if renewed else 0.0), abs=1.0)
+    place.users.tokens.remove(found)
+    place.world.feed(ev.NodeNoticed(b"w1", session, "agent-heartbeat", beat))
 
 
 def test_a_name_is_a_nodes_or_a_workers() -> None:

@@ -363,7 +363,7 @@ def as_version_1(path: Path) -> dict[str, bytes]:
     """Make a closed store what a daemon of the first schema version left; its files."""
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA journal_mode=DELETE")
-    for table in ("workloads", "assignments", "nodes", *ACCOUNTS):
+    for table in ("workloads", "assignments", "nodes", *ACCOUNTS, "outbox"):
         db.execute(f"DROP TABLE {table}")
     db.execute("PRAGMA user_version=1")
     db.execute("VACUUM")
@@ -402,6 +402,15 @@ def test_assignments_and_nodes_are_kept_and_forgotten(path: Path) -> None:
     store.close()
     restored = reopened(path)
     assert (restored.assignments, restored.nodes) == ({"a": {"epoch": 1}}, {"n1": {"tags": []}})
+
+
+def test_the_outbox_is_kept_and_forgotten(path: Path) -> None:
+    store = SqliteStore(path)
+    done = {"holder": 3, "outcomes": [["done", 1, 1, 0, "", 1, 2, b"tail", {}, "w0"]]}
+    assert commit(store, synced=False, outbox={str(number): done for number in range(300)}) == ""
+    assert commit(store, synced=False, outbox={str(number): None for number in range(299)}) == ""
+    store.close()
+    assert reopened(path).outbox == {"299": done}
 
 
 def test_accounts_are_kept_and_forgotten(path: Path) -> None:
@@ -459,7 +468,7 @@ def test_recovery_of_a_damaged_store_of_the_first_version(path: Path) -> None:
         "workloads": 0,
         "assignments": 0,
         "nodes": 0,
-        **dict.fromkeys(ACCOUNTS, 0),
+        **dict.fromkeys((*ACCOUNTS, "outbox"), 0),
     }
     assert reopened(path).units == {"a": unit(1)}
     assert version(path) == SCHEMA_VERSION
@@ -541,7 +550,7 @@ def test_recovery_saves_what_can_be_read_and_keeps_the_damaged_file(path: Path) 
         "workloads": 0,
         "assignments": 0,
         "nodes": 0,
-        **dict.fromkeys(ACCOUNTS, 0),
+        **dict.fromkeys((*ACCOUNTS, "outbox"), 0),
     }
     assert 0 < len(restored.units) < 300
 
@@ -568,7 +577,7 @@ def test_recovery_of_nothing_starts_anew_and_says_so(path: Path, left: bytes | N
         "workloads": 0,
         "assignments": 0,
         "nodes": 0,
-        **dict.fromkeys(ACCOUNTS, 0),
+        **dict.fromkeys((*ACCOUNTS, "outbox"), 0),
     }
     assert reopened(path) == Restored({}, {}, [])
     assert path.with_name("state.db.damaged-now").exists() is (left is not None)

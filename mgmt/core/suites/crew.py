@@ -15,6 +15,7 @@ from mgmt import template
 from mgmt.core import effect as fx
 from mgmt.core.event import Now
 from mgmt.core.suites.binding import Binding, cpus_of
+from mgmt.core.suites.outbox import Outbox
 from mgmt.core.suites.pool import PHASES, Claimed, Ending, Phase, Pool, Slot, Upward
 from mgmt.core.supervision import AT_REST, Ordering, State, Supervisor, Unit, UnitSpec
 from mgmt.protocol import defaults
@@ -69,11 +70,16 @@ class Crew:
         socket: str,
         worker: str,
         environ: Mapping[str, str],
+        outbox: Outbox | None = None,
     ) -> None:
-        """`socket`: where workers connect; `worker`: the program that runs processes; `environ`: of tasks."""
+        """`socket`: where workers connect; `worker`: the program that runs processes; `environ`: of tasks.
+
+        `outbox`: where outcomes are safe until they are committed above; None where the queue is near.
+        """
         self.phase = Phase.IDLE
         self.assignment: Assignment | None = None
-        self.pool = Pool(upward)
+        self.outbox = outbox
+        self.pool = Pool(upward, outbox)
         self.dirty = False  # the record is to be written
         self._supervisor, self._ordering, self._declare = supervisor, ordering, declare
         self._upward = upward
@@ -269,7 +275,7 @@ class Crew:
 
     def on_said(self, now: Now, connection: int, messages: list[list[Any]], out: list[fx.Effect]) -> None:
         """Words of a worker, in order."""
-        self.pool.hear(connection, messages)
+        self.pool.hear(connection, messages, out)
         self._turn(now, out)
 
     def on_worker_gone(self, now: Now, connection: int, out: list[fx.Effect]) -> None:

@@ -1,7 +1,8 @@
 """The pool: the workers of a crew, the tasks in their hands, and what became of those that ended.
 
 Tasks come and outcomes go in exchanges with whoever is above, one with outcomes at a time, so that batches grow
-with the load. Outcomes are kept here, and by the workers that told them, until they are committed above.
+with the load. Outcomes are kept here, and by the workers that told them, until they are committed above; or, with an
+outbox, in the store of this machine, and the workers may forget them as soon as they are written there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Protocol
 from mgmt.core import effect as fx
 from mgmt.core.event import Now
 from mgmt.core.suites.metrics import Metrics
+from mgmt.core.suites.outbox import Outbox
 from mgmt.core.supervision import Exit
 from mgmt.protocol import defaults
 from mgmt.worker import wire
@@ -119,7 +121,7 @@ WINDOW_S = 0.02  # of work that a worker has before it
 class Pool:
     """The slots of one holder. `leaving`: no new tasks; `hard`: those that are here are being ended, too."""
 
-    def __init__(self, upward: Upward) -> None:
+    def __init__(self, upward: Upward, outbox: Outbox | None = None) -> None:
         self.slots: dict[str, Slot] = {}
         self.holder = 0
         self.paused = False
@@ -128,7 +130,7 @@ class Pool:
         self.completed = 0  # tasks since it was opened
         self.stale = 0  # outcomes that came too late to count
         self.metrics = Metrics()
-        self._upward = upward
+        self._upward, self._outbox = upward, outbox
         self._limit = self._prefetch = 0
         self._connections: dict[int, Slot] = {}
         self._buffer: deque[Claimed] = deque()
@@ -150,6 +152,11 @@ class Pool:
         self.leaving = self.hard = self.lost = False
         self.completed = 0
 
+    def restore(self, records: dict[str, Any]) -> None:
+        """What a former life had to tell and did not, or nobody acknowledged."""
+        if self._outbox is not None:
+            self._outcomes += [(0, outcome) for outcome in self._outbox.restore(self.holder, records)]
+
     def close(self, out: list[fx.Effect]) -> None:
         """Forget everything; there is no process any more."""
         if self._asked:
@@ -166,6 +173,8 @@ class Pool:
             kept.clear()
         self._sent, self._outcomes = [], []
         self.holder = self._asked = 0
+        if self._outbox is not None:
+            self._outbox.clear()
 
     @property
     def is_empty(self) -> bool:
@@ -204,17 +213,19 @@ class Pool:
         if self.hard:
             self._cancel(slot, list(slot.tasks), out)
 
-    def hear(self, connection: int, messages: list[list[Any]]) -> None:
+    def hear(self, connection: int, messages: list[list[Any]], out: list[fx.Effect]) -> None:
         """Words of a worker, in order."""
         slot = self._connections.get(connection)
         if slot is None:
             return
+        done: list[Outcome] = []
         for message in messages:
             if message[0] == Kind.DONE:
                 # In the order of the worker, and all of them: it is told how many are safe.
                 message[0] = "done"
                 message.append(slot.unit)
-                self._outcomes.append((connection, message))
+                self._outcomes.append((connection if self._outbox is None else 0, message))
+                done.append(message)
                 task = slot.tasks.get(message[1])
                 if task is None or task[1] != message[2]:
                     continue  # told again
@@ -225,6 +236,10 @@ class Pool:
                 self._limit += slot.learn(max(0, message[6] - message[5]) / 1e9, self._prefetch)
             elif message[0] == Kind.STATE:
                 self._states.append([message[1], message[2], message[3]])
+        if done and self._outbox is not None:
+            self._outbox.put(self.holder, done)
+            slot.taken += len(done)
+            out.append(fx.ToWorker(connection, ([Kind.TAKEN, slot.taken],)))  # behind the write of this step
 
     def part(self, connection: int) -> Slot | None:
         """A worker's connection is closed: it died, or connects anew."""
@@ -370,6 +385,8 @@ class Pool:
                 slot.taken += 1
                 taken.add(slot)
         self._sent = []
+        if self._outbox is not None:
+            self._outbox.acknowledged()
         out.extend(fx.ToWorker(slot.connection, ([Kind.TAKEN, slot.taken],)) for slot in taken)
 
     def turn(self, now: Now, out: list[fx.Effect]) -> None:
@@ -381,6 +398,8 @@ class Pool:
         # One exchange with outcomes at a time; one that only asks makes way for it.
         if (talks and not self._sent) or (not self._asked and want and want * 2 >= self._limit):
             self._sent, self._outcomes = self._outcomes, []
+            if self._outbox is not None:
+                self._outbox.sent()
             self._number += 1
             self._asked, self._wanted = self._number, want
             self._unanswered.add(self._number)

@@ -59,7 +59,10 @@ class Group:
 
 @dataclass(slots=True)
 class Token:
-    """`digest`: SHA-256 of its text. `scope`: user, node or worker; `node`: of the second. Epoch seconds."""
+    """`digest`: SHA-256 of its text. `scope`: user, node or worker; `node`: of the second. Epoch seconds.
+
+    `lifetime_s`: what it is renewed by; 0 of those that were made before there was such a thing: never.
+    """
 
     user: str
     name: str
@@ -69,6 +72,7 @@ class Token:
     created_at: float
     expires_at: float
     used_at: float | None = None
+    lifetime_s: float = 0.0
 
     @property
     def id(self) -> str:

@@ -91,6 +91,18 @@ class Tokens:
             )
             raise MgmtError("not-authorised", text, user=token.user, token=token.name)
 
+    def renew(self, now: Now, id: str) -> bool:
+        """Lengthen the token of an agent or worker that is there, before it expires; whether it was."""
+        token = self.by_id.get(id)
+        if token is None or not token.lifetime_s or is_expired(now, token):
+            return False
+        left_s = token.expires_at - now.real_s
+        if left_s >= min(defaults.TOKEN_RENEW_S, token.lifetime_s / 2):
+            return False
+        token.expires_at = now.real_s + token.lifetime_s
+        self.dirty.add(id)
+        return True
+
     def _put(self, token: Token) -> None:
         self.by_id[token.id] = self._by_digest[token.digest] = token
 
