@@ -49,13 +49,11 @@ def folders(
     """The runtime folder and the state folder: beside those of a daemon of the same machine, never the same.
 
     `state_dir` is the command line's; then sockets are in its `run`, unless `MGMT_RUNTIME_DIR` says where. An
-    independent `worker` of this name has both in a folder of its own in the daemon's, whatever says where that is.
+    independent `worker` of this name has both in a folder of its own in the daemon's.
     """
     environ = os.environ if environ is None else environ
-    if worker is not None:
-        own = (
-            Path(os.path.abspath(state_dir)) if state_dir else places.state_dir(environ) / "workers" / worker
-        )
+    if worker is not None and state_dir is None:
+        own = places.state_dir(environ) / "workers" / worker
         return own / "run", own
     told = environ.get("MGMT_RUNTIME_DIR") or environ.get("RUNTIME_DIRECTORY")
     if state_dir is not None:
