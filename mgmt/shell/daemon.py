@@ -202,6 +202,8 @@ class Daemon:
         self._sampler = sight.Sampler()
         self._unsampled: set[str] = set()  # started a moment ago
         self._workers = ThreadPoolExecutor(WORKERS, "worker")
+        self._one_worker = ThreadPoolExecutor(1, "folders")
+        self._one_worker.submit(int).result()
         all_there = Barrier(WORKERS + 1)  # now: a pool makes its threads when it first needs them, if it can
         for _ in range(WORKERS):
             self._workers.submit(all_there.wait)
@@ -288,7 +290,7 @@ class Daemon:
             fx.OpenRelay: lambda effect: self._up().open_relay(effect),
             fx.Queue: self._ask_queue,
             fx.MakeSuiteFolder: self._make_suite_folder,
-            fx.RemoveSuiteFolder: lambda effect: self._submit(partial(remove_folder, effect.path)),
+            fx.RemoveSuiteFolder: lambda effect: self._order(partial(remove_folder, effect.path)),
             fx.ToWorker: self._suite_workers.send,
             fx.CloseWorker: self._suite_workers.close_one,
             fx.Relink: lambda effect: self._up().relink(effect),
@@ -372,6 +374,10 @@ class Daemon:
     def _submit(self, work: Callable[[], None]) -> None:
         self._workers.submit(work).add_done_callback(self._on_worked)
 
+    def _order(self, work: Callable[[], None]) -> None:
+        """The same, one after the other: a folder that was removed may be made again."""
+        self._one_worker.submit(work).add_done_callback(self._on_worked)
+
     def _on_worked(self, work: Future[None]) -> None:
         # In the worker, which would keep the exception to itself.
         fault = work.exception()
@@ -411,6 +417,7 @@ class Daemon:
         self._store.close()
         self._context.term()
         self._workers.shutdown()
+        self._one_worker.shutdown()
         self._loop.close()
         self._notifier.close()
         self._lock.release()
@@ -507,7 +514,7 @@ class Daemon:
             event = ev.SuiteFolderMade(effect.holder, make_folder(effect.path))
             self._loop.call_soon_threadsafe(self.emit, event)
 
-        self._submit(make)
+        self._order(make)
 
     def _read_config(self, effect: fx.ReadConfig) -> None:
         def read() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +56,8 @@ def left(daemon: Daemon) -> int:
 
 def test_a_worker_of_this_machine_joins_without_a_word_about_where(place: Place) -> None:
     place.started()
-    log = (place.folder / "worker.log").open("w")
-    process = place.popen("worker", "run", "--name", "helper", "--workers", "2", stdout=log, stderr=log)
+    quiet = subprocess.DEVNULL
+    process = place.popen("worker", "run", "--name", "helper", "--workers", "2", stdout=quiet, stderr=quiet)
     done = place.mgmt("task", "submit", "--repeat", "20", "--wait", "--", "sh", "-c", "exit 3")
     assert done.returncode == 3 and "20 finished" in done.stdout, done.stdout + done.stderr
     (row,) = json.loads(place.mgmt("worker", "list", "--independent", "--json").stdout)["workers"]
@@ -149,7 +150,8 @@ def kill_all(agent: Agent) -> None:
 def test_killed_at_random_points_each_task_is_committed_once(
     start: Start, join: Join, tmp_path: Path, whom: str
 ) -> None:
-    daemon = start({"timing": TIMING})
+    lost_s = LOST_S if whom == "lost" else 30.0  # else it is back before
+    daemon = start({"timing": {**TIMING, "node_lost_s": lost_s}})
     agent = a_worker(daemon, join, "w1", "--workers", "2")
     count = 240
     draw = random.Random(7)

@@ -223,7 +223,7 @@ class Crew:
         if "background" in self._hooks():
             names.append(self._prefix() + "background")
         try:
-            self._ordering.start(now, [units[name] for name in names], out)
+            self._start(now, [units[name] for name in names], out)
         except MgmtError as error:  # no place for its workers
             self._ending, self._reason = Ending.ABORT, error.text
             self._stop_units(now, error.text, out)
@@ -235,7 +235,14 @@ class Crew:
         timeout_s = min(hook["timeout_s"] or usual_s, most_s)
         out.append(fx.SetTimer(("crew", "hook"), now.mono_ns + int(timeout_s * 1e9)))
         self.pool.metrics.hook_began(now)
-        self._ordering.start(now, [self._supervisor.units[self._prefix() + which]], out)
+        self._start(now, [self._supervisor.units[self._prefix() + which]], out)
+
+    def _start(self, now: Now, units: list[Unit], out: list[fx.Effect]) -> None:
+        """No incarnation of one assignment is another's: what a former unit of the name left may still be there."""
+        assert self.assignment is not None
+        for unit in units:
+            unit.incarnation = max(unit.incarnation, self.assignment.holder << 10)
+        self._ordering.start(now, units, out)
 
     def _stop_units(self, now: Now, reason: str, out: list[fx.Effect]) -> None:
         prefix = self._prefix()
@@ -425,7 +432,7 @@ class Crew:
         idle = [self._supervisor.units[name] for name in self.pool.slots]
         down = [unit for unit in idle if unit.state in AT_REST and not unit.wanted]
         if down and self._ending is None:
-            self._ordering.start(now, down, out)
+            self._start(now, down, out)
         self._turn(now, out)
 
     # ---- names and units ----

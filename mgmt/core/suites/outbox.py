@@ -43,7 +43,7 @@ class Outbox:
         self.acknowledged()
 
     def restore(self, holder: int, records: dict[str, Any]) -> list[list[Any]]:
-        """The outcomes of this holder, oldest first. Those of others came too late, for their holders have ended."""
+        """The outcomes of this holder, oldest first. Those of others come too late: their holders have ended."""
         found: list[list[Any]] = []
         for name in sorted(records, key=int):
             self._number = max(self._number, int(name))
