@@ -306,8 +306,8 @@ def _waiters(state: State) -> None:
     for route, call in calls.items():
         # What reads a file waits in the shell, what is about suites and tasks for their queue.
         verb = call.asked.verb
-        outside = verb in ("logs", "plan", "apply", "schedule-stat", "tasks") or verb.startswith(("suite-", "task-"))
-        if route not in seen and not outside:
+        elsewhere = ("logs", "plan", "apply", "schedule-stat", "tasks")
+        if route not in seen and verb not in elsewhere and not verb.startswith(("suite-", "task-")):
             _broken("somebody will answer every parked call", route)
     for route, (session, model, _) in state.lease_waiters.items():
         if state.sessions.by_id.get(session.id) is not session:
