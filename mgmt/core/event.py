@@ -144,10 +144,10 @@ class Restored:
     workloads: dict[str, dict[str, Any]] = field(default_factory=dict)
     assignments: dict[str, dict[str, Any]] = field(default_factory=dict)
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    accounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # users, groups, tokens
     crew: dict[str, Any] | None = None  # what this machine was at work on
     suites: tuple[Any, ...] = ()  # of the queue
     holders: tuple[Any, ...] = ()
-    accounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # users, groups, tokens
 
 
 @dataclass(frozen=True, slots=True)

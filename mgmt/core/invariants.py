@@ -292,7 +292,7 @@ def _waiters(state: State) -> None:
         "an operation": state.operations.waiting(),
         "a lease": state.lease_waiters,
         "a node": state.node_waiters,
-        "an answer of a node": [ask.route for ask in state.node_asks.values()],
+        "an answer of a node": dict.fromkeys(ask.route for ask in state.node_asks.values()),
         "a schedule": state.schedules.waiting(),
     }
     seen: set[Route] = set()
@@ -306,8 +306,10 @@ def _waiters(state: State) -> None:
     for route, call in calls.items():
         # What reads a file waits in the shell, what is about suites and tasks for their queue.
         verb = call.asked.verb
-        elsewhere = ("logs", "plan", "apply", "schedule-stat", "tasks")
-        if route not in seen and verb not in elsewhere and not verb.startswith(("suite-", "task-")):
+        outside = verb in ("logs", "plan", "apply", "schedule-stat", "tasks") or verb.startswith(
+            ("suite-", "task-")
+        )
+        if route not in seen and not outside:
             _broken("somebody will answer every parked call", route)
     for route, (session, model, _) in state.lease_waiters.items():
         if state.sessions.by_id.get(session.id) is not session:

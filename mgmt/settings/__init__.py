@@ -227,6 +227,9 @@ class TimingSettings(Table):
     node_lost_s: Seconds = Field(
         defaults.NODE_LOST_S, description="silence after which a node is lost; at least three heartbeats"
     )
+    stage_s: Seconds = Field(
+        defaults.STAGE_S, description="for all nodes of a workload to prepare for it; else it is refused"
+    )
 
     @model_validator(mode="after")
     def _beats(self) -> Self:
@@ -241,6 +244,19 @@ class TimingSettings(Table):
                 f"({self.heartbeat_s:g} s each); one late heartbeat would end a session"
             )
         return self
+
+
+class QueueSettings(Table):
+    """Where the queue of task suites lies; read at the start of the daemon."""
+
+    database: Annotated[str, Field(strict=True, pattern=r"^postgres(ql)?://\S+$")] | None = Field(
+        None,
+        description="`postgresql://...`: a database that several daemons share (extra `postgres`); the file `queue.db` "
+        "of the state folder when absent. What must not be read here belongs into a file named by PGPASSFILE",
+    )
+    database_schema: Annotated[str, Field(strict=True, pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = Field(
+        "mgmt", description="schema of that database which has the tables"
+    )
 
 
 class Settings(Table):
@@ -263,6 +279,7 @@ class Settings(Table):
     logging: LoggingSettings = Field(default_factory=LoggingSettings, description="the daemon's log")
     limits: LimitSettings = Field(default_factory=LimitSettings, description="bounds of memory")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="periods and deadlines")
+    queue: QueueSettings = Field(default_factory=QueueSettings, description="the queue of task suites")
 
     def warnings(self) -> list[str]:
         """What is allowed and probably not meant, one line each, starting with the path in the file."""

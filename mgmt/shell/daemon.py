@@ -33,7 +33,6 @@ from mgmt.protocol import frames, keys
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.keys import Grant
 from mgmt.settings import Settings
-from mgmt.settings.units import HooksSettings
 from mgmt.shell import agent as agents
 from mgmt.shell import observer, sight
 from mgmt.shell.commands import Commands
@@ -55,7 +54,6 @@ from mgmt.shell.relay import Relay
 from mgmt.shell.rotation import Rotation, Watched
 from mgmt.shell.router import ipc_path, remove_socket
 from mgmt.shell.spawning import Spawner, groups_of_units
-from mgmt.shell.strays import HOOK_VARIABLE, end_hooks
 from mgmt.shell.timers import Timers
 from mgmt.shell.topology import NvmlGpus, read_topology
 from mgmt.shell.units import Units
@@ -63,7 +61,7 @@ from mgmt.shell.uplink import Uplink
 from mgmt.shell.workers import Workers, make_folder, remove_folder
 from mgmt.store import FILE_NAME, Batch, Lock, SqliteStore
 from mgmt.store.queue.sqlite import SqliteEngine
-from mgmt.store.queue.thread import Queue
+from mgmt.store.queue.thread import Engine, Queue
 from mgmt.worker import PROGRAM as PROCESS_WORKER
 
 log = logging.getLogger("symphony-mgmt")  # the ancestor's name: its users filter on it
@@ -180,20 +178,21 @@ class Daemon:
             self._loop, self._spawner.segments, self._post, self._environ.get(observer.VARIABLE, "")
         )
         self._units = Units(self._loop, self._spawner, self._submit, self.emit)
-        self._commands = Commands(self._loop)
+        self._commands = Commands(self._loop, state_dir)
         self._probes = Probes(self._loop, self._commands, self._spawner.log_path, self._submit, self._post)
         self._commits = Commits(
             self._loop, self._store, self._prepare, lambda effect: self._perform[type(effect)](effect)
         )
+        agent_id = restored.meta.get("agent") or secrets.token_hex(16)
         self._tasks: Queue | None = None  # an agent has none
         queue_id, suites, holders = 0, (), ()
         if agent is None:
-            engine = SqliteEngine(state_dir / QUEUE_NAME)
+            engine = queue_engine(settings, state_dir)
             self._running = False
             self._tasks = Queue(engine, self._deliver)
             queue_id = engine.queue_id
             suites = ask(self._tasks, operations.ListSuites(limit=1 << 31)).suites
-            holders = ask(self._tasks, operations.ListHolders())
+            holders = ask(self._tasks, operations.ListHolders(agent_id))
         workers_socket = runtime / "workers"
         self._suite_workers = Workers(self._loop, workers_socket, self.emit)
         self._rotation = Rotation(self._spawner.log_path)
@@ -210,7 +209,6 @@ class Daemon:
         self._stop_signals = 0
         self._status = 0
         secret = restored.meta.get("secret") or secrets.token_bytes(32)
-        agent_id = restored.meta.get("agent") or secrets.token_hex(16)
         topology = read_topology(gpus=NvmlGpus())
         self._state = State(
             settings,
@@ -228,6 +226,7 @@ class Daemon:
                 workers=str(workers_socket),
                 worker=str(PROCESS_WORKER),
                 queue=queue_id,
+                owner=agent_id,
                 environ={name: value for name, value in self._environ.items() if not _is_private(name)},
             ),
             agents.facts_of(agent, agent_id, topology, policy) if agent is not None else None,
@@ -263,6 +262,7 @@ class Daemon:
             fx.ReadConfig: self._read_config,
             fx.SignalUnit: self._units.signal,
             fx.KillUnit: self._units.kill,
+            fx.LeaseUnit: self._units.lease,
             fx.ProbeHandshake: lambda effect: self._prober.start(
                 effect.unit, effect.incarnation, effect.endpoint
             ),
@@ -306,7 +306,7 @@ class Daemon:
         interval_s = watchdog_interval_s()
         if interval_s is not None:
             self._beat(interval_s)
-        self._end_former_hooks()
+        self._commands.await_former()
         # First: a unit that is started may be given the folder of a start that nobody knows any more.
         restored = self._restored.units.items() if self._restored.same_boot else ()
         self._units.clean({(name, unit["incarnation"]) for name, unit in restored if unit["has_process"]})
@@ -325,17 +325,6 @@ class Daemon:
         finally:
             self._close()
         return self._status
-
-    def _end_former_hooks(self) -> None:
-        """Looks at every process there is, hence only where there may be one."""
-        supervisor = self._state.supervisor
-        hooked = (
-            name not in supervisor.units or supervisor.units[name].spec.backend.hooks != HooksSettings()
-            for name in self._restored.units
-        )
-        if self._restored.same_boot and any(hooked):
-            for hook in end_hooks(supervisor.token_of):
-                log.warning("%s: a hook of the former daemon was still running and is ended", hook)
 
     def emit(self, event: ev.Event) -> None:
         """Feed an event to the core and carry out what it wants; nested events wait for their turn.
@@ -490,7 +479,7 @@ class Daemon:
         except MgmtError as error:
             self._loop.call_soon(done, False, error.text)
             return
-        env = {**self._environ, **filled.env, **effect.env, HOOK_VARIABLE: effect.which}
+        env = {**self._environ, **filled.env, **effect.env}
         key = (effect.unit, effect.which, effect.incarnation)
         self._commands.run(key, filled.argv, env, filled.cwd, effect.hook.timeout_s, done)
 
@@ -666,6 +655,20 @@ def _is_private(name: str) -> bool:
         "WATCHDOG_PID",
         "LISTEN_FDS",
     )
+
+
+def queue_engine(settings: Settings, state_dir: Path) -> Engine:
+    """Where the queue lies; MgmtError `bad-config` when the library that a database needs is not installed."""
+    if settings.queue.database is None:
+        return SqliteEngine(state_dir / QUEUE_NAME)
+    try:
+        from mgmt.store.queue.postgres import PostgresEngine
+    except ImportError as error:
+        text = (
+            f"queue.database needs the library {error.name}: install the extra, `pip install mgmt[postgres]`"
+        )
+        raise MgmtError("bad-config", text) from None
+    return PostgresEngine(settings.queue.database, settings.queue.database_schema)
 
 
 def ask(tasks: Queue, query: Any) -> Any:

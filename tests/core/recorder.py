@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mgmt.core import effect as fx
@@ -28,6 +29,7 @@ from mgmt.core.supervision import Unit, from_record, to_record
 from mgmt.protocol import frames, messages
 from mgmt.protocol.errors import TABLE, MgmtError
 from mgmt.settings import Settings
+from mgmt.shell.executor import measured
 from tests.core.builders import (
     EPOCH,
     START_NS,
@@ -56,6 +58,7 @@ Deed = (
 Word = fx.ToNode | fx.ToDaemon | fx.Beat | fx.SayHello | fx.AdmitNode | fx.OpenRelay | fx.Relink
 D = TypeVar("D", bound=Deed)
 
+UNREAD = measured(Path("/dev/null"), False)  # of a segment that is not there
 Key = tuple[str, int]  # unit, incarnation
 Asking = tuple[str, int, str]  # ... and which probe or hook
 
@@ -120,6 +123,8 @@ class Process:
     said_ready: bool = False
     signals: list[str] = field(default_factory=list)
     killed: bool = False
+    lease_ns: int = 0  # when its shim kills it; 0: never
+    dead: bool = False  # killed by its shim; who watches it hears of it when it runs
 
     @property
     def key(self) -> Key:
@@ -190,6 +195,11 @@ class World:
         self.notes: list[fx.Note] = []
         self.tickets: dict[Route, Ticket] = {}
         self.state = a_state(settings, topology, agent=agent)
+        self.segments: dict[
+            tuple[str, int], int
+        ] = {}  # workload and version -> T0, 0 for none; they outlive it
+        self.stepped_s = 0.0  # how far the wall clock was set ahead
+        self.stages = True  # whether the executive answers
         self._begin()
         self._pids = 100
         self._clients = 0
@@ -211,12 +221,14 @@ class World:
         self.computations: list[fx.Compute] = []
         self.executed: list[fx.Effect] = []  # about tasks that are processes
         self.suite_effects: list[fx.Effect] = []
+        self.staging: list[fx.StageTasks] = []  # what is not told of yet
+        self.reading: list[fx.ReadTasks] = []
 
     # ---- events in -------------------------------------------------------------------------------------
 
     @property
     def now(self) -> Now:
-        return Now(self.now_ns, START_S + (self.now_ns - START_NS) / S)
+        return Now(self.now_ns, START_S + (self.now_ns - START_NS) / S + self.stepped_s)
 
     def feed(self, event: ev.Event) -> list[fx.Effect]:
         """One event; its effects, which were carried out and put where `expect` finds them."""
@@ -238,6 +250,7 @@ class World:
         self.deaths, self.dies_after = self.deaths + 1, None
         if not same_boot:
             self.processes.clear()
+            self.segments.clear()
             self.now_ns = START_NS // 2  # another clock
         for key, process in list(self.processes.items()):
             process.said_ready = False  # it will say it again
@@ -259,7 +272,16 @@ class World:
         holders = self.queue(operations.ListHolders()) if self.queue is not None else ()
         self.feed(
             ev.Restored(
-                units, events, same_boot, workloads, assignments, nodes, crew, suites, holders, accounts
+                units,
+                events,
+                same_boot,
+                workloads,
+                assignments,
+                nodes,
+                accounts=accounts,
+                crew=crew,
+                suites=suites,
+                holders=holders,
             )
         )
         for name, record in units.items():
@@ -358,6 +380,12 @@ class World:
         while (due := self._next_timer()) is not None and self.timers[due] <= end_ns:
             self.fire(due)
         self.now_ns = max(self.now_ns, end_ns)
+
+    def end_leases(self) -> None:
+        """What the shims do by themselves, whether the daemon runs or not."""
+        for process in self.processes.values():
+            if process.lease_ns and process.lease_ns <= self.now_ns and not process.gone:
+                process.killed = process.dead = True
 
     def fire(self, key: tuple[Any, ...]) -> None:
         """Let time pass until this timer is due."""
@@ -475,6 +503,16 @@ class World:
             return True
         if self.adoptions:
             self.adopt(next(iter(self.adoptions)))
+            return True
+        if self.staging and self.stages:
+            stage = self.staging.pop(0)
+            t0_ns = self.segments.get((stage.workload, stage.version), 0)
+            self.feed(ev.TasksStaged(stage.workload, stage.version, bool(t0_ns)))
+            return True
+        if self.reading and self.stages:
+            read = self.reading.pop(0)
+            rows = [{**row, **UNREAD, "jobs": version} for _, version, row in read.rows]
+            self.feed(ev.LogRead(read.route, {"tasks": rows, "next": read.next, "unreachable": []}))
             return True
         for process in self.processes.values():
             if process.gone:
@@ -608,8 +646,11 @@ class World:
             case fx.Compute():
                 assert not self.computations, "one computation at a time"
                 self.computations.append(effect)
+            case fx.LeaseUnit(unit, incarnation, until_ns):
+                if (unit, incarnation) in self.processes:
+                    self.processes[unit, incarnation].lease_ns = until_ns
             case fx.StageTasks() | fx.BindTask() | fx.ReleaseTasks() | fx.DropTasks() | fx.ReadTasks():
-                self.executed.append(effect)
+                self._execute(effect)
             case (
                 fx.Queue() | fx.MakeSuiteFolder() | fx.RemoveSuiteFolder() | fx.ToWorker() | fx.CloseWorker()
             ):
@@ -621,6 +662,22 @@ class World:
             case _:
                 self._do(effect)
 
+    def _execute(
+        self, effect: fx.StageTasks | fx.BindTask | fx.ReleaseTasks | fx.DropTasks | fx.ReadTasks
+    ) -> None:
+        """What the executive does, but for `settle`, which has it answer."""
+        self.executed.append(effect)
+        match effect:
+            case fx.StageTasks(workload, version):
+                self.segments.setdefault((workload, version), 0)
+                self.staging.append(effect)
+            case fx.ReleaseTasks(workload, version, t0_ns) if (workload, version) in self.segments:
+                self.segments[workload, version] = self.segments[workload, version] or t0_ns
+            case fx.DropTasks(workload, version):
+                self.segments.pop((workload, version), None)
+            case fx.ReadTasks():
+                self.reading.append(effect)
+
     def _do(self, deed: Deed) -> None:
         self.deeds.append(deed)
         match deed:
@@ -630,7 +687,7 @@ class World:
                 ]
                 assert not alive, f"{unit}.{incarnation} is spawned while {alive} is not empty"
                 self._pids += 1
-                self.processes[unit, incarnation] = Process(deed, self._pids)
+                self.processes[unit, incarnation] = Process(deed, self._pids, lease_ns=deed.lease_ns)
             case fx.SignalUnit(unit, incarnation, signal):
                 if self._hears(unit, incarnation):
                     self.processes[unit, incarnation].signals.append(signal)
@@ -716,7 +773,8 @@ class World:
         for model in self.state.registry.models:
             ready = tuple((u.spec.name, u.endpoint) for u in self.state.loading.ready_units(model))
             assert self.relay_groups.get(model, ()) == ready
-        assert bool(self.computations) or not self.state.schedules.waiting(), "nobody computes"
+        works = bool(self.computations) or ("staging", "") in self.timers
+        assert works or not self.state.schedules.waiting(), "nobody computes, and no node is waited for"
         leases = {lease.id: lease.model for lease in self.state.leases.by_id.values() if lease.unit is None}
         assert self.relay_leases == leases
         assert self._quits <= 1

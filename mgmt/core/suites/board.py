@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -19,6 +19,7 @@ from mgmt.core.nodes import Node, NodeState, Roster
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.crew import Assignment, Crew
 from mgmt.core.suites.identity import Kind, number_of, uuid_of
+from mgmt.core.suites.metrics import Metrics
 from mgmt.core.suites.pool import Claimed, Ending, Outcome, Phase
 from mgmt.core.suites.states import Exec, Suite
 from mgmt.core.supervision import LOCAL
@@ -52,6 +53,16 @@ class Entry:
     @property
     def is_live(self) -> bool:
         return self.counts.state in LIVE
+
+    def follow(self, counts: op.Counts, now_ms: int) -> None:
+        """The queue counted again: the times of its record follow, too."""
+        was, self.counts = self.counts, counts
+        submitted_ms = now_ms if counts.total > was.total else self.record.submitted_ms
+        completed_ms = self.record.completed_ms
+        if counts.state != was.state or counts.total > was.total:
+            completed_ms = now_ms if counts.state == Suite.COMPLETE else 0
+        if (submitted_ms, completed_ms) != (self.record.submitted_ms, self.record.completed_ms):
+            self.record = replace(self.record, submitted_ms=submitted_ms, completed_ms=completed_ms)
 
     def packed(self) -> bytes:
         """What the queue keeps and does not look into."""
@@ -97,19 +108,21 @@ class Permits(Protocol):
 class Board:
     """`crew` is this machine's own; `owner` names this daemon among those of one queue."""
 
-    def __init__(self, roster: Roster, crew: Crew, queue_id: int, owner: str, permits: Permits) -> None:
+    def __init__(
+        self, roster: Roster, crew: Crew, queue_id: int, owner: str, permits: Permits, shared: bool = False
+    ) -> None:
+        """`shared`: other daemons change the same queue, so it is looked at every now and then."""
         self.entries: dict[int, Entry] = {}
         self.by_name: dict[str, int] = {}
         self.holdings: dict[str, Holding] = {}  # by node
         self.closing = False
         self.cordoned = False  # nothing new for this machine itself
-        self.paused: set[str] = (
-            set()
-        )  # nodes that start no task, until they are resumed or the daemon restarted
+        self.paused: set[str] = set()  # nodes that start no task, until they or the daemon start anew
         self.failure = ""  # why the queue could not write last time
+        self.metrics = Metrics()
         self._by_holder: dict[int, Holding] = {}
         self._roster, self._crew = roster, crew
-        self._queue_id, self._owner, self._permits = queue_id, owner, permits
+        self._queue_id, self._owner, self._permits, self._shared = queue_id, owner, permits, shared
         self._pending: set[int] = set()  # lanes that have tasks which have not ended
         self._sweeps = self._renews = False  # the timers are set
         self._then: dict[int, Then] = {}
@@ -134,9 +147,11 @@ class Board:
         if isinstance(result, MgmtError):
             if result.code == "not-durable":
                 self.failure = result.text
+                self.metrics.add("queue_write_failures_total")
         else:
             self.failure = ""
-            counts = getattr(result, "counts", ())
+            self.metrics.queued(result)
+            counts = result if isinstance(result, op.Counts) else getattr(result, "counts", ())
             self._count(now, (counts,) if isinstance(counts, op.Counts) else counts, out)
         self._then.pop(event.tag[0])(now, result, out)
         self._watch(now, out)
@@ -149,7 +164,8 @@ class Board:
             else:
                 self._pending.discard(of_lane.lane)
             if entry is not None and entry.counts != of_lane:
-                entry.counts = of_lane
+                self.metrics.moved(entry.counts, of_lane)
+                entry.follow(of_lane, _ms(now))
                 self._on_counted(now, entry, out)
 
     def _watch(self, now: Now, out: list[fx.Effect]) -> None:
@@ -223,6 +239,8 @@ class Board:
         if mine is not None and mine.holder not in self._by_holder:
             self._crew.end(now, mine.holder, Ending.ABORT, "its time was up", out)
         self._watch(now, out)
+        if self._shared:
+            out.append(fx.SetTimer(("suites", "look"), now.mono_ns + int(LOOK_S * 1e9)))
         self.match(now, out)
 
     # ---- who works on what ----
@@ -249,9 +267,9 @@ class Board:
                 self._open(now, entry, node, out)
         for entry in wanting:
             holdings = self._holdings_of(entry.number)
-            if not holdings:
+            if not self._is_served(entry):
                 self._preempt_idle(now, entry, out)
-            elif len(holdings) == 1 and holdings[0].vain and self._is_alone(entry, holdings[0].node):
+            if len(holdings) == 1 and holdings[0].vain and self._is_alone(entry, holdings[0].node):
                 self._wake(now, holdings[0], out)  # nobody else is left
 
     def nodes(self) -> list[str]:
@@ -330,6 +348,7 @@ class Board:
                 return
             holding.holder = result.holder
             self._by_holder[result.holder] = holding
+            self.metrics.add("agents_assigned_total")
             self._give(now, holding, out)
 
         self.ask(op.OpenHolder(node, self._owner, until_ms, _ms(now), suite=entry.number), then, out)
@@ -468,6 +487,7 @@ class Board:
     ) -> None:
         entry = self.entries.get(holding.suite)
         alone = entry is not None and self._is_alone(entry, holding.node)
+        asked_ns = now.mono_ns
 
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
@@ -475,6 +495,8 @@ class Board:
                     self._drop(holding)
                     self._end_at(now, holding.node, holding.holder, Ending.ABORT, result.text, out)
                 return  # not written: it is said again
+            if result.claims:
+                self.metrics.fetched((now.mono_ns - asked_ns) / 1e9)
             claims = [
                 (
                     claim.task,
@@ -653,7 +675,9 @@ class Board:
             self.match(now, out)
 
     def on_timer(self, now: Now, about: str, out: list[fx.Effect]) -> None:
-        if about == "sweep":
+        if about == "look":
+            self.ask(op.ListSuites(limit=1 << 31), self._on_looked, out)
+        elif about == "sweep":
             self._sweeps = False
             self.ask(op.Sweep(_ms(now), int(defaults.SUITE_AUTO_CLOSE_S * 1000)), self._on_swept, out)
         elif about == "renew":
@@ -672,6 +696,19 @@ class Board:
                 and holding.ending is None
             ):
                 self.end(now, holding, Ending.FINISH, "the suite is complete", out)
+
+    def _on_looked(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
+        """What others made of the suites."""
+        out.append(fx.SetTimer(("suites", "look"), now.mono_ns + int(LOOK_S * 1e9)))
+        if isinstance(result, MgmtError):
+            return
+        for record in result.suites:
+            entry = self.entries.get(record.suite)
+            if entry is None:
+                entry = self.adopt(record)
+            self._count(now, (record.counts,), out)
+            entry.record = record
+        self.match(now, out)
 
     def _on_swept(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
         self.match(now, out)  # whoever could not be given work when the queue could not write
@@ -701,6 +738,7 @@ class Board:
 
 LEASE_S = 15.0  # a holder whose daemon does not renew it for so long is anybody's
 SWEEP_S = 5.0
+LOOK_S = 1.0  # how long other daemons' suites may go unnoticed
 AGEING_S = 60.0  # a suite that waits so long counts as one step more urgent
 
 
