@@ -10,7 +10,8 @@ from mgmt.core.event import NODES_PLANE, Asked, Now
 from mgmt.core.nodes import Agent
 from mgmt.core.state import State
 from mgmt.core.suites.crew import Assignment
-from mgmt.core.suites.pool import Ending
+from mgmt.core.suites.pool import Ending, Phase
+from mgmt.core.suites.upward import ToDaemon
 from mgmt.protocol.errors import MgmtError
 
 # What an agent answers to anybody who may ask it; the rest is its daemon's to decide.
