@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.system.agents import a_daemon
 from tests.system.clients import PATIENCE_S, eventually
-from tests.system.daemon import Daemon, Start
+from tests.system.daemon import ROOT, Daemon, Start
 
 RESIDENT = {"kind": "resident"}
 CLOSE_S = 1.0  # without a new task, a suite of these daemons is closed
@@ -15,10 +15,7 @@ CLOSE_S = 1.0  # without a new task, a suite of these daemons is closed
 
 def serving(start: Start, *, close_s: float = 180.0, **keys: Any) -> Daemon:
     """A daemon that agents may join."""
-    daemon = a_daemon(start, run=False, **keys)
-    timing = {**daemon.config["timing"], "suite_auto_close_s": close_s}
-    daemon.configure({**daemon.config, "timing": timing})
-    return daemon.start()
+    return a_daemon(start, timing={"suite_auto_close_s": close_s}, **keys)
 
 
 def create(daemon: Daemon, workers: int = 1, worker: dict[str, Any] | None = None, **keys: Any) -> int:
@@ -40,7 +37,12 @@ def sh(text: str, **keys: Any) -> dict[str, Any]:
 
 def call(function: str, *params: Any, **keys: Any) -> dict[str, Any]:
     """A function of `tests.system.functions`."""
-    return {"function": f"tests.system.functions:{function}", "params": list(params), **keys}
+    return {
+        "function": f"tests.system.functions:{function}",
+        "params": list(params),
+        "cwd": str(ROOT),
+        **keys,
+    }
 
 
 def status(daemon: Daemon, suite: int) -> dict[str, Any]:
@@ -91,6 +93,8 @@ def adds_up(daemon: Daemon, suite: int) -> None:
     found = tasks(daemon, suite)
     counters = status(daemon, suite)["tasks"]
     states = [task["state"] for task in found.values()]
-    counted = {name: states.count(name.upper()) for name in ("ready", "running", "finished", "failed", "cancelled")}
+    counted = {
+        name: states.count(name.upper()) for name in ("ready", "running", "finished", "failed", "cancelled")
+    }
     over = counted["finished"] + counted["failed"] + counted["cancelled"]
     assert counters == {**counted, "total": len(states), "pending": len(states) - over}
