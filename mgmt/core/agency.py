@@ -10,7 +10,8 @@ from mgmt.core.event import NODES_PLANE, Asked, Now
 from mgmt.core.nodes import Agent
 from mgmt.core.state import State
 from mgmt.core.suites.crew import Assignment
-from mgmt.core.suites.pool import Ending
+from mgmt.core.suites.pool import Ending, Phase
+from mgmt.core.suites.upward import ToDaemon
 from mgmt.protocol.errors import MgmtError
 
 # What an agent answers to anybody who may ask it; the rest is its daemon's to decide.
@@ -100,7 +101,14 @@ def on_daemon_noticed(state: State, now: Now, event: ev.DaemonNoticed, out: list
 def on_suite(state: State, now: Now, what: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
     """A word of the daemon about suites."""
     if what == "suite":
-        state.crew.assign(now, Assignment(**body), out)
+        facts = of(state).facts
+        if facts.policy is None or facts.policy.suites:
+            state.crew.assign(now, Assignment(**body), out)
+        else:
+            text = f"the policy of node {facts.name} does not allow suites (`suites` in its policy.json)"
+            ToDaemon(of(state)).phase(
+                now, body["holder"], Phase.IDLE, text, failed=True, completed=0, held=None, out=out
+            )
     elif what == "suite-end":
         state.crew.end(now, body["holder"], Ending(body["how"]), body["reason"], out)
     elif what == "suite-cancel":

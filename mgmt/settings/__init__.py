@@ -255,8 +255,8 @@ class QueueSettings(Table):
 
     database: Annotated[str, Field(strict=True, pattern=r"^postgres(ql)?://\S+$")] | None = Field(
         None,
-        description="`postgresql://...`: a database that several daemons share (extra `postgres`); the file `queue.db` "
-        "of the state folder when absent. What must not be read here belongs into a file named by PGPASSFILE",
+        description="`postgresql://...`: a database that several daemons share (extra `postgres`); the file "
+        "`queue.db` of the state folder when absent. A password belongs into a file named by PGPASSFILE",
     )
     database_schema: Annotated[str, Field(strict=True, pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = Field(
         "mgmt", description="schema of that database which has the tables"

@@ -150,9 +150,9 @@ class Suited(Cluster):
             for process in list(world.processes.values()):
                 if not WORKER.fullmatch(process.spawn.unit) or not process.started or not process.leader:
                     continue
-                hand = next((one for one in self.hands if one.process is process), None)
-                if hand is None:
-                    hand = Hand(world, process)
+                known = next((one for one in self.hands if one.process is process), None)
+                hand = known or Hand(world, process)
+                if known is None:
                     self.hands.append(hand)
                 if not hand.connection and process.key not in world.adoptions:
                     moved = True

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.system.daemon import Daemon, Start, eventually
+from tests.system.clients import eventually
+from tests.system.daemon import Daemon, Start
 from tests.unit import queues
 
 pytestmark = pytest.mark.xdist_group("postgres")

@@ -749,10 +749,10 @@ class Board:
             holding.unsure = False
             self._give(now, holding, out)  # its crew says what it has once more
         for holder in result.gone:
-            holding = self._by_holder.get(holder)
-            if holding is not None:
-                self._drop(holding)
-                self._end_at(now, holding.node, holder, Ending.ABORT, "its lease ended", out)
+            ended = self._by_holder.get(holder)
+            if ended is not None:
+                self._drop(ended)
+                self._end_at(now, ended.node, holder, Ending.ABORT, "its lease ended", out)
         self.cancel_running(now, result.cancelling, out)
 
     def stop(self, now: Now, out: list[fx.Effect]) -> None:
