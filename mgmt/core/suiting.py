@@ -362,7 +362,7 @@ def _submit_to(
     suite: int | None,
     out: list[fx.Effect],
 ) -> None:
-    tasks = [new_task_of(task) for task in body.tasks]
+    tasks = [new_task_of(task, state.board.task_uuid) for task in body.tasks]
     _, creator = _owner(state, asked, None)
     submit = op.Submit(lane, tasks, creator, _ms(now), body.key or "")
 

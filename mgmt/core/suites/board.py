@@ -143,6 +143,9 @@ class Board:
     def uuid(self, kind: Kind, number: int) -> str:
         return uuid_of(self._queue_id, kind, number)
 
+    def task_uuid(self, task: int) -> str:
+        return self.uuid(Kind.TASK, task)
+
     # ---- the queue ----
 
     def ask(self, operation: Any, then: Then, out: list[fx.Effect]) -> None:
@@ -478,7 +481,7 @@ class Board:
         for outcome in outcomes:
             what, task, attempt = outcome[:3]
             if what == "done":
-                results.append(_result(outcome))
+                results.append(_result(outcome, self.task_uuid))
             elif what == "returned":
                 returned.append((task, attempt))
             elif what == "cancelled":
@@ -518,8 +521,8 @@ class Board:
                     claim.task,
                     claim.attempt,
                     claim.spec,
-                    self.uuid(Kind.TASK, claim.task),
-                    self._upstream(claim),
+                    self.task_uuid(claim.task),
+                    "",
                 )
                 for claim in result.claims
             ]
@@ -551,10 +554,6 @@ class Board:
         for holding in self._holdings_of(suite):
             if holding.ending is None and self._wake(now, holding, out):
                 return
-
-    def _upstream(self, claim: op.Claim) -> str:
-        upstream = getattr(claim, "upstream", 0)
-        return self.uuid(Kind.TASK, upstream) if upstream else ""
 
     def _answer(
         self,
@@ -778,7 +777,7 @@ def _ignored(now: Now, result: Any, out: list[fx.Effect]) -> None:
     pass
 
 
-def _result(outcome: Outcome) -> op.Result:
+def _result(outcome: Outcome, uuid: Callable[[int], str]) -> op.Result:
     _, task, attempt, status, message, start_ns, end_ns, tail, extra, unit = outcome
     detail: dict[str, Any] = {"worker": unit}
     if tail:
@@ -789,7 +788,7 @@ def _result(outcome: Outcome) -> op.Result:
             detail[name] = value
     if "new_task" in extra:
         try:
-            new_task = new_task_of(Task.model_validate(json.loads(extra["new_task"])))
+            new_task = new_task_of(Task.model_validate(json.loads(extra["new_task"])), uuid, upstream=task)
         except (ValueError, ValidationError) as error:
             message = message or "SubmitNewTaskFailed"
             detail["new_task"] = str(error)[:500]
@@ -808,13 +807,19 @@ def _result(outcome: Outcome) -> op.Result:
 _SPEC = ("args", "function", "params", "kw", "envs", "cwd", "timeout_s", "terminal_output", "resources")
 
 
-def new_task_of(task: Task, first: int = 0) -> op.NewTask:
-    """What the queue keeps of a task: the specification for its worker, packed, and what orders it."""
+def new_task_of(task: Task, uuid: Callable[[int], str], upstream: int = 0) -> op.NewTask:
+    """What the queue keeps of a task: the specification for its worker, packed, and what orders it.
+
+    `upstream`: the task that wrote it; else the first it waits for. Its UUID is told to it.
+    """
     told = task.model_fields_set
     values = task.__dict__
     spec = {name: values[name] for name in _SPEC if name in told and values[name] is not None}
     if "resources" in spec:
         spec["resources"] = [resource.model_dump() for resource in task.resources]
+    upstream = upstream or next(iter(task.after), 0)
+    if upstream:
+        spec["envs"] = {"MITO_UPSTREAM_TASK_UUID": uuid(upstream), **task.envs}
     extra = None
     if told & {"labels", "after", "watch", "retries"}:
         after = [op.After(number, task.after_condition == "success") for number in task.after]
