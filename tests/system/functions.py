@@ -56,3 +56,8 @@ def child() -> int:
 def crash_with_child() -> None:
     child()
     crash()
+
+
+def crash_unless(path: str) -> None:
+    if not os.path.exists(path):
+        crash()
