@@ -58,7 +58,7 @@ from mgmt.shell.timers import Timers
 from mgmt.shell.topology import NvmlGpus, read_topology
 from mgmt.shell.units import Units
 from mgmt.shell.uplink import Uplink
-from mgmt.shell.workers import Workers, make_folder, remove_folder
+from mgmt.shell.workers import Workers, make_folder, remove_folder, take_away
 from mgmt.store import FILE_NAME, Batch, Lock, SqliteStore
 from mgmt.store.queue.sqlite import SqliteEngine
 from mgmt.store.queue.thread import Engine, Queue
@@ -287,7 +287,7 @@ class Daemon:
             fx.OpenRelay: lambda effect: self._up().open_relay(effect),
             fx.Queue: self._ask_queue,
             fx.MakeSuiteFolder: self._make_suite_folder,
-            fx.RemoveSuiteFolder: lambda effect: self._submit(partial(remove_folder, effect.path)),
+            fx.RemoveSuiteFolder: self._remove_suite_folder,
             fx.ToWorker: self._suite_workers.send,
             fx.CloseWorker: self._suite_workers.close_one,
             fx.Relink: lambda effect: self._up().relink(effect),
@@ -507,6 +507,11 @@ class Daemon:
             self._loop.call_soon_threadsafe(self.emit, event)
 
         self._submit(make)
+
+    def _remove_suite_folder(self, effect: fx.RemoveSuiteFolder) -> None:
+        gone = take_away(effect.path)
+        if gone:
+            self._submit(partial(remove_folder, gone))
 
     def _read_config(self, effect: fx.ReadConfig) -> None:
         def read() -> None:
