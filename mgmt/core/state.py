@@ -18,6 +18,7 @@ from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.suites.board import Board
 from mgmt.core.suites.crew import Crew
+from mgmt.core.suites.filing import Filing
 from mgmt.core.suites.pool import Outcome, Phase, Upward
 from mgmt.core.suites.upward import ToDaemon
 from mgmt.core.supervision import Ordering, UnitSpec
@@ -182,6 +183,7 @@ class State:
             worker=identity.worker,
             environ=identity.environ,
         )
+        self.filing = Filing()
         self.board = Board(self.roster, self.crew, identity.queue, identity.host, self._may_send)
         self.stopping = False
         self.quit_said = False

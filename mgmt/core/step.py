@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from mgmt.core import access, accounts, agency, cluster, operate, scheduling, status, suiting
+from mgmt.core import access, accounts, agency, cluster, filing, operate, scheduling, status, suiting
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import LEGACY_PLANE, SESSIONLESS, Asked, Now
@@ -493,6 +493,8 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.crew.on_timer(now, about, out)
     elif what == "suites":
         state.board.on_timer(now, about, out)
+    elif what == "blobs":
+        filing.collect(state, now, out)
     elif what == "uplink":
         agency.of(state).on_timer(now, out)
     elif what.startswith("probe."):
@@ -620,6 +622,9 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
     state.ordering.on_change(now, out)  # whoever waited when the former daemon ended
     state.crew.resume(now, out)
     if state.agent is None:
+        for group, used_bytes in event.storage:
+            state.users.count_stored(group, used_bytes)
+        filing.set_timer(state, now, out)
         state.board.restore(now, event.suites, event.holders, out)
     else:
         state.agent.on_suite = partial(agency.on_suite, state)
@@ -673,6 +678,9 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.SuiteFolderMade: lambda state, now, event, out: state.crew.on_folder(
         now, event.holder, event.error, out
     ),
+    ev.Filed: filing.on_filed,
+    ev.InputsFetched: lambda state, now, event, out: state.crew.on_inputs(now, event, out),
+    ev.OutputsKept: lambda state, now, event, out: state.crew.on_outputs(now, event, out),
     ev.WorkerHello: _on_worker_hello,
     ev.WorkerSaid: lambda state, now, event, out: state.crew.on_said(
         now, event.connection, event.messages, out

@@ -86,9 +86,15 @@ class Resource(Message):
     blob: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
         description="`sha256:HEX`, `GROUP/KEY` of an attachment, or `task:NUMBER/KIND` of an artifact"
     )
-    path: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
+    path: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^/\x00][^\x00]*$")] = Field(
         description="below the resource folder, without `..`"
     )
+
+    @model_validator(mode="after")
+    def _stays_below(self) -> Self:
+        if ".." in self.path.split("/"):
+            raise ValueError(f"path {self.path!r} leaves the resource folder: write it without `..`")
+        return self
 
 
 class SuiteHook(Message):

@@ -383,6 +383,14 @@ class Board:
 
     # ---- words of crews ----
 
+    def suite_at(self, holder: int, node: str) -> Entry:
+        """What a node works on; MgmtError `stale` when this holder of it has ended."""
+        holding = self._by_holder.get(holder)
+        entry = self.entries.get(holding.suite) if holding is not None and holding.node == node else None
+        if entry is None:
+            raise MgmtError("stale", f"node {node} has no suite as holder {holder} any more", holder=holder)
+        return entry
+
     def exchange(
         self,
         now: Now,
