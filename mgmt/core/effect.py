@@ -405,11 +405,10 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class MakeSuiteFolder:
-    """Make the folder of a suite, with (blob, path) pairs put below its `resources`; SuiteFolderMade follows."""
+    """Make the folder of a suite; SuiteFolderMade follows."""
 
     holder: int
     path: str
-    resources: tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)

@@ -25,20 +25,23 @@ from mgmt import __version__, config
 from mgmt.config import Loaded
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from mgmt.core.event import NODES_PLANE, UPLINK_PLANE, Now
+from mgmt.core.event import CREW_PLANE, NODES_PLANE, UPLINK_PLANE, Now
 from mgmt.core.state import Identity, State
 from mgmt.core.step import LEGACY_PLANE, step
 from mgmt.core.suites import operations
-from mgmt.protocol import frames, keys
+from mgmt.core.suites.blobs import ListStorage
+from mgmt.protocol import defaults, frames, keys
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.keys import Grant
 from mgmt.settings import Settings
 from mgmt.settings.units import HooksSettings
 from mgmt.shell import agent as agents
-from mgmt.shell import observer, sight
+from mgmt.shell import blobs, observer, sight
 from mgmt.shell.commands import Commands
 from mgmt.shell.commits import Commits
 from mgmt.shell.computing import compute
+from mgmt.shell.courier import Courier, remove_tree
+from mgmt.shell.couriers import ToItself, over_link
 from mgmt.shell.door import Door
 from mgmt.shell.executor import Executor
 from mgmt.shell.identity import boot_id
@@ -60,7 +63,7 @@ from mgmt.shell.timers import Timers
 from mgmt.shell.topology import NvmlGpus, read_topology
 from mgmt.shell.units import Units
 from mgmt.shell.uplink import Uplink
-from mgmt.shell.workers import Workers, make_folder, remove_folder
+from mgmt.shell.workers import Workers, make_folder
 from mgmt.store import FILE_NAME, Batch, Lock, SqliteStore
 from mgmt.store.queue.sqlite import SqliteEngine
 from mgmt.store.queue.thread import Queue
@@ -186,16 +189,32 @@ class Daemon:
             self._loop, self._store, self._prepare, lambda effect: self._perform[type(effect)](effect)
         )
         self._tasks: Queue | None = None  # an agent has none
-        queue_id, suites, holders = 0, (), ()
+        queue_id, suites, holders, storage = 0, (), (), ()
+        self._blobs: blobs.Blobs | None = None
+        self._itself = ToItself(serial, self._post)
         if agent is None:
+            folder = state_dir / blobs.FOLDER
+            contents = blobs.contents_of(settings.files, folder)
+            self._blobs = blobs.Blobs(self._loop, folder, contents, self.emit)
             engine = SqliteEngine(state_dir / QUEUE_NAME)
             self._running = False
             self._tasks = Queue(engine, self._deliver)
             queue_id = engine.queue_id
             suites = ask(self._tasks, operations.ListSuites(limit=1 << 31)).suites
             holders = ask(self._tasks, operations.ListHolders())
+            storage = ask(self._tasks, ListStorage())
         workers_socket = runtime / "workers"
         self._suite_workers = Workers(self._loop, workers_socket, self.emit)
+        self._courier = Courier(
+            self._loop,
+            over_link(self._loop, lambda: self._up().ask)
+            if agent is not None
+            else self._itself.ask(self._loop),
+            self.emit,
+            state_dir / "cache",
+            # Here is all content already.
+            defaults.BLOB_CACHE_BYTES if agent is not None else 0,
+        )
         self._rotation = Rotation(self._spawner.log_path)
         self._looks_at_logs = False
         self._runtime, self._state_dir = runtime, state_dir
@@ -243,6 +262,7 @@ class Daemon:
             crew=restored.meta.get("crew"),
             suites=suites,
             holders=holders,
+            storage=storage,
             accounts=restored.accounts,
         )
         meta = {"secret": secret, "boot": boot, "agent": agent_id}
@@ -287,7 +307,12 @@ class Daemon:
             fx.OpenRelay: lambda effect: self._up().open_relay(effect),
             fx.Queue: self._ask_queue,
             fx.MakeSuiteFolder: self._make_suite_folder,
-            fx.RemoveSuiteFolder: lambda effect: self._submit(partial(remove_folder, effect.path)),
+            fx.RemoveTree: lambda effect: self._submit(partial(remove_tree, effect.path)),
+            fx.MoveFolder: _move_folder,
+            fx.File: lambda effect: self._content().do(effect),
+            fx.FetchInputs: self._courier.fetch,
+            fx.KeepOutputs: self._courier.keep,
+            fx.DropJobs: self._courier.drop,
             fx.ToWorker: self._suite_workers.send,
             fx.CloseWorker: self._suite_workers.close_one,
             fx.Relink: lambda effect: self._up().relink(effect),
@@ -397,6 +422,9 @@ class Daemon:
             routers.append(self._nodes.router)
         while not all(router.flush() for router in routers) and time.monotonic() < deadline:
             self._loop.run_until_complete(asyncio.sleep(0.01))
+        self._courier.close()
+        if self._blobs is not None:
+            self._blobs.close()
         if self._tasks is not None:
             self._tasks.close()
         self._suite_workers.close()
@@ -449,7 +477,13 @@ class Daemon:
             return self.legacy.answer
         if plane == NODES_PLANE:
             return self._below().answer
+        if plane == CREW_PLANE:
+            return self._itself.answer
         return self._up().answer if plane == UPLINK_PLANE else self.native.answer
+
+    def _content(self) -> blobs.Blobs:
+        assert self._blobs is not None, "agents ask their daemon for files"
+        return self._blobs
 
     def _below(self) -> NodesPlane:
         assert self._nodes is not None, "only who serves agents has any"
@@ -677,6 +711,15 @@ def ask(tasks: Queue, query: Any) -> Any:
 
 def _now() -> Now:
     return Now(time.monotonic_ns(), time.time())
+
+
+def _move_folder(effect: fx.MoveFolder) -> None:
+    """A rename: at once, as the worker is told of it next."""
+    try:
+        os.makedirs(os.path.dirname(effect.to), mode=0o700, exist_ok=True)
+        os.rename(effect.path, effect.to)
+    except OSError as error:  # the worker does not find it, and says so
+        log.error("%s cannot become %s: %s", effect.path, effect.to, error.strerror)
 
 
 def _note(effect: fx.Note) -> None:

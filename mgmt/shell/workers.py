@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import socket
 import struct
 from asyncio import AbstractEventLoop
@@ -192,7 +191,3 @@ def make_folder(path: str) -> str:
     except OSError as error:
         return f"cannot make {path}: {error.strerror}"
     return ""
-
-
-def remove_folder(path: str) -> None:
-    shutil.rmtree(path, ignore_errors=True)
