@@ -24,6 +24,12 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "target": "Unit or model.",
         },
     ),
+    "fault-report": (
+        "Tell the daemon of deadlines that were missed on nodes which are not its own.",
+        {
+            "source": "Who tells it.",
+        },
+    ),
     "group-add": (
         "Let a user into a group.",
         {
@@ -91,6 +97,10 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "lines": "Last lines, when no offset is given.",
             "since_s": "Not the last lines but what was written this many seconds ago and later, or a bit more.",
         },
+    ),
+    "metrics": (
+        "Show figures of task suites, nodes and the queue, as Prometheus reads them.",
+        {},
     ),
     "models": (
         "List the models of the configuration.",
@@ -192,6 +202,7 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         "Show what was measured of tasks that are processes.",
         {
             "workload": "Only this workload; none: all.",
+            "units": "Only the tasks of these units; empty: all.",
             "records": "With the last 256 jobs, and slices of a CPU, of each.",
             "offset": "Tasks to leave out, when they take several parts.",
         },
@@ -237,6 +248,109 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "since": "Replay the events after this number first.",
             "epoch": "The epoch `since` was heard in; the numbers go on through all epochs.",
             "follow": "False: only the answer, no subscription.",
+        },
+    ),
+    "suite-agents": (
+        "Have nodes work on a suite whatever their tags, or keep them from it.",
+        {
+            "suite": "Its number, UUID or name.",
+        },
+    ),
+    "suite-cancel": (
+        "Cancel a suite for good. Running tasks go on unless told otherwise; a second cancel changes nothing.",
+        {
+            "suite": "Its number, UUID or name.",
+            "cancel_running": "End running tasks, too.",
+        },
+    ),
+    "suite-close": (
+        "Close a suite: nodes may leave it. A new task opens it again.",
+        {
+            "suite": "Its number, UUID or name.",
+        },
+    ),
+    "suite-create": (
+        "Create a suite: an open list of tasks, and how nodes work on them.",
+        {
+            "name": "Unique among the suites that are not ended.",
+            "group": "The group it belongs to; your own when absent.",
+            "tags": "A node must have all of these.",
+            "labels": "For queries.",
+            "priority": "Suites with more go first.",
+        },
+    ),
+    "suite-refresh": (
+        "Match nodes by tags anew; this also happens whenever a suite or a node changes.",
+        {
+            "suite": "Its number, UUID or name.",
+        },
+    ),
+    "suite-wait": (
+        "Wait until a suite is complete, or ended in any way; the request's deadline bounds it.",
+        {
+            "suite": "Its number, UUID or name.",
+            "condition": "Progress: anything of it changed since `seen`.",
+            "seen": "Of progress: what is known.",
+        },
+    ),
+    "suites": (
+        "List suites, newest first.",
+        {
+            "suites": "Only these.",
+            "tags": "That have all of these.",
+        },
+    ),
+    "task-cancel": (
+        "Cancel tasks that have not ended; running ones are ended with all they started.",
+        {
+            "tasks": "Only these.",
+            "exit_status": "A number, with = != < <= > >= before it.",
+            "node": "That ran, or runs, on it.",
+            "running": "False: leave running ones alone.",
+        },
+    ),
+    "task-change": (
+        "Change a task that waits to be run.",
+        {
+            "task": "Number of the task.",
+        },
+    ),
+    "task-retry": (
+        "Run tasks again that ended: failed and cancelled ones, and finished ones that are named.",
+        {
+            "tasks": "Only these.",
+            "exit_status": "A number, with = != < <= > >= before it.",
+            "node": "That ran, or runs, on it.",
+        },
+    ),
+    "task-show": (
+        "Show one task: what it does, where it is, how it ended, and why it does not run.",
+        {
+            "task": "Number of the task.",
+        },
+    ),
+    "task-submit": (
+        "Submit tasks, all or none. Answered when they are durable.",
+        {
+            "suite": "None: independent tasks, for independent workers.",
+            "group": "Of independent tasks; your own when absent.",
+            "tags": "Of independent tasks: their worker must have all of these.",
+            "key": "Submitting again with the same key and tasks changes nothing.",
+        },
+    ),
+    "task-wait": (
+        "Wait until a task has come so far; the request's deadline bounds it.",
+        {
+            "task": "Number of the task.",
+            "state": "An exec state; by default: ended.",
+        },
+    ),
+    "tasks": (
+        "List tasks, newest first.",
+        {
+            "tasks": "Only these.",
+            "exit_status": "A number, with = != < <= > >= before it.",
+            "node": "That ran, or runs, on it.",
         },
     ),
     "token-new": (
@@ -299,6 +413,16 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "whoami": (
         "Show who you are to the daemon, and the groups you are in.",
+        {},
+    ),
+    "worker-pause": (
+        "Have the workers of a node finish what they run and take nothing new, or go on.",
+        {
+            "paused": "False: go on.",
+        },
+    ),
+    "workers": (
+        "List workers.",
         {},
     ),
 }

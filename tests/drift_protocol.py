@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 from mgmt.core.supervision import TRANSITIONS, State
 from mgmt.protocol import defaults, frames
 from mgmt.protocol.errors import TABLE
@@ -102,7 +104,7 @@ def _fields(model: type[Message]) -> list[str]:
         return ["The body is an empty map."]
     lines = ["| field | type | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
-        default = "required" if field.is_required() else f"`{_json(field.default)}`"
+        default = "required" if field.is_required() else f"`{_json(_default(field))}`"
         meaning = "; ".join([*([field.description] if field.description else []), *_bounds(field.metadata)])
         lines.append(f"| `{name}` | {_type(field.annotation)} | {default} | {meaning} |")
     return lines
@@ -149,6 +151,12 @@ def _linked(model: type[Message]) -> str:
 
 def _help(model: type[Message]) -> str:
     return " ".join((model.__doc__ or "").split())
+
+
+def _default(field: FieldInfo) -> Any:
+    """As it would be sent; a message whose fields all have defaults is said to be an empty map."""
+    value = field.get_default(call_default_factory=True)
+    return {} if isinstance(value, Message) else value
 
 
 def _json(value: Any) -> str:

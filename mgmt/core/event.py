@@ -145,11 +145,11 @@ class Restored:
     workloads: dict[str, dict[str, Any]] = field(default_factory=dict)
     assignments: dict[str, dict[str, Any]] = field(default_factory=dict)
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    accounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # users, groups, tokens
     crew: dict[str, Any] | None = None  # what this machine was at work on
     suites: tuple[Any, ...] = ()  # of the queue
     holders: tuple[Any, ...] = ()
     storage: tuple[tuple[str, int], ...] = ()  # bytes by group
-    accounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # users, groups, tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,7 +418,7 @@ class InputsFetched:
 
 @dataclass(frozen=True, slots=True)
 class OutputsKept:
-    """What a task left is kept; `message`: a word of wire.TASK_MESSAGES or a sentence says what is not, and why."""
+    """What a task left is kept; `message`, a word of wire.TASK_MESSAGES or a sentence: it is not, and why."""
 
     holder: int
     task: int

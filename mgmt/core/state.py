@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,12 +19,16 @@ from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.suites.board import Board
 from mgmt.core.suites.crew import Crew
 from mgmt.core.suites.filing import Filing
-from mgmt.core.suites.pool import Outcome, Phase, Upward
+from mgmt.core.suites.files import Outcome
+from mgmt.core.suites.pool import Phase, Upward
 from mgmt.core.suites.upward import ToDaemon
 from mgmt.core.supervision import Ordering, UnitSpec
 from mgmt.core.users import Users
 from mgmt.protocol import defaults
+from mgmt.protocol.errors import MgmtError
 from mgmt.settings import Settings
+
+Body = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +56,21 @@ class Identity:
 
 @dataclass(slots=True)
 class Ask:
-    """A request that an agent answers; `lines` take the place of the first of its explanation."""
+    """What an agent is asked on behalf of a request; `take` gets its answer, or why there is none."""
 
     route: Route
     node: str
-    lines: list[str] = field(default_factory=list)
+    take: Callable[[Body | MgmtError, list[Effect]], None]
+
+
+@dataclass(slots=True)
+class Gathering:
+    """A schedule-stat whose parts come from several nodes: what is known by unit, and who has not answered."""
+
+    rows: dict[str, Body]
+    waits: set[str]
+    next: int | None
+    unreachable: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -149,7 +163,13 @@ class State:
         self.handshakes = Handshakes(self.registry, self.supervisor, self.loading, self.sessions)
         self.conditions = Conditions(self.registry, self.supervisor, self.loading, self.sessions)
         self.execution = Execution(
-            self.supervisor, self.ordering, self.journal, self.roster, self._declare_tasks, self._on_started
+            self.supervisor,
+            self.ordering,
+            self.journal,
+            self.roster,
+            self._declare_tasks,
+            self._on_started,
+            timing.stage_s,
         )
         self.hosting = Hosting(self.supervisor)
         self.schedules = Schedules(
@@ -167,10 +187,18 @@ class State:
         self.undeclared: set[str] = set()
         self.node_waiters: dict[Route, tuple[str, str]] = {}  # node and condition
         self.node_asks: dict[int, Ask] = {}  # by number: questions that agents have not answered yet
+        self.asks = 0  # number of the last one
+        self.gatherings: dict[Route, Gathering] = {}
         self.agent: Agent | None = None
         if agent is not None:
             self.agent = Agent(
-                agent, self.supervisor, self.ordering, self.ledger, self._declare, self.undeclared
+                agent,
+                self.supervisor,
+                self.ordering,
+                self.ledger,
+                self._declare,
+                self.undeclared,
+                self.hosting,
             )
         upward: Upward = ToDaemon(self.agent) if self.agent is not None else _ToBoard(self)
         self.crew = Crew(
@@ -221,8 +249,8 @@ class State:
         self.replan()
         self.loading.declare(declared, out)
 
-    def _on_started(self, now: Now, name: str, t0_real_ns: int, reason: str, out: list[Effect]) -> None:
-        self.schedules.on_started(now, name, t0_real_ns, reason, out)
+    def _on_started(self, now: Now, name: str, t0_ns: int, reason: str, out: list[Effect]) -> None:
+        self.schedules.on_started(now, name, t0_ns, reason, out)
 
     def _may_send(self, group: str, node: str) -> bool:
         return self.users.may_send(group, "node", node)

@@ -7,19 +7,29 @@ parked and is answered by a later event.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from mgmt.core import access, accounts, agency, cluster, filing, operate, scheduling, status, suiting
+from mgmt.core import (
+    access,
+    accounts,
+    agency,
+    cluster,
+    filing,
+    measuring,
+    operate,
+    scheduling,
+    status,
+    suiting,
+)
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import LEGACY_PLANE, SESSIONLESS, Asked, Now
-from mgmt.core.nodes import Assignment, Posting
 from mgmt.core.nodes.node import to_record as node_record
 from mgmt.core.sessions import Session
 from mgmt.core.state import State
-from mgmt.core.supervision import AT_REST, Change, from_record, ghost, to_record
+from mgmt.core.supervision import AT_REST, LOCAL, Change, from_record, ghost, to_record
 from mgmt.core.supervision import State as UnitState
 from mgmt.core.verbs import HANDLERS, Body, agree, handles, refuse_while_stopping
 from mgmt.protocol import defaults, frames
@@ -28,7 +38,7 @@ from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
 from mgmt.worker.wire import Kind
 
-__all__ = ["HANDLERS", "LEGACY_PLANE", "accounts", "scheduling", "step", "suiting"]
+__all__ = ["HANDLERS", "LEGACY_PLANE", "accounts", "measuring", "scheduling", "step", "suiting"]
 
 # Each opens a session of its own: there is nothing to repeat, so they take no idempotency key.
 HELLOS = frozenset({"hello", "backend-hello", "agent-hello"})
@@ -40,6 +50,8 @@ def step(state: State, now: Now, event: ev.Event, out: list[fx.Effect] | None = 
     They are gathered in `out`: after an exception it has those that the step had come to, for a Faulted.
     """
     out = [] if out is None else out
+    if state.agent is not None:
+        state.agent.fence(now, out)
     _ON[type(event)](state, now, event, out)
     _settle(state, now, out)
     return out
@@ -75,6 +87,8 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
     _forget_undeclared(state, out)
     if state.agent is not None:
         state.agent.tell(now, state.stopping, out)
+        if state.agent.joined and state.journal.fresh:
+            state.agent.tell_faults(now, list(state.journal.fresh), False, out)
     _commit(state, out)
     if state.stopping and not supervisor.is_busy() and not state.quit_said:
         state.quit_said = True
@@ -86,31 +100,26 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
 def _commit(state: State, out: list[fx.Effect]) -> None:
     """What must survive comes first among the effects: nothing of this step is done before it is durable."""
     supervisor, journal, roster, agent = state.supervisor, state.journal, state.roster, state.agent
-    reposted = supervisor.reposted if agent is None else agent.dirty
-    crew = state.crew
-    if supervisor.dirty or journal.fresh or reposted or roster.dirty or state.users.dirty or crew.dirty:
+    keeper, crew = supervisor if agent is None else agent, state.crew
+    fresh = supervisor.dirty or journal.fresh or keeper.has_unsaved or roster.dirty
+    if fresh or state.users.dirty or crew.dirty:
         units = supervisor.units
         records = {
             name: to_record(units[name]) if name in units else None for name in sorted(supervisor.dirty)
         }
-        known: Mapping[str, Posting | Assignment] = (
-            supervisor.postings if agent is None else agent.assignments
-        )
-        assignments = {name: known[name].to_record() if name in known else None for name in sorted(reposted)}
         nodes = {name: node_record(roster.nodes[name]) for name in sorted(roster.dirty)}
         commit = fx.Commit(
             records,
             tuple(journal.fresh),
             journal.first(),
             state.schedules.records(),
-            assignments=assignments,
+            assignments=keeper.unsaved(),
             nodes=nodes,
             meta={"crew": crew.record()} if crew.dirty else {},
             accounts=state.users.take_changes(),
         )
         crew.dirty = False
         out.insert(0, commit)
-        reposted.clear()
         roster.dirty.clear()
         supervisor.dirty.clear()
         journal.fresh.clear()
@@ -393,7 +402,7 @@ def _logs(state: State, now: Now, asked: Asked, body: msg.Logs, out: list[fx.Eff
     target = unit.spec.name
     if unit.node:
         question = {**body.model_dump(exclude_none=True), "unit": target}
-        cluster.ask_node(state, now, asked, unit, question, out, [])
+        cluster.ask_unit(state, now, asked, unit, question, out, [])
         return None
     state.sessions.park(now, asked, out)
     since = None if body.since_s is None else now.real_s - body.since_s
@@ -495,6 +504,10 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.board.on_timer(now, about, out)
     elif what == "blobs":
         filing.collect(state, now, out)
+    elif what == "staging":
+        state.execution.on_stage_timer(now, out)
+    elif what == "fence":
+        pass  # what it is for is done at every event
     elif what == "uplink":
         agency.of(state).on_timer(now, out)
     elif what.startswith("probe."):
@@ -520,6 +533,9 @@ def _on_mask_checked(state: State, now: Now, event: ev.MaskChecked, out: list[fx
 def _on_log_read(state: State, now: Now, event: ev.LogRead, out: list[fx.Effect]) -> None:
     if event.route not in state.sessions.calls:
         return  # expired meanwhile
+    if event.route in state.gatherings:
+        scheduling.on_part(state, event.route, LOCAL, event.result, out)
+        return
     if isinstance(event.result, MgmtError):
         state.sessions.refuse(event.route, event.result, out)
     else:
@@ -579,7 +595,7 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
     """The first event of a daemon's life: what the former one left, then what is to be started anyway."""
     state.journal.restore(event.events)
     state.users.restore(event.accounts)
-    state.schedules.restore(event.workloads, out)
+    state.schedules.restore(now, event.workloads, event.same_boot, out)
     state.schedules.changed = False
     state.execution.restore(state.schedules.entries, out)
     supervisor = state.supervisor

@@ -180,8 +180,8 @@ class SuiteCreate(Message):
     tags: Tags = Field(default=[], description="a node must have all of these")
     labels: Labels = Field(default=[], description="for queries")
     priority: Priority = Field(default=0, description="suites with more go first")
-    worker: WorkerSchedule = WorkerSchedule()
-    hooks: SuiteHooks = SuiteHooks()
+    worker: WorkerSchedule = Field(default_factory=WorkerSchedule)
+    hooks: SuiteHooks = Field(default_factory=SuiteHooks)
 
 
 class SuitesReply(Message):
@@ -491,6 +491,35 @@ class WorkerPause(Message):
 
     node: Name
     paused: bool = Field(default=True, description="false: go on")
+
+
+# ---- figures ---------------------------------------------------------------------------------------------
+
+
+class Sample(Message):
+    """One value of a metric; of a histogram, `name` ends in `_bucket`, `_sum` or `_count`."""
+
+    name: str
+    labels: dict[str, str] = {}
+    value: float
+
+
+class Metric(Message):
+    """A metric as Prometheus has them."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    samples: list[Sample]
+
+
+class MetricsReply(Message):
+    metrics: list[Metric]
+
+
+@request("metrics", MetricsReply, Audience.CLIENT)
+class Metrics(Message):
+    """Show figures of task suites, nodes and the queue, as Prometheus reads them."""
 
 
 # ---- between a daemon and its agents ---------------------------------------------------------------------

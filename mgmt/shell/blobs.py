@@ -69,8 +69,9 @@ class Blobs:
         except MgmtError as error:
             result = error
         except OSError as error:
-            text = f"the store of files cannot be used: {error.strerror or error} ({error.filename or self._spools})"
-            result = MgmtError("not-durable", f"{text}; free some space or repair it, and try again")
+            where = error.filename or self._spools
+            text = f"the store of files cannot be used: {error.strerror or error} ({where}); free some space"
+            result = MgmtError("not-durable", text)
         except Exception as error:  # noqa: BLE001 - a bug here is an answer, not a request that nobody answers
             result = MgmtError("internal", f"{type(effect.work).__name__}: {type(error).__name__}: {error}")
         try:
@@ -104,7 +105,9 @@ class Blobs:
         try:
             size = os.fstat(descriptor).st_size
             if size != work.offset:
-                text = f"upload {work.upload} has {size} bytes, and this part is for {work.offset}; go on from there"
+                text = (
+                    f"upload {work.upload} has {size} bytes, this part is for {work.offset}; go on from there"
+                )
                 raise MgmtError("conflict", text, offset=size)
             view = memoryview(work.data)
             try:
@@ -125,8 +128,8 @@ class Blobs:
         if found != work.digest:
             spool.unlink()
             text = (
-                f"what was uploaded is sha256:{found}, and sha256:{work.digest} was announced; nothing is kept: see "
-                "that the file does not change meanwhile, and upload it again"
+                f"what was uploaded is sha256:{found}, and sha256:{work.digest} was announced; nothing is kept: "
+                "see that the file does not change meanwhile, and upload it again"
             )
             raise MgmtError("corrupt", text, digest=found)
         self._contents.take(spool, work.digest)

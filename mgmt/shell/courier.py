@@ -1,6 +1,6 @@
 """Brings files to tasks and takes away what they leave, on the machine that runs them.
 
-It asks by the same requests as users; `ask` carries them to the daemon, over an agent's link or within the process.
+It asks by the same requests as users; `ask` carries them to the daemon, over an agent's link or in one process.
 What comes often is kept here, by its content. All that may block is done in threads.
 """
 
@@ -223,12 +223,12 @@ class Courier:
         about = {"holder": effect.holder, "task": effect.task, "attempt": effect.attempt}
         try:
             async with asyncio.timeout(defaults.UPLOAD_S), self._room:
-                if effect.results is not None and os.path.lexists(effect.results):
+                # What is gone was kept in a former life of this process.
+                if effect.results is not None and await self._thread(os.path.lexists, effect.results):
                     packed = Path(f"{effect.results}.tar.gz")
                     await self._thread(pack, effect.results, packed)
                     await self._upload({**about, "kind": "result"}, packed)
-                    await self._thread(packed.unlink, True)
-                if effect.log is not None and os.path.exists(effect.log):
+                if effect.log is not None and await self._thread(os.path.exists, effect.log):
                     await self._upload({**about, "kind": "std-log"}, Path(effect.log))
         except TimeoutError:
             message = wire.UPLOAD_RESULT_TIMEOUT
@@ -238,7 +238,7 @@ class Courier:
         self._emit(ev.OutputsKept(effect.holder, effect.task, effect.attempt, message))
 
     async def _upload(self, about: dict[str, Any], path: Path) -> None:
-        digest, size = await self._thread(digest_of, path), path.stat().st_size
+        digest, size = await self._thread(lambda: (digest_of(path), path.stat().st_size))
         pause_s = PAUSE_S
         while True:
             try:

@@ -41,7 +41,11 @@ def over_link(
     loop: AbstractEventLoop, link: Callable[[], Callable[[str, dict[str, Any], Done], None]]
 ) -> Ask:
     """`link()`: the `ask` of the uplink there is now."""
-    return _awaited(loop, lambda verb, body, done: link()(verb, body, done))
+
+    def say(verb: str, body: dict[str, Any], done: Done) -> None:
+        link()(verb, body, done)
+
+    return _awaited(loop, say)
 
 
 class ToItself:

@@ -22,7 +22,7 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 DOWN = zmq.EVENT_DISCONNECTED
-FROM_DAEMON = frozenset({"node-tasks", "crew-work", "node-heartbeat", "node-push", "node-gone"})
+FROM_DAEMON = frozenset({"crew-work", "node-heartbeat", "node-push", "node-gone"})
 ASK_TIMEOUT_S = 60.0  # of a request of this agent
 
 
@@ -51,6 +51,7 @@ class Link:
         endpoint: str,
         max_message_bytes: int,
         credentials: Credentials | None,
+        connect_s: float,
         on_message: Callable[[list[Any]], None],
         on_event: Callable[[int, int], None],
     ) -> None:
@@ -63,7 +64,7 @@ class Link:
             (zmq.RCVHWM, 0),
             (zmq.MAXMSGSIZE, max_message_bytes),
             (zmq.HANDSHAKE_IVL, int(defaults.NODE_HELLO_S * 1000)),
-            (zmq.CONNECT_TIMEOUT, int(defaults.NODE_CONNECT_TIMEOUT_S * 1000)),
+            (zmq.CONNECT_TIMEOUT, int(connect_s * 1000)),
             (zmq.RECONNECT_IVL, int(defaults.NODE_RECONNECT_MIN_S * 1000)),
             (zmq.RECONNECT_IVL_MAX, int(defaults.NODE_RECONNECT_MAX_S * 1000)),
         ):
@@ -114,6 +115,7 @@ class Uplink:
         self._max_message_bytes = 2 * max_frame_bytes
         self._serial, self._emit, self._on_carried, self._credentials = serial, emit, on_carried, credentials
         self._numbered = 0  # requests
+        self._connect_s = defaults.NODE_CONNECT_TIMEOUT_S
         self._hello = 0  # number of the last hello
         self._asks: dict[int, Callable[[dict[str, Any] | MgmtError], None]] = {}
         self._session = 0
@@ -133,7 +135,7 @@ class Uplink:
     def ask(
         self, verb: str, body: dict[str, Any], done: Callable[[dict[str, Any] | MgmtError], None]
     ) -> None:
-        """A request of this agent's own; `done` once, with `unreachable` when the link breaks before the answer."""
+        """A request of this agent's own; `done` once, with `unreachable` when the link breaks before."""
         self._numbered += 1
         number = self._numbered
         frame = frames.encode_request(number, self._session, verb, body, int(ASK_TIMEOUT_S * 1000))
@@ -165,6 +167,7 @@ class Uplink:
             self._data.send(message)
 
     def relink(self, effect: fx.Relink) -> None:
+        self._connect_s = effect.connect_s
         # Not now: this may be the turn of the very socket.
         self._loop.call_soon(self._open_anew)
 
@@ -193,6 +196,7 @@ class Uplink:
             self._endpoint,
             self._max_message_bytes,
             self._credentials,
+            self._connect_s,
             on_message,
             on_event,
         )
@@ -250,7 +254,7 @@ class Uplink:
         ask, verb, timeout_ms = body["ask"], body["verb"], body["timeout_ms"]
         route = Route(self._serial(), UPLINK_PLANE, b"", ask)
         try:
-            if verb not in ("logs", "explain"):
+            if verb not in ("logs", "explain", "schedule-stat"):
                 raise MgmtError("denied", f"a daemon does not ask its agents for {verb!r}")
             question = messages.validate(frames.Request(ask, 0, verb, body["body"], timeout_ms, ""))
         except MgmtError as error:

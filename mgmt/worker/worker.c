@@ -71,7 +71,6 @@ enum {
     MAX_UNTAKEN_BYTES = 1 << 20,
     EXEC_SPAWNED = 11,
     RECEIVE_BYTES = 64 << 10,
-    KILL_RETRY_MAX_MS = 250,
     RECONNECT_FIRST_MS = 10,
     RECONNECT_MAX_MS = 1000,
     FORK_TRIES = 100,
@@ -470,7 +469,7 @@ static void kill_run(void)
     run.killing = true;
     run.timeout_at = run.state_at = NEVER;
     kill_descendants();
-    run.retry_ms = run.retry_ms * 2 + 1 < KILL_RETRY_MAX_MS ? run.retry_ms * 2 + 1 : KILL_RETRY_MAX_MS;
+    run.retry_ms = kill_again_after_ms(run.retry_ms, false);
     run.kill_at = now_ns() + run.retry_ms * MS;
     reap();
 }
@@ -736,7 +735,7 @@ static void prepare(void)
     sigaddset(&wanted, SIGINT);
     signal_fd = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
     self = getpid();
-    if (signal_fd < 0 || !become_reaper())
+    if (signal_fd < 0 || !adopt_descendants())
         leave(EXIT_FAILURE, "cannot start: %s", strerror(errno));
 }
 

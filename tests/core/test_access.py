@@ -29,12 +29,33 @@ GROUPS = {f"group-{what}" for what in ("create", "delete", "add", "remove", "rol
     "quotas",
 }
 # role -> the verbs it may say, written out: the table of verbs and this one must be changed together
+SUITES = {
+    *("suite-create", "suites", "suite-cancel", "suite-close", "suite-wait", "suite-refresh", "suite-agents"),
+    *(
+        "task-submit",
+        "tasks",
+        "task-show",
+        "task-cancel",
+        "task-retry",
+        "task-change",
+        "task-wait",
+        "workers",
+    ),
+}
 MAY_SAY = {
     keys.CLIENT: {
         *("hello", "status", "models", "wait", "explain", "lease", "release", "subscribe", "logs"),
-        *("nodes", "node-wait", "schedule-show", "schedule-explain", "schedule-stat", "whoami"),
+        *("nodes", "node-wait", "schedule-show", "schedule-explain", "schedule-stat", "whoami", "metrics"),
     },
-    USER: {"node-cordon", "node-drain", "node-tags", *OWN, *GROUPS},  # and what a client may
+    USER: {
+        "node-cordon",
+        "node-drain",
+        "node-tags",
+        "worker-pause",
+        *OWN,
+        *GROUPS,
+        *SUITES,
+    },  # and what a client may
     WORKER: {"hello", "whoami"},
     keys.AGENT: {"agent-hello"},
     keys.BACKEND: {"backend-hello", "backend-ready"},

@@ -451,6 +451,15 @@ NEEDS: dict[str, tuple[str, Role]] = {
     **dict.fromkeys(("group-delete", "group-add", "group-remove", "group-role"), ("group", Role.ADMIN)),
     "group-grant": ("node", Role.ADMIN),
     "quotas": ("group", Role.READ),
+    **dict.fromkeys(
+        ("suites", "suite-wait", "tasks", "task-show", "task-wait", "workers"), ("group", Role.READ)
+    ),
+    **dict.fromkeys(("suite-create", "suite-cancel", "suite-close"), ("group", Role.WRITE)),
+    **dict.fromkeys(("suite-refresh", "suite-agents", "task-submit"), ("group", Role.WRITE)),
+    **dict.fromkeys(("task-cancel", "task-retry", "task-change"), ("group", Role.WRITE)),
+    "worker-pause": ("node", Role.ADMIN),
+    "metrics": READS,
+    "fault-report": RUNS,
 }
 
 
@@ -564,25 +573,13 @@ def test_require_of_a_group_is_what_other_slices_ask(role: Role | None) -> None:
 # ---- quotas ----------------------------------------------------------------------------------------------
 
 
-def test_storage_is_charged_up_to_the_quota_and_released() -> None:
+def test_what_is_stored_is_as_the_queue_has_counted_it() -> None:
     place = Place()
     place.ok("quota-set", name="alice", storage_bytes=100)
-    users = place.users
-    users.charge("alice", 60)
-    users.charge("alice", 40)
-    with pytest.raises(MgmtError, match=r"stores 100 of 100 bytes.*mgmt quota set alice --storage 101"):
-        users.charge("alice", 1)
-    users.release("alice", 100)
-    with pytest.raises(ValueError, match="1 of 0 bytes"):
-        users.release("alice", 1)
-    users.charge("alice", 100)
-    place.ok("quota-set", name="alice", storage_bytes=10)  # what is there stays
-    users.release("alice", 95)
-    users.charge("alice", 5)
-    with pytest.raises(MgmtError):
-        users.charge("alice", 1)
+    place.users.count_stored("alice", 60)
+    place.users.count_stored("nobody", 1)
     (row,) = place.ok("quotas", name="alice")["groups"]
-    assert row == {"group": "alice", "storage_quota_bytes": 10, "storage_used_bytes": 10}
+    assert row == {"group": "alice", "storage_quota_bytes": 100, "storage_used_bytes": 60}
 
 
 def test_tasks_of_a_group_are_numbered_from_one() -> None:
@@ -613,7 +610,6 @@ def test_the_next_daemon_knows_them_all() -> None:
     place.ok("user-create", user="gone")
     place.ok("user-delete", user="gone")
     place.ok("user-lock", user="bob")
-    place.users.charge("vision", 5)
     place.users.number_tasks("vision", 7)
     place.ok("quota-set", name="alice", groups=3)
     place.ok("token-revoke", user="bob", name="t")

@@ -102,7 +102,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class SweepUploads:
-    """Give up uploads of which nothing came since `before_ms`; `active` ones are touched. Answer: `UploadsSwept`."""
+    """Give up uploads of which nothing came since `before_ms`, but `active` ones. Answer: `UploadsSwept`."""
 
     active: tuple[int, ...]
     before_ms: int

@@ -15,7 +15,8 @@ from mgmt import template
 from mgmt.core import effect as fx
 from mgmt.core.event import InputsFetched, Now, OutputsKept
 from mgmt.core.suites.binding import Binding, cpus_of
-from mgmt.core.suites.pool import PHASES, Claimed, Ending, Phase, Pool, Slot, Upward
+from mgmt.core.suites.files import Claimed
+from mgmt.core.suites.pool import PHASES, Ending, Phase, Pool, Slot, Upward
 from mgmt.core.supervision import AT_REST, Ordering, State, Supervisor, Unit, UnitSpec
 from mgmt.protocol import defaults
 from mgmt.protocol.errors import MgmtError
@@ -198,6 +199,8 @@ class Crew:
             return
         unit = self._supervisor.units.get(self._prefix() + HOOK_OF[self.phase])
         ended = unit is not None and _has_ended(unit) and not unit.has_process
+        if unit is not None and ended and unit.incarnation:
+            self.pool.metrics.hook_ended(now, HOOK_OF[self.phase], unit.is_completed)
         if self.phase is Phase.PREPARING and self._ending is not None:
             if unit is None or ended:
                 self._fail(now, out)
@@ -250,6 +253,7 @@ class Crew:
         hook = self._hooks()[which]
         timeout_s = min(hook["timeout_s"] or usual_s, most_s)
         out.append(fx.SetTimer(("crew", "hook"), now.mono_ns + int(timeout_s * 1e9)))
+        self.pool.metrics.hook_began(now)
         self._ordering.start(now, [self._supervisor.units[self._prefix() + which]], out)
 
     def _stop_units(self, now: Now, reason: str, out: list[fx.Effect]) -> None:

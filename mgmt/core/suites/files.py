@@ -1,4 +1,4 @@
-"""The files of a crew's tasks: what they need is brought before, what they leave is kept before they count as done.
+"""The files of a crew's tasks: what they need is brought before, what they leave is kept before they are done.
 
 Tasks without any, which are nearly all, pass by.
 """

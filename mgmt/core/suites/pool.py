@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from mgmt.core import effect as fx
 from mgmt.core.event import InputsFetched, Now, OutputsKept
 from mgmt.core.suites.files import RESOURCES, Claimed, Files, Outcome
+from mgmt.core.suites.metrics import Metrics
 from mgmt.core.suites.states import Exec
 from mgmt.core.supervision import Exit
 from mgmt.protocol import defaults
@@ -122,6 +123,7 @@ class Pool:
         self.lost = False  # an answer was: tasks may be ours that never came
         self.completed = 0  # tasks since it was opened
         self.stale = 0  # outcomes that came too late to count
+        self.metrics = Metrics()
         self._upward = upward
         self._limit = self._prefetch = 0
         self._connections: dict[int, Slot] = {}
@@ -137,7 +139,7 @@ class Pool:
         self._unanswered: set[int] = set()  # exchanges, among them those that made way for one with outcomes
 
     def open(self, now: Now, holder: int, units: Iterable[str], prefetch: int, folder: str) -> None:
-        """Places for these workers, which are to come; each has a folder in `folder`, of the last word of its name."""
+        """Places for these workers, which are to come; each has a folder in `folder`."""
         self.slots = {unit: Slot(unit, f"{folder}/{unit.rpartition('.')[2]}") for unit in units}
         self.files = Files(holder, f"{folder}/inputs")
         self.holder, self._prefetch = holder, prefetch
@@ -333,6 +335,7 @@ class Pool:
                 room.remove(slot)
                 continue
             task = self._buffer.popleft()
+            self.metrics.fed(idle=not slot.tasks)
             slot.tasks[task[0]] = task
             self.files.hand_over(task, slot.folder, out)
             words.setdefault(slot.connection, []).append([Kind.RUN, *task])

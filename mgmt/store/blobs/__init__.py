@@ -18,7 +18,7 @@ class Contents(Protocol):
     """Content by digest (SHA-256, lower-case hexadecimal). OSError or MgmtError when the place cannot be used."""
 
     def take(self, path: Path, digest: str) -> None:
-        """Keep what is in this file, which is of this digest and is gone afterwards. It survives the machine then."""
+        """Keep what is in this file, which is of this digest and gone afterwards. It survives the machine."""
 
     def read(self, digest: str, offset: int, most_bytes: int) -> bytes:
         """A part of it, empty at its end; MgmtError `unknown-blob`."""

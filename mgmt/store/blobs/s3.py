@@ -32,7 +32,7 @@ class S3Contents:
             self._s3: Any = boto3.client("s3", endpoint_url=endpoint, region_name=region, config=how)
             self._s3.head_bucket(Bucket=bucket)
         except (BotoCoreError, ClientError) as error:
-            text = f"files: bucket {bucket!r} cannot be used: {error}; see that it is there and that you may use it"
+            text = f"files: bucket {bucket!r} cannot be used: {error}; see that it is there and yours to use"
             raise MgmtError("bad-config", text) from None
 
     def take(self, path: Path, digest: str) -> None:
