@@ -58,23 +58,27 @@ def download(
     target = Path(path)
     partial = target.with_name(f".{target.name}.part")
     try:
-        with partial.open("w+b", buffering=0) as file:
-            known = _receive(client, blob, file, progress)
+        with partial.open("wb") as file:
+            known = read(client, blob, file.write, progress)
         partial.rename(target)
     finally:
         partial.unlink(missing_ok=True)
     return known
 
 
-def _receive(client: Client, blob: str, file: BinaryIO, progress: Progress) -> dict[str, Any]:
+def read(
+    client: Client, blob: str, sink: Callable[[bytes], object], progress: Progress = _nothing
+) -> dict[str, Any]:
+    """Give all of a file to `sink`, part by part; its status. MgmtError as `download`, when all was given."""
     known: dict[str, Any] = client.request("blob-read", {"blob": blob, "limit": 0})["blob"]
     digest, size = known["digest"], known["bytes"]
     body = {"blob": blob, "digest": digest}
     client.request("blob-read", {**body, "limit": 0, "verify": True}, timeout_s=_time_for(size))
-    sha = hashlib.sha256()
+    sha, done = hashlib.sha256(), 0
 
     def once(moved: Progress) -> dict[str, Any]:
-        done = asked = file.tell()
+        nonlocal done
+        asked = done
         under_way: deque[int] = deque()
         while done < size:
             while asked < size and len(under_way) < defaults.BLOB_WINDOW:
@@ -83,7 +87,7 @@ def _receive(client: Client, blob: str, file: BinaryIO, progress: Progress) -> d
             data = client.collect(under_way.popleft())["data"]
             if not data:
                 raise MgmtError("corrupt", f"{blob} ends after {done} of {size} bytes")
-            file.write(data)
+            sink(data)
             sha.update(data)
             done += len(data)
             moved(done, size)

@@ -18,8 +18,8 @@ from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.suites.board import Board
 from mgmt.core.suites.crew import Crew
-from mgmt.core.suites.filing import Filing
 from mgmt.core.suites.files import Outcome
+from mgmt.core.suites.filing import Filing
 from mgmt.core.suites.pool import Phase, Upward
 from mgmt.core.suites.upward import ToDaemon
 from mgmt.core.supervision import Ordering, UnitSpec

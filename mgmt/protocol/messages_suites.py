@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mgmt.protocol import defaults
+from mgmt.protocol import defaults, references
 from mgmt.protocol.table import Audience, Message, Name, Need, Role
 from mgmt.protocol.table import enter_notice as notice
 from mgmt.protocol.table import enter_request as request
@@ -91,9 +91,10 @@ class Resource(Message):
     )
 
     @model_validator(mode="after")
-    def _stays_below(self) -> Self:
+    def _has_its_place(self) -> Self:
         if ".." in self.path.split("/"):
             raise ValueError(f"path {self.path!r} leaves the resource folder: write it without `..`")
+        references.parse(self.blob)
         return self
 
 

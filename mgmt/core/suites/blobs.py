@@ -6,11 +6,11 @@ the transaction that changes it: the bytes of its blobs, and for each upload wha
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from mgmt.protocol import references
 from mgmt.protocol.errors import MgmtError
 
 
@@ -27,7 +27,7 @@ class BlobKind(IntEnum):
         return self.name.lower().replace("_", "-")
 
 
-ARTIFACTS = {kind.word: kind for kind in BlobKind if kind is not BlobKind.ATTACHMENT}
+ARTIFACTS = {kind: BlobKind(number) for number, kind in enumerate(references.KINDS)}
 
 
 class Name(NamedTuple):
@@ -179,24 +179,15 @@ BlobAnswer = (
     Begun | Ended | UploadsSwept | Blobs | Deleted | tuple[str, ...] | tuple[tuple[str, int], ...]
 )  # fmt: skip
 
-_DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
-_ARTIFACT = re.compile(r"task:([1-9]\d{0,18})/([a-z-]+)")
-
 
 def find(reference: str) -> BlobFilter:
-    """What a reference means: `sha256:HEX`, `task:NUMBER/KIND` or `GROUP/KEY`; MgmtError `bad-body` for others."""
-    digest = _DIGEST.fullmatch(reference)
-    if digest is not None:
-        return BlobFilter(digest=digest[1])
-    artifact = _ARTIFACT.fullmatch(reference)
-    if artifact is not None and artifact[2] in ARTIFACTS:
-        return BlobFilter(tasks=(int(artifact[1]),), kinds=(ARTIFACTS[artifact[2]],))
-    group, slash, key = reference.partition("/")
-    if not slash or not group or not key or ":" in group:
-        kinds = ", ".join(ARTIFACTS)
-        raise MgmtError(
-            "bad-body",
-            f"{reference!r:.100} names no file: write GROUP/KEY for an attachment, task:NUMBER/KIND for an "
-            f"artifact (one of {kinds}), or sha256:HEX",
-        )
+    """What a reference means; MgmtError `bad-body` when it names nothing."""
+    try:
+        group, key, task, kind, digest = references.parse(reference)
+    except ValueError as error:
+        raise MgmtError("bad-body", str(error)) from None
+    if digest:
+        return BlobFilter(digest=digest)
+    if task:
+        return BlobFilter(tasks=(task,), kinds=(ARTIFACTS[kind],))
     return BlobFilter(groups=(group,), kinds=(BlobKind.ATTACHMENT,), keys=(key,))

@@ -18,9 +18,9 @@ from mgmt.core.event import Now, Queued
 from mgmt.core.nodes import Node, NodeState, Roster
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.crew import Assignment, Crew
+from mgmt.core.suites.files import Claimed, Outcome
 from mgmt.core.suites.identity import Kind, number_of, uuid_of
 from mgmt.core.suites.metrics import Metrics
-from mgmt.core.suites.files import Claimed, Outcome
 from mgmt.core.suites.pool import Ending, Phase
 from mgmt.core.suites.states import Exec, Suite
 from mgmt.core.supervision import LOCAL
