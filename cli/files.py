@@ -54,15 +54,15 @@ _attachment = partial(sub, attachment)
 
 @_attachment("put", "blob-begin")
 @click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("key", required=False)
+@click.argument("name", metavar="[KEY]", required=False)
 @_group_option
-def put(invocation: Invocation, path: Path, key: str | None, group: str | None) -> int:
+def put(invocation: Invocation, path: Path, name: str | None, group: str | None) -> int:
     """KEY is the name of the file when absent. A transfer that was broken off goes on where it was when it is
     repeated."""
     from mgmt.client import files
 
     with invocation.client(TIMEOUT_S) as client, Meter(invocation, f"{path.name}, bytes") as meter:
-        told = files.upload(client, path, group, key or path.name, meter.show)
+        told = files.upload(client, path, group, name or path.name, meter.show)
     return _say(invocation, told, "stored")
 
 

@@ -490,9 +490,13 @@ class ReadContent:
 
 @dataclass(frozen=True, slots=True)
 class ListContents:
-    """Result: tuple of digests that were not taken since this time, epoch seconds; older spools are removed."""
+    """Result: tuple of digests that were not taken since this time, epoch seconds.
+
+    Spools that were not written since `orphans_before_s` are removed: their uploads were given up.
+    """
 
     before_s: float
+    orphans_before_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -364,7 +364,9 @@ def _file(
 
 def collect(state: State, now: Now, out: list[fx.Effect]) -> None:
     """Give up uploads that stand still, forget what belonged to deleted groups, remove content without a name."""
-    before_s = now.real_s - state.settings.files.grace_s
+    files = state.settings.files
+    before_s = now.real_s - files.grace_s
+    listing = fx.ListContents(before_s, before_s - files.grace_s - 2 * files.collect_s)
     uploads = state.filing.uploads
     active = tuple(number for number, upload in uploads.items() if upload.moved)
     for upload in uploads.values():
@@ -384,7 +386,7 @@ def collect(state: State, now: Now, out: list[fx.Effect]) -> None:
         if not isinstance(result, MgmtError):
             for group, used_bytes in result.used:
                 state.users.count_stored(group, used_bytes)
-            state.filing.ask(fx.ListContents(before_s), listed, out)
+            state.filing.ask(listing, listed, out)
 
     def listed(now: Now, result: Any, out: list[fx.Effect]) -> None:
         if not isinstance(result, MgmtError) and result:
@@ -405,7 +407,7 @@ def collect(state: State, now: Now, out: list[fx.Effect]) -> None:
     if gone:
         state.board.ask(op.DeleteBlobs(op.BlobFilter(tuple(gone)), _ms(now)), deleted, out)
     else:
-        state.filing.ask(fx.ListContents(before_s), listed, out)
+        state.filing.ask(listing, listed, out)
     set_timer(state, now, out)
 
 

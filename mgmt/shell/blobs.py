@@ -145,8 +145,8 @@ class Blobs:
 
     def _list(self, work: fx.ListContents) -> tuple[str, ...]:
         for spool in self._spools.iterdir():
-            if spool.stat().st_mtime < work.before_s:
-                spool.unlink()  # its upload was given up, by another daemon or just before a crash
+            if spool.stat().st_mtime < work.orphans_before_s:
+                spool.unlink(missing_ok=True)
         return tuple(self._contents.list_before(work.before_s))
 
     def _remove(self, work: fx.RemoveContents) -> int:
