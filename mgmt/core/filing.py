@@ -402,6 +402,13 @@ def collect(state: State, now: Now, out: list[fx.Effect]) -> None:
                 fx.Note("INFO", f"{result} bytes of files that nothing names any more are removed", {})
             )
 
+    def counted(now: Now, result: Any, out: list[fx.Effect]) -> None:
+        if not isinstance(result, MgmtError):
+            used = dict(result)  # by all daemons of the queue
+            for group in state.users.groups:
+                state.users.count_stored(group, used.get(group, 0))
+
+    state.board.ask(op.ListStorage(), counted, out)
     state.board.ask(op.SweepUploads(active, int(before_s * 1000), _ms(now)), swept, out)
     gone = [group.name for group in state.users.groups.values() if group.deleted and group.storage_used_bytes]
     if gone:

@@ -51,6 +51,7 @@ class Identity:
     workers: str = ""  # the socket to which workers connect
     worker: str = ""  # the program of workers that run processes
     queue: int = 0  # id of the queue of tasks
+    owner: str = ""  # id of this daemon among those of one queue: that of its state folder
     environ: Mapping[str, str] = field(default_factory=dict)  # of tasks, before their own
 
 
@@ -212,7 +213,8 @@ class State:
             environ=identity.environ,
         )
         self.filing = Filing()
-        self.board = Board(self.roster, self.crew, identity.queue, identity.host, self._may_send)
+        shared = settings.queue.database is not None
+        self.board = Board(self.roster, self.crew, identity.queue, identity.owner, self._may_send, shared)
         self.stopping = False
         self.quit_said = False
         self.handed_over = False  # left with units that run on

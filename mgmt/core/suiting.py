@@ -682,6 +682,6 @@ def _worker_pause(state: State, now: Now, asked: Asked, body: msg.WorkerPause, o
     if body.node == LOCAL:
         state.crew.pause(now, body.paused, out)
     else:
-        node = state.roster.get(body.node)
-        state.roster.push(node, "suite-pause", {"paused": body.paused}, out)
+        state.roster.push(state.roster.get(body.node), "suite-pause", {"paused": body.paused}, out)
+    (state.board.paused.add if body.paused else state.board.paused.discard)(body.node)
     return {"workers": []}

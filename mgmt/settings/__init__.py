@@ -267,6 +267,19 @@ class FileSettings(Table):
     )
 
 
+class QueueSettings(Table):
+    """Where the queue of task suites lies; read at the start of the daemon."""
+
+    database: Annotated[str, Field(strict=True, pattern=r"^postgres(ql)?://\S+$")] | None = Field(
+        None,
+        description="`postgresql://...`: a database that several daemons share (extra `postgres`); the file "
+        "`queue.db` of the state folder when absent. A password belongs into a file named by PGPASSFILE",
+    )
+    database_schema: Annotated[str, Field(strict=True, pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = Field(
+        "mgmt", description="schema of that database which has the tables"
+    )
+
+
 class Settings(Table):
     """The whole file. In the program it comes from `mgmt.config`, which checks across tables too."""
 
@@ -288,6 +301,7 @@ class Settings(Table):
     limits: LimitSettings = Field(default_factory=LimitSettings, description="bounds of memory")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="periods and deadlines")
     files: FileSettings = Field(default_factory=FileSettings, description="attachments and artifacts")
+    queue: QueueSettings = Field(default_factory=QueueSettings, description="the queue of task suites")
 
     def warnings(self) -> list[str]:
         """What is allowed and probably not meant, one line each, starting with the path in the file."""

@@ -112,7 +112,7 @@ def there(queue: Connection) -> Iterator[Filed]:
     yield Filed(queue)
 
 
-FILES = {"resources": [{"blob": "g/k", "path": "p"}]}
+FILES: dict[str, Any] = {"resources": [{"blob": "g/k", "path": "p"}]}
 
 
 def test_a_task_is_run_when_its_files_are_there(there: Filed) -> None:

@@ -439,6 +439,7 @@ RUNS = ("service", Role.ADMIN)
 NEEDS: dict[str, tuple[str, Role]] = {
     **dict.fromkeys(("hello", "whoami"), ("session", Role.READ)),
     **dict.fromkeys(("status", "models", "wait", "explain", "lease", "release", "subscribe", "logs"), READS),
+    "metrics": READS,
     **dict.fromkeys(("nodes", "node-wait", "schedule-show", "schedule-explain", "schedule-stat"), READS),
     **dict.fromkeys(("load-model", "unload-model", "stop-service", "start", "stop", "restart"), RUNS),
     **dict.fromkeys(("reset-failed", "plan", "apply", "dump"), RUNS),
@@ -463,7 +464,6 @@ NEEDS: dict[str, tuple[str, Role]] = {
     **dict.fromkeys(("blob-begin", "blob-chunk", "blob-commit"), ("group", Role.WRITE)),
     **dict.fromkeys(("attachment-delete", "artifact-delete"), ("group", Role.WRITE)),
     "worker-pause": ("node", Role.ADMIN),
-    "metrics": READS,
     "fault-report": RUNS,
 }
 

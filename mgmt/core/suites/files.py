@@ -11,6 +11,7 @@ from typing import Any
 
 from mgmt.core import effect as fx
 from mgmt.core.event import InputsFetched, OutputsKept
+from mgmt.core.suites.states import Exec
 from mgmt.protocol import frames
 
 # A task as it came: its number, attempt, packed specification (empty: of a former life), UUID, and the UUID of the
@@ -36,6 +37,7 @@ class Files:
         # By connection, in the order of its worker, which is told how many are safe: what is kept, and what ended
         # after it. None: may be told.
         self._behind: dict[int, deque[tuple[tuple[int, int] | None, Outcome]]] = {}
+        self._states: list[list[int]] = []
         self._litter: list[str] = []
         self._dropped: list[int] = []
 
@@ -55,6 +57,11 @@ class Files:
             out.extend(fx.RemoveTree(path) for path in self._litter)
             self._litter = []
 
+    def take_states(self) -> list[list[int]]:
+        """[task, attempt, exec state] reached since the last call."""
+        states, self._states = self._states, []
+        return states
+
     # ---- before ----
 
     def fetch(self, task: Claimed, out: list[fx.Effect]) -> bool:
@@ -66,6 +73,7 @@ class Files:
         pairs = tuple((one["blob"], one["path"]) for one in wanted)
         folder = f"{self._folder}/{number}.{attempt}"
         self._coming[number], self._inputs[number] = task, folder
+        self._states.append([number, attempt, Exec.FETCH_RESOURCE])
         out.append(fx.FetchInputs(self._holder, number, attempt, folder, pairs))
         return True
 
@@ -74,6 +82,7 @@ class Files:
         task = self._coming.get(event.task)
         if task is None or task[1] != event.attempt:
             return None
+        self._states += [[*task[:2], Exec.FETCH_RESOURCE_FINISHED]] if not event.message else []
         return self._coming.pop(event.task)
 
     def coming(self, among: Container[int] | None = None) -> list[Claimed]:
@@ -98,13 +107,14 @@ class Files:
     # ---- after ----
 
     def holds_back(self, connection: int, done: Outcome, out: list[fx.Effect]) -> bool:
-        """A task is done: whether that may not be told yet."""
+        """A worker has a task no more: whether that may not be told yet."""
         self._inputs.pop(done[1], None)  # its worker has removed them
-        extra = done[_EXTRA]
+        extra = done[_EXTRA] if done[0] == "done" else None
         if extra and ("results" in extra or "log" in extra):
             key = done[1], done[2]
             if key not in self._keeping:
                 self._keeping.add(key)
+                self._states.append([*key, Exec.UPLOAD_RESULT])
                 out.append(fx.KeepOutputs(self._holder, *key, extra.get("results"), extra.get("log")))
             self._behind.setdefault(connection, deque()).append((key, done))
             return True
