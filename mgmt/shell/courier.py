@@ -302,9 +302,14 @@ def _gzip(path: Path) -> Iterator[Any]:
 
 
 def remove(results: str | None, log_path: str | None) -> None:
-    """What a task left, after it was kept."""
+    """What a task left, after it was kept. At once: half a folder would be kept anew by the next life of this."""
     if results is not None:
-        remove_tree(results)
+        kept = f"{results}.kept"
+        try:
+            os.rename(results, kept)
+        except FileNotFoundError:
+            pass
+        remove_tree(kept)
         remove_tree(f"{results}.tar.gz")
     if log_path is not None:
         remove_tree(log_path)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import signal
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -14,12 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from mgmt.client import Client
 from mgmt.client.files import download, upload
 from mgmt.protocol import defaults, tokens
 from mgmt.protocol.errors import MgmtError
+from mgmt_cli.schemas import schema_of
 from tests.system.agents import Agent, a_daemon, agents
 from tests.system.clients import PATIENCE_S, eventually
 from tests.system.daemon import Daemon, daemons
@@ -462,8 +467,9 @@ def test_results_beyond_the_quota_are_told_and_the_task_counts(
     assert shown["artifacts"] == [] and used(daemon) == 0
 
 
-def test_a_machine_killed_while_it_keeps_results_keeps_them_all(
-    daemon: Daemon, client: Client, tmp_path: Path
+@pytest.mark.parametrize("victim", ["agent", "daemon"])
+def test_who_is_killed_while_results_are_kept_keeps_them_all(
+    daemon: Daemon, client: Client, tmp_path: Path, victim: str
 ) -> None:
     with agents() as join:
         agent = join(daemon, "n1")
@@ -479,8 +485,12 @@ def test_a_machine_killed_while_it_keeps_results_keeps_them_all(
 
         for kept in (1, 3):
             eventually(partial(some_are_kept, kept), what="some are kept")
-            agent.kill()
-            agent.launch()
+            if victim == "agent":
+                agent.kill()
+                agent.launch()
+            else:
+                daemon.crash()
+                daemon.start()
         for number in numbers:
             client.request("task-wait", {"task": number}, timeout_s=60.0)
             shown = client.request("task-show", {"task": number})
@@ -490,3 +500,56 @@ def test_a_machine_killed_while_it_keeps_results_keeps_them_all(
                 file = archive.extractfile("x")
                 assert file is not None
                 assert digest(file.read()) == shown["result"]["tail"].split()[0], "of the attempt that counts"
+
+
+# ---- the command line ------------------------------------------------------------------------------------
+
+
+def mgmt(daemon: Daemon, *arguments: str, status: int = 0) -> bytes:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("MGMT_", "XDG_"))}
+    environ |= {"MGMT_ENDPOINT": daemon.endpoint("control"), "MGMT_STATE_DIR": str(daemon.state_dir)}
+    done = subprocess.run(
+        [sys.executable, "-m", "mgmt_cli", *arguments],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env=environ,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout
+
+
+def shown(daemon: Daemon, *arguments: str) -> Any:
+    """What a command says with --json, which is as its schema says."""
+    told = json.loads(mgmt(daemon, *arguments, "--json"))
+    jsonschema.validate(told, schema_of(told["schema"]))
+    return told
+
+
+def test_files_on_the_command_line(daemon: Daemon, tmp_path: Path) -> None:
+    path = a_file(tmp_path, 2 * CHUNK, "net.bin")
+    told = shown(daemon, "attachment", "put", str(path), "nets/a.bin")
+    assert told["digest"] == digest(path.read_bytes())
+    (listed,) = shown(daemon, "attachment", "list", "nets/")["blobs"]
+    assert listed["blob"] == "administrator/nets/a.bin"
+    for name in ("nets/a.bin", listed["blob"]):
+        assert mgmt(daemon, "attachment", "get", name, "-o", "-") == path.read_bytes()
+    shown(daemon, "attachment", "get", "nets/a.bin", "-o", str(tmp_path / "copy"))
+    assert (tmp_path / "copy").read_bytes() == path.read_bytes()
+    mgmt(daemon, "attachment", "get", "nothing", "-o", str(tmp_path / "no"), status=4)
+    mgmt(daemon, "attachment", "rm", status=2)
+    assert shown(daemon, "attachment", "rm", "nets/a.bin")["deleted"] == 1
+    suite = str(a_suite(daemon))
+    command = ("sh", "-c", "seq 700000; echo r > $MITO_RESULT_DIR/r")
+    mgmt(daemon, "task", "submit", "--suite", suite, "--output", "--wait", "--", *command)
+    artifacts = shown(daemon, "artifact", "list", "--suite", suite)["blobs"]
+    assert [one["kind"] for one in artifacts] == ["result", "std-log"]
+    task = str(artifacts[0]["task"])
+    whole = mgmt(daemon, "task", "logs", task)
+    assert whole == b"".join(b"%d\n" % number for number in range(1, 700_001)), "nearly 5 MB, all of it"
+    assert shown(daemon, "task", "logs", task)["whole"] == f"task:{task}/std-log"
+    mgmt(daemon, "artifact", "get", task, "std-log", "-o", str(tmp_path / "log"))
+    assert (tmp_path / "log").read_bytes() == whole
+    assert shown(daemon, "artifact", "rm", task, "--kind", "result")["deleted"] == 1
+    mgmt(daemon, "artifact", "get", task, "-o", str(tmp_path / "no"), status=4)
+    assert not (tmp_path / "no").exists()
