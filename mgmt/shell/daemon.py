@@ -73,6 +73,7 @@ QUEUE_NAME = "queue.db"  # in the state folder
 FIRST_SAMPLE_S = 0.02  # after a start
 SAMPLE_S = 5.0  # how often CPU and memory of units are looked at
 WORKERS = 2  # threads for what may block: reading logs, walking /proc
+GONE = ".gone"  # how folders end that are being removed
 FLUSH_S = 0.5  # how long the last answers may take at the end
 UNTELLABLE = (
     "the answer could not be put into words: a fault of mgmt itself; its traceback is in the daemon's log"
@@ -220,6 +221,7 @@ class Daemon:
         self._config_path, self._insecure = loaded.path, loaded.insecure
         self._sampler = sight.Sampler()
         self._unsampled: set[str] = set()  # started a moment ago
+        self._removals = itertools.count(time.time_ns())
         self._workers = ThreadPoolExecutor(WORKERS, "worker")
         all_there = Barrier(WORKERS + 1)  # now: a pool makes its threads when it first needs them, if it can
         for _ in range(WORKERS):
@@ -307,7 +309,7 @@ class Daemon:
             fx.OpenRelay: lambda effect: self._up().open_relay(effect),
             fx.Queue: self._ask_queue,
             fx.MakeSuiteFolder: self._make_suite_folder,
-            fx.RemoveTree: lambda effect: self._submit(partial(remove_tree, effect.path)),
+            fx.RemoveTree: self._remove_tree,
             fx.MoveFolder: _move_folder,
             fx.File: lambda effect: self._content().do(effect),
             fx.FetchInputs: self._courier.fetch,
@@ -332,6 +334,8 @@ class Daemon:
         if interval_s is not None:
             self._beat(interval_s)
         self._commands.await_former()
+        for left in (self._state_dir / "suites").glob(f"*{GONE}"):
+            self._submit(partial(remove_tree, str(left)))
         # First: a unit that is started may be given the folder of a start that nobody knows any more.
         restored = self._restored.units.items() if self._restored.same_boot else ()
         self._units.clean({(name, unit["incarnation"]) for name, unit in restored if unit["has_process"]})
@@ -534,6 +538,18 @@ class Daemon:
 
         assert self._tasks is not None, "agents have no queue"
         self._tasks.ask(effect.operation, done)
+
+    def _remove_tree(self, effect: fx.RemoveTree) -> None:
+        """Its name is free at once: the next of that name may be made before all of it is removed."""
+        gone = f"{effect.path}.{next(self._removals)}{GONE}"
+        try:
+            os.rename(effect.path, gone)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.warning("%s cannot be removed: %s", effect.path, error.strerror)
+            return
+        self._submit(partial(remove_tree, gone))
 
     def _make_suite_folder(self, effect: fx.MakeSuiteFolder) -> None:
         def make() -> None:

@@ -494,7 +494,11 @@ def test_who_is_killed_while_results_are_kept_keeps_them_all(
         for number in numbers:
             client.request("task-wait", {"task": number}, timeout_s=60.0)
             shown = client.request("task-show", {"task": number})
-            assert (shown["status"]["state"], shown["result"]["exit_status"]) == ("FINISHED", 0), shown
+            assert (shown["status"]["state"], shown["result"]["exit_status"]) == ("FINISHED", 0), (
+                shown,
+                agent.unit_log("suite-1.w0").read_text(),
+                agent.log(),
+            )
             download(client, f"task:{number}/result", tmp_path / "r")
             with tarfile.open(fileobj=io.BytesIO((tmp_path / "r").read_bytes())) as archive:
                 file = archive.extractfile("x")
