@@ -18,9 +18,10 @@ from mgmt.core.event import Now, Queued
 from mgmt.core.nodes import Node, NodeState, Roster
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.crew import Assignment, Crew
+from mgmt.core.suites.files import Claimed, Outcome
 from mgmt.core.suites.identity import Kind, number_of, uuid_of
 from mgmt.core.suites.metrics import Metrics
-from mgmt.core.suites.pool import Claimed, Ending, Outcome, Phase
+from mgmt.core.suites.pool import Ending, Phase
 from mgmt.core.suites.states import Exec, Suite
 from mgmt.core.supervision import LOCAL
 from mgmt.protocol import defaults, frames
@@ -432,6 +433,14 @@ class Board:
         return [holding for holding in self.holdings.values() if holding.suite == suite]
 
     # ---- words of crews ----
+
+    def suite_at(self, holder: int, node: str) -> Entry:
+        """What a node works on; MgmtError `stale` when this holder of it has ended."""
+        holding = self._by_holder.get(holder)
+        entry = self.entries.get(holding.suite) if holding is not None and holding.node == node else None
+        if entry is None:
+            raise MgmtError("stale", f"node {node} has no suite as holder {holder} any more", holder=holder)
+        return entry
 
     def exchange(
         self,
