@@ -1,4 +1,4 @@
-"""Suites while workers, agents and daemons are killed, links are cut and disks are full: no task is lost or done twice.
+"""Suites while workers, agents and daemons are killed, links cut and disks full: no task is lost or done twice.
 
 "Done twice" is about results: what is tried again may run again, and exactly one of its results counts.
 """

@@ -746,7 +746,7 @@ class Board:
         self.match(now, out)  # whoever could not be given work when the queue could not write
         if isinstance(result, MgmtError) or not result.next_ms:
             return
-        wait_s = min(SWEEP_S, max(0.01, (result.next_ms - _ms(now)) / 1000))
+        wait_s = min(SWEEP_S, self._auto_close_s, max(0.01, (result.next_ms - _ms(now)) / 1000))
         self._sweeps = True
         out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns + int(wait_s * 1e9)))
 
