@@ -66,7 +66,10 @@ class WorkerSchedule(Message):
     worker_count: int = Field(default=1, ge=1, le=defaults.MAX_WORKERS, description="workers on each node")
     cpu_binding: CpuBinding | None = Field(default=None, description="None: wherever the machine has room")
     task_prefetch_count: int = Field(
-        default=defaults.TASK_PREFETCH, ge=1, le=4096, description="tasks fetched ahead for each worker"
+        default=defaults.TASK_PREFETCH,
+        ge=1,
+        le=4096,
+        description="tasks fetched ahead for each worker, at most: what it does in 20 ms is enough",
     )
     kind: WorkerKind = Field(
         default="process",
