@@ -503,7 +503,7 @@ class Daemon:
             self._post(ev.Queued(effect.tag, result))
 
         assert self._tasks is not None, "agents have no queue"
-        self._tasks.ask(effect.operation, done)
+        self._tasks.ask(effect.operation, done, effect.in_order)
 
     def _make_suite_folder(self, effect: fx.MakeSuiteFolder) -> None:
         def make() -> None:

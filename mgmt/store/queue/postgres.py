@@ -53,6 +53,9 @@ class PostgresConnection:
         db.execute("SET synchronous_commit = on")
         return db
 
+    def make_room(self) -> None:
+        """Its server keeps the files of its log for the next use."""
+
     def begin(self) -> None:
         self.writes = 0
         if self._db.closed:
