@@ -18,7 +18,9 @@ from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.suites.board import Board
 from mgmt.core.suites.crew import Crew
-from mgmt.core.suites.pool import Outcome, Phase, Upward
+from mgmt.core.suites.files import Outcome
+from mgmt.core.suites.filing import Filing
+from mgmt.core.suites.pool import Phase, Upward
 from mgmt.core.suites.upward import ToDaemon
 from mgmt.core.supervision import Ordering, UnitSpec
 from mgmt.core.users import Users
@@ -49,6 +51,7 @@ class Identity:
     workers: str = ""  # the socket to which workers connect
     worker: str = ""  # the program of workers that run processes
     queue: int = 0  # id of the queue of tasks
+    owner: str = ""  # id of this daemon among those of one queue: that of its state folder
     environ: Mapping[str, str] = field(default_factory=dict)  # of tasks, before their own
 
 
@@ -209,7 +212,17 @@ class State:
             worker=identity.worker,
             environ=identity.environ,
         )
-        self.board = Board(self.roster, self.crew, identity.queue, identity.host, self._may_send)
+        self.filing = Filing()
+        shared = settings.queue.database is not None
+        self.board = Board(
+            self.roster,
+            self.crew,
+            identity.queue,
+            identity.owner,
+            self._may_send,
+            shared,
+            timing.suite_auto_close_s,
+        )
         self.stopping = False
         self.quit_said = False
         self.handed_over = False  # left with units that run on

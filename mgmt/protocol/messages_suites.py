@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mgmt.protocol import defaults
+from mgmt.protocol import defaults, references
 from mgmt.protocol.table import Audience, Message, Name, Need, Role
 from mgmt.protocol.table import enter_notice as notice
 from mgmt.protocol.table import enter_request as request
@@ -93,9 +93,16 @@ class Resource(Message):
     blob: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
         description="`sha256:HEX`, `GROUP/KEY` of an attachment, or `task:NUMBER/KIND` of an artifact"
     )
-    path: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
+    path: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^/\x00][^\x00]*$")] = Field(
         description="below the resource folder, without `..`"
     )
+
+    @model_validator(mode="after")
+    def _has_its_place(self) -> Self:
+        if ".." in self.path.split("/"):
+            raise ValueError(f"path {self.path!r} leaves the resource folder: write it without `..`")
+        references.parse(self.blob)
+        return self
 
 
 class SuiteHook(Message):
@@ -389,7 +396,7 @@ class TaskFilter(Message):
 
 @request("tasks", TasksReply, Audience.USER, READ_IN_GROUP)
 class Tasks(TaskFilter):
-    """List tasks, newest first."""
+    """List tasks, by number."""
 
     limit: int = Field(default=100, ge=0, le=10_000)
     offset: int = Field(default=0, ge=0)
