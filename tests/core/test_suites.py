@@ -265,3 +265,33 @@ def test_nodes_across_a_restart_are_lost_when_they_do_not_come_back(nodes: Suite
     nodes.advance(6.0)
     assert {nodes.state(task) for task in tasks} == {Task.READY}
     nodes.finish()
+
+
+def test_who_waits_long_becomes_urgent(there: Suited) -> None:
+    first = there.suite()
+    (busy,) = there.submit(first)
+    old, new = there.suite(), there.suite(priority=1)
+    (waits,) = there.submit(old)
+    there.advance(150.0)
+    (urgent,) = there.submit(new)
+    there.work(hand_of(there, busy))
+    there.advance(1.0)
+    assert there.state(waits) is Task.RUNNING and there.state(urgent) is Task.READY
+    there.finish()
+
+
+def test_a_group_that_has_less_goes_first(nodes: Suited) -> None:
+    for group in ("a", "b"):
+        nodes.ask("group-create", group=group)
+        for node in ("n1", "n2"):
+            assert nodes.ask("group-grant", group=group, node=node, role="write").ok is not None
+    gate = nodes.suite(tags=["x"])
+    nodes.ask("suite-agents", suite=str(gate), remove=["n1"])
+    (first,) = nodes.submit(gate)
+    of_a, more_of_a, of_b = (nodes.suite(tags=["x"], group=group) for group in ("a", "a", "b"))
+    nodes.submit(of_a)  # on n1
+    (second,), (third,) = nodes.submit(more_of_a), nodes.submit(of_b)
+    nodes.work(hand_of(nodes, first))
+    nodes.advance(1.0)
+    assert nodes.state(third) is Task.RUNNING and nodes.state(second) is Task.READY
+    nodes.finish()
