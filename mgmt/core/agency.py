@@ -32,6 +32,8 @@ OPEN = frozenset(
     }
 )
 
+OF_AGENTS = frozenset({"agent-hello", "blob-begin", "blob-chunk", "blob-commit", "blob-read"})
+
 
 def of(state: State) -> Agent:
     assert state.agent is not None, "events of the link reach agents only"
@@ -44,8 +46,9 @@ def refuse_what_is_the_daemons(state: State, asked: Asked) -> None:
         name, daemon = state.agent.facts.name, state.agent.facts.daemon
         text = f"this is the agent of node {name}: {asked.verb} is for its daemon, which it joins at {daemon}"
         raise MgmtError("not-available", text, daemon=daemon)
-    if state.agent is None and asked.route.plane == NODES_PLANE and asked.verb != "agent-hello":
-        raise MgmtError("denied", "agents do not ask, they are asked; use the control endpoint")
+    if state.agent is None and asked.route.plane == NODES_PLANE and asked.verb not in OF_AGENTS:
+        text = "agents ask for the files of what they run, and for nothing else; use the control endpoint"
+        raise MgmtError("denied", text)
 
 
 def on_link_up(state: State, now: Now, event: ev.LinkUp, out: list[fx.Effect]) -> None:
@@ -102,16 +105,13 @@ def on_daemon_noticed(state: State, now: Now, event: ev.DaemonNoticed, out: list
 def on_suite(state: State, now: Now, what: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
     """A word of the daemon about suites."""
     if what == "suite":
-        policy = of(state).facts.policy
-        try:
-            if policy is not None and not policy.suites:
-                text = f"the policy of node {of(state).facts.name} does not allow suites (`suites` in its policy.json)"
-                raise MgmtError("denied", text)
+        facts = of(state).facts
+        if facts.policy is None or facts.policy.suites:
             state.crew.assign(now, Assignment(**body), out)
-        except MgmtError as error:
-            holder = body["holder"]
+        else:
+            text = f"the policy of node {facts.name} does not allow suites (`suites` in its policy.json)"
             ToDaemon(of(state)).phase(
-                now, holder, Phase.IDLE, error.text, failed=True, completed=0, held=None, out=out
+                now, body["holder"], Phase.IDLE, text, failed=True, completed=0, held=None, out=out
             )
     elif what == "suite-end":
         state.crew.end(now, body["holder"], Ending(body["how"]), body["reason"], out)

@@ -18,8 +18,10 @@ from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.suites.board import Board
 from mgmt.core.suites.crew import Crew
+from mgmt.core.suites.files import Outcome
+from mgmt.core.suites.filing import Filing
 from mgmt.core.suites.outbox import Outbox
-from mgmt.core.suites.pool import Outcome, Phase, Upward
+from mgmt.core.suites.pool import Phase, Upward
 from mgmt.core.suites.upward import ToDaemon
 from mgmt.core.supervision import Ordering, UnitSpec
 from mgmt.core.users import Users
@@ -212,9 +214,16 @@ class State:
             environ=identity.environ,
             outbox=Outbox() if self.agent is not None else None,
         )
+        self.filing = Filing()
         shared = settings.queue.database is not None
         self.board = Board(
-            self.roster, self.crew, identity.queue, identity.owner, self.users.may_send, shared
+            self.roster,
+            self.crew,
+            identity.queue,
+            identity.owner,
+            self.users.may_send,
+            shared,
+            timing.suite_auto_close_s,
         )
         self.stopping = False
         self.quit_said = False

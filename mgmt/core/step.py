@@ -11,7 +11,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from mgmt.core import access, accounts, agency, cluster, measuring, operate, scheduling, status, suiting
+from mgmt.core import (
+    access,
+    accounts,
+    agency,
+    cluster,
+    filing,
+    measuring,
+    operate,
+    scheduling,
+    status,
+    suiting,
+)
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import LEGACY_PLANE, SESSIONLESS, Asked, Now
@@ -496,6 +507,8 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.board.on_timer(now, about, out)
     elif what == "lifetime":
         state.board.on_lifetime(now, about, out)
+    elif what == "blobs":
+        filing.collect(state, now, out)
     elif what == "staging":
         state.execution.on_stage_timer(now, out)
     elif what == "fence":
@@ -629,11 +642,14 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
             except MgmtError as error:
                 supervisor.refuse(unit, error.text)
     state.ordering.on_change(now, out)  # whoever waited when the former daemon ended
-    state.crew.resume(now, out)
     if state.agent is None:
-        state.board.restore(now, event.suites, event.holders, out)
+        for group, used_bytes in event.storage:
+            state.users.count_stored(group, used_bytes)
+        filing.set_timer(state, now, out)
+        state.board.restore(now, event.suites, event.holders, out)  # before its own crew says a word
     else:
         state.agent.on_work = partial(_on_work, state)
+    state.crew.resume(now, out)
 
 
 def _on_work(state: State, now: Now, what: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
@@ -692,6 +708,9 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.SuiteFolderMade: lambda state, now, event, out: state.crew.on_folder(
         now, event.holder, event.error, out
     ),
+    ev.Filed: filing.on_filed,
+    ev.InputsFetched: lambda state, now, event, out: state.crew.on_inputs(now, event, out),
+    ev.OutputsKept: lambda state, now, event, out: state.crew.on_outputs(now, event, out),
     ev.WorkerHello: _on_worker_hello,
     ev.WorkerSaid: lambda state, now, event, out: state.crew.on_said(
         now, event.connection, event.messages, out

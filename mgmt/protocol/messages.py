@@ -138,6 +138,7 @@ class ServiceStatus(Message):
     workloads: int = Field(description="workloads of periodic tasks that are in force")
     seq: int = Field(description="sequence number of the last event")
     counters: dict[str, int]
+    degraded: str = Field(default="", description="why the queue of tasks cannot be written now")
 
 
 # ---- sessions --------------------------------------------------------------------------------------------
@@ -1149,7 +1150,8 @@ class NodeGone(Message):
 
 
 # Their rows follow these.
+import mgmt.protocol.messages_blobs  # noqa: E402
 import mgmt.protocol.messages_suites  # noqa: E402
-import mgmt.protocol.messages_users  # noqa: E402, F401
+import mgmt.protocol.messages_users  # noqa: E402
 
 AgentHello.model_rebuild()

@@ -228,6 +228,10 @@ class TimingSettings(Table):
     node_lost_s: Seconds = Field(
         defaults.NODE_LOST_S, description="silence after which a node is lost; at least three heartbeats"
     )
+
+    suite_auto_close_s: Seconds = Field(
+        defaults.SUITE_AUTO_CLOSE_S, description="without a new task, an open suite of tasks is closed"
+    )
     stage_s: Seconds = Field(
         defaults.STAGE_S, description="for all nodes of a workload to prepare for it; else it is refused"
     )
@@ -247,13 +251,34 @@ class TimingSettings(Table):
         return self
 
 
+class S3Settings(Table):
+    """A bucket of S3 or what speaks like it; credentials are found as boto3 does (environment, its own files)."""
+
+    bucket: Text = Field(description="its name")
+    prefix: str = Field("", description="before the keys of all objects")
+    endpoint: Text | None = Field(None, description="URL of the server; absent: that of AWS")
+    region: Text | None = Field(None, description="absent: as boto3 finds it")
+
+
+class FileSettings(Table):
+    """Where attachments and artifacts lie."""
+
+    s3: S3Settings | None = Field(None, description="in a bucket (extra `s3`); absent: in the state folder")
+    collect_s: Seconds = Field(
+        defaults.BLOB_COLLECT_S, description="between two looks for content that nothing names any more"
+    )
+    grace_s: Seconds = Field(
+        defaults.BLOB_GRACE_S, description="how long such content, and an upload that stands still, are kept"
+    )
+
+
 class QueueSettings(Table):
     """Where the queue of task suites lies; read at the start of the daemon."""
 
     database: Annotated[str, Field(strict=True, pattern=r"^postgres(ql)?://\S+$")] | None = Field(
         None,
-        description="`postgresql://...`: a database that several daemons share (extra `postgres`); the file `queue.db` "
-        "of the state folder when absent. What must not be read here belongs into a file named by PGPASSFILE",
+        description="`postgresql://...`: a database that several daemons share (extra `postgres`); the file "
+        "`queue.db` of the state folder when absent. A password belongs into a file named by PGPASSFILE",
     )
     database_schema: Annotated[str, Field(strict=True, pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = Field(
         "mgmt", description="schema of that database which has the tables"
@@ -280,6 +305,7 @@ class Settings(Table):
     logging: LoggingSettings = Field(default_factory=LoggingSettings, description="the daemon's log")
     limits: LimitSettings = Field(default_factory=LimitSettings, description="bounds of memory")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="periods and deadlines")
+    files: FileSettings = Field(default_factory=FileSettings, description="attachments and artifacts")
     queue: QueueSettings = Field(default_factory=QueueSettings, description="the queue of task suites")
 
     def warnings(self) -> list[str]:

@@ -54,8 +54,8 @@ class PolicySettings(Table):
 
     suites: Annotated[bool, Field(strict=True)] = Field(
         False,
-        description="task suites may be run: whatever their users submit, as the agent's own account. `executables` "
-        "and `env` do not concern their tasks and hooks, `max_units`, `max_memory_mb` and `cpus` not their workers",
+        description="task suites may be run: whatever their users submit, as the agent's own account. The other "
+        "keys do not concern their tasks, hooks and workers",
     )
 
     @model_validator(mode="after")

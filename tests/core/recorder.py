@@ -295,6 +295,7 @@ class World:
             assert unit.incarnation >= record["incarnation"], f"{name} would use an incarnation twice"
             others = (other.spec.needs for other in self.state.supervisor.units.values() if other.wanted)
             needed = any(name in needs.requires or name in needs.wants for needs in others)
+            needed = needed or name.startswith("suite-")  # its crew decides that anew
             assert unit.wanted >= record["wanted"] or name in self.state.undeclared, f"{name} is given up"
             assert unit.wanted <= record["wanted"] or needed, f"{name} is started again"
             if record["has_process"] and same_boot and not unit.node:
@@ -653,9 +654,9 @@ class World:
                     self.processes[unit, incarnation].lease_ns = until_ns
             case fx.StageTasks() | fx.BindTask() | fx.ReleaseTasks() | fx.DropTasks() | fx.ReadTasks():
                 self._execute(effect)
-            case (
-                fx.Queue() | fx.MakeSuiteFolder() | fx.RemoveSuiteFolder() | fx.ToWorker() | fx.CloseWorker()
-            ):
+            case fx.FetchInputs() | fx.KeepOutputs() | fx.DropJobs() | fx.MoveFolder() | fx.RemoveTree():
+                self.suite_effects.append(effect)
+            case fx.Queue() | fx.File() | fx.MakeSuiteFolder() | fx.ToWorker() | fx.CloseWorker():
                 self.suite_effects.append(effect)
             case fx.Quit():
                 self._quits += 1

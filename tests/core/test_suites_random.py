@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -42,7 +41,7 @@ class Histories(RuleBasedStateMachine):
             if table != "meta":
                 self.db.change(f"DELETE FROM {table}")
         self.db.commit()
-        self.there = Suited(self.db, {name: () for name in NAMES})
+        self.there = Suited(self.db, dict.fromkeys(NAMES, ()))
         self.suites = [self.there.suite()]
         hook = {"args": ["true"]}
         if hooks:
@@ -60,9 +59,8 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: len(self.suites) < 3)
     @rule(count=st.integers(1, 2), priority=st.integers(0, 2))
     def create(self, count: int, priority: int) -> None:
-        ticket = self.there.client.ask(
-            "suite-create", within_s=None, worker={"worker_count": count}, priority=priority
-        )
+        worker = {"worker_count": count}
+        ticket = self.there.say("suite-create", worker=worker, priority=priority)
         self.there.pump()
         if ticket.answers and ticket.answers[0][0] == "ok":
             self.suites.append(ticket.ok["suite"])
@@ -73,24 +71,24 @@ class Histories(RuleBasedStateMachine):
         if retries:
             task["retries"] = {"limit": 2, "delay_s": 0.3}
         suite = str(self.suites[which % len(self.suites)])
-        self.there.client.ask("task-submit", within_s=None, suite=suite, tasks=[task] * count)
+        self.there.say("task-submit", suite=suite, tasks=[task] * count)
         self.there.pump()
 
     @rule(which=few, running=st.booleans())
     def cancel_tasks(self, which: int, running: bool) -> None:
         suite = str(self.suites[which % len(self.suites)])
-        self.there.client.ask("task-cancel", within_s=None, suite=suite, running=running)
+        self.there.say("task-cancel", suite=suite, running=running)
         self.there.pump()
 
     @rule(which=few, running=st.booleans())
     def cancel_suite(self, which: int, running: bool) -> None:
         suite = str(self.suites[which % len(self.suites)])
-        self.there.client.ask("suite-cancel", within_s=None, suite=suite, cancel_running=running)
+        self.there.say("suite-cancel", suite=suite, cancel_running=running)
         self.there.pump()
 
     @rule(name=st.sampled_from(["local", *NAMES]), paused=st.booleans())
     def pause(self, name: str, paused: bool) -> None:
-        self.there.client.ask("worker-pause", within_s=None, node=name, paused=paused)
+        self.there.say("worker-pause", node=name, paused=paused)
         self.there.pump()
 
     # ---- what workers do ----
@@ -185,7 +183,7 @@ class Histories(RuleBasedStateMachine):
         for name in NAMES:
             self.there.heal(name)
         for name in ("local", *NAMES):
-            self.there.client.ask("worker-pause", within_s=None, node=name, paused=False)
+            self.there.say("worker-pause", node=name, paused=False)
         self.there.finish()
 
 

@@ -19,10 +19,11 @@ from mgmt.core.event import Now, Queued
 from mgmt.core.nodes import Node, NodeState, Roster
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.crew import Assignment, Crew
+from mgmt.core.suites.files import Claimed, Outcome
 from mgmt.core.suites.identity import Kind, number_of, uuid_of
 from mgmt.core.suites.lanes import Lanes
 from mgmt.core.suites.metrics import Metrics
-from mgmt.core.suites.pool import Claimed, Ending, Outcome, Phase
+from mgmt.core.suites.pool import Ending, Phase
 from mgmt.core.suites.states import Exec, Suite
 from mgmt.core.supervision import LOCAL
 from mgmt.protocol import defaults, frames
@@ -94,6 +95,9 @@ class Holding:
     offer: dict[str, Any] | None = None  # what the independent worker runs
     busy: int = 0  # tasks that were given to it and are not done
     done: int = 0
+    asked: int = 0  # number of its last exchange
+    vain: op.Counts | None = None  # with these, nothing is ready for it: its workers died of what there is
+    unsure: bool = False  # the queue could not write what it holds, or what died
 
     @property
     def is_idle(self) -> bool:
@@ -111,7 +115,14 @@ class Board:
     """`crew` is this machine's own; `owner` names this daemon among those of one queue."""
 
     def __init__(
-        self, roster: Roster, crew: Crew, queue_id: int, owner: str, permits: Permits, shared: bool = False
+        self,
+        roster: Roster,
+        crew: Crew,
+        queue_id: int,
+        owner: str,
+        permits: Permits,
+        shared: bool = False,
+        auto_close_s: float = defaults.SUITE_AUTO_CLOSE_S,
     ) -> None:
         """`shared`: other daemons change the same queue, so it is looked at every now and then."""
         self.entries: dict[int, Entry] = {}
@@ -119,6 +130,7 @@ class Board:
         self.holdings: dict[str, Holding] = {}  # by node
         self.closing = False
         self.cordoned = False  # nothing new for this machine itself
+        self.paused: set[str] = set()  # nodes that start no task, until they or the daemon start anew
         self.failure = ""  # why the queue could not write last time
         self.metrics = Metrics()
         self.lanes = Lanes(roster, lambda group, worker: permits(group, "worker", worker))
@@ -127,24 +139,30 @@ class Board:
         self._by_holder: dict[int, Holding] = {}
         self._roster, self._crew = roster, crew
         self._queue_id, self._owner, self._permits, self._shared = queue_id, owner, permits, shared
+        self._auto_close_s = auto_close_s
         self._pending: set[int] = set()  # lanes that have tasks which have not ended
         self._sweeps = self._renews = False  # the timers are set
+        self._sweeping = False  # a sweep was asked for
         self._then: dict[int, Then] = {}
         self._asks = 0
-        # By suite and by task: whoever waits is told of every change, and looks whether it is the one.
+        # By suite and by task: whoever waits is told of every change, with the suite's entry or what the queue
+        # says of the task (which may be a MgmtError), and says whether it was the one.
         self.suite_waiters: dict[int, list[Callable[[Now, Entry, list[fx.Effect]], bool]]] = {}
-        self.task_waiters: dict[int, list[Callable[[Now, list[fx.Effect]], None]]] = {}
+        self.task_waiters: dict[int, list[Callable[[Now, Any, list[fx.Effect]], bool]]] = {}
 
     def uuid(self, kind: Kind, number: int) -> str:
         return uuid_of(self._queue_id, kind, number)
 
+    def task_uuid(self, task: int) -> str:
+        return self.uuid(Kind.TASK, task)
+
     # ---- the queue ----
 
-    def ask(self, operation: Any, then: Then, out: list[fx.Effect]) -> None:
+    def ask(self, operation: Any, then: Then, out: list[fx.Effect], in_order: bool = False) -> None:
         """Have the queue do it; `then(now, result, out)` when it is durable. `result` may be a MgmtError."""
         self._asks += 1
         self._then[self._asks] = then
-        out.append(fx.Queue((self._asks,), operation))
+        out.append(fx.Queue((self._asks,), operation, in_order))
 
     def on_queued(self, now: Now, event: Queued, out: list[fx.Effect]) -> None:
         result = event.result
@@ -175,7 +193,7 @@ class Board:
                 self._on_counted(now, entry, out)
             elif of_lane.lane in self.lanes.records:
                 self.lanes.follow(of_lane)
-                self._wake(now, of_lane.ready, out)
+                self._serve(now, of_lane.ready, out)
             elif entry is None and of_lane.pending:
                 self.ask(op.ListLanes(), self._on_lanes, out)
 
@@ -183,7 +201,8 @@ class Board:
         """Time passes only for what is pending, and for holders."""
         if self._pending and not self._sweeps:
             self._sweeps = True
-            out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns + int(SWEEP_S * 1e9)))
+            wait_s = min(SWEEP_S, self._auto_close_s)
+            out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns + int(wait_s * 1e9)))
         if self._by_holder and not self._renews:
             self._renews = True
             out.append(fx.SetTimer(("suites", "renew"), now.mono_ns + int(LEASE_S / 3 * 1e9)))
@@ -195,10 +214,7 @@ class Board:
             self.suite_waiters[entry.number] = [*kept, *self.suite_waiters.get(entry.number, ())]
         if entry.counts.ready and entry.is_live:
             for holding in self._holdings_of(entry.number):
-                if holding.parked is not None and entry.counts.ready:
-                    number, want = holding.parked
-                    holding.parked = None
-                    self._claim(now, holding, number, want, (), (), out)
+                self._wake(now, holding, out)
             self.match(now, out)
         elif not entry.is_live or not entry.counts.pending:
             for holding in self._holdings_of(entry.number):
@@ -287,8 +303,11 @@ class Board:
                 shares[entry.record.group] = shares.get(entry.record.group, 0) + entry.worker["worker_count"]
                 self._open(now, entry, node, out)
         for entry in wanting:
+            holdings = self._holdings_of(entry.number)
             if not self._is_served(entry):
                 self._preempt_idle(now, entry, out)
+            if len(holdings) == 1 and holdings[0].vain and self._is_alone(entry, holdings[0].node):
+                self._wake(now, holdings[0], out)  # nobody else is left
 
     def nodes(self) -> list[str]:
         """Nodes that take suites, this machine first."""
@@ -312,6 +331,9 @@ class Board:
 
     def eligible(self, entry: Entry) -> tuple[str, ...]:
         return tuple(node for node in self.nodes() if self.why_not(entry, node) == "")
+
+    def _is_alone(self, entry: Entry, node: str) -> bool:
+        return self.eligible(entry) == (node,)
 
     def _tags(self, node: str) -> frozenset[str]:
         return frozenset() if node == LOCAL else self._roster.nodes[node].tags
@@ -337,7 +359,8 @@ class Board:
         room = sum(
             entry.worker["worker_count"]
             for holding in self._holdings_of(entry.number)
-            if holding.ending is None and (holding.phase is Phase.PREPARING or holding.is_idle)
+            if holding.ending is None
+            and (holding.phase is Phase.PREPARING or (holding.is_idle and holding.vain is None))
         )
         return bool(room >= entry.counts.ready)
 
@@ -413,6 +436,12 @@ class Board:
             self._answer(now, holding, number, [], [], 0, out)
         self._end_at(now, holding.node, holding.holder, how, reason, out)
 
+    def drain(self, now: Now, node: str, out: list[fx.Effect]) -> None:
+        """Have a node leave its suite: what runs there may end."""
+        holding = self.holdings.get(node)
+        if holding is not None and holding.ending is None:
+            self.end(now, holding, Ending.FINISH, "the node is drained", out)
+
     def _end_at(
         self, now: Now, node: str, holder: int, how: Ending, reason: str, out: list[fx.Effect]
     ) -> None:
@@ -432,7 +461,9 @@ class Board:
             self.end(now, holding, Ending.FINISH, "the suite is complete", out)
         else:
             out.append(
-                fx.SetTimer(("suites", holding.node), now.mono_ns + int(defaults.SUITE_LINGER_S * 1e9))
+                fx.SetTimer(
+                    ("suites", f"idle {holding.node}"), now.mono_ns + int(defaults.SUITE_LINGER_S * 1e9)
+                )
             )
 
     def _others_want(self, node: str, but: Entry) -> bool:
@@ -445,6 +476,14 @@ class Board:
         return [holding for holding in self.holdings.values() if holding.suite == suite]
 
     # ---- words of crews ----
+
+    def suite_at(self, holder: int, node: str) -> Entry:
+        """What a node works on; MgmtError `stale` when this holder of it has ended."""
+        holding = self._by_holder.get(holder)
+        entry = self.entries.get(holding.suite) if holding is not None and holding.node == node else None
+        if entry is None:
+            raise MgmtError("stale", f"node {node} has no suite as holder {holder} any more", holder=holder)
+        return entry
 
     def exchange(
         self,
@@ -461,8 +500,12 @@ class Board:
         if holding is None or holding.node != node:
             self._end_at(now, node, holder, Ending.ABORT, "its time was up: others have its tasks", out)
             return
+        # One that is said again may have claimed tasks that never came; the first may be of before a restart.
+        is_known = number > holding.asked > 0
+        holding.asked = number
         if holding.parked is not None:
             parked, holding.parked = holding.parked[0], None
+            is_known = True
             if parked != number:
                 self._answer(now, holding, parked, [], [], 0, out)
         if states:
@@ -472,7 +515,10 @@ class Board:
         is_live = entry.is_live if entry is not None else not holding.suite
         credits = want if holding.ending is None and is_live else 0
         results, returned = self._results(now, holding, entry, outcomes, out)
-        if results or returned or (credits and self._has_ready(holding)):
+        claims = self._has_ready(holding) or not is_known
+        if entry is not None and entry.counts == holding.vain:
+            claims = False
+        if results or returned or (credits and claims):
             self._claim(now, holding, number, credits, results, returned, out)
         elif outcomes or not want:
             self._answer(now, holding, number, [], [], 0, out)
@@ -495,7 +541,7 @@ class Board:
         for outcome in outcomes:
             what, task, attempt = outcome[:3]
             if what == "done":
-                results.append(_result(outcome))
+                results.append(_result(outcome, self.task_uuid))
             elif what == "returned":
                 returned.append((task, attempt))
             elif what == "cancelled":
@@ -505,7 +551,7 @@ class Board:
                 eligible = self.eligible(entry) if entry is not None else self.lanes.rivals(holding.node)
                 text = f"{unit}: {reason}"
                 death = op.ReportDeath(holding.holder, task, attempt, cause, text, _ms(now), eligible)
-                self.ask(death, self._on_struck(task), out)
+                self.ask(death, self._on_struck(holding, task), out)
         return results, tuple(returned)
 
     def _claim(
@@ -523,7 +569,7 @@ class Board:
         entry = self.entries.get(holding.suite)
         lanes: tuple[int, ...] = ()
         if entry is not None:
-            alone = self.eligible(entry) == (holding.node,)
+            alone = self._is_alone(entry, holding.node)
         else:
             lanes = tuple({*self.lanes.ready_for(holding.node), *((lane,) if lane else ())})
             alone = all(self.lanes.eligible(one) == (holding.node,) for one in lanes)
@@ -542,44 +588,57 @@ class Board:
                     claim.task,
                     claim.attempt,
                     claim.spec,
-                    self.uuid(Kind.TASK, claim.task),
-                    self._upstream(claim),
+                    self.task_uuid(claim.task),
+                    "",
                 )
                 for claim in result.claims
             ]
             stale = result.acks.count(op.Ack.STALE)
             holding.done += result.acks.count(op.Ack.OK)
             holding.busy = max(0, holding.busy + len(claims) - len(results) - len(returned))
+            if want:
+                holding.vain = entry.counts if entry is not None and not claims else None
             cancelling = [list(one) for one in result.cancelling]
-            if lanes and not (claims or results or returned or cancelling) and holding.ending is None:
-                # Others were faster, or it may not have what is there: it asks anew when something has changed.
+            is_vain = lanes and not (claims or results or returned or cancelling)
+            if is_vain and holding.ending is None and self._has_ready(holding):
+                # It may not have what is there: it asks anew when something has changed.
                 holding.parked, holding.idle_ns = (number, 0), now.mono_ns
                 return
             self._answer(now, holding, number, claims, cancelling, stale, out)
-            if self.task_waiters:
-                for one in results:
-                    self.on_task(now, one.task, out)
+            if result.retried:
+                self._sweep(now, out)  # which finds out when they are due
+            for task in unseen & self.task_waiters.keys():  # somebody began to wait for them meanwhile
+                self.on_task(task, out)
 
         exchange = op.Exchange(
             holding.holder, number, _ms(now), results, want, returned, lanes, fallback=alone
         )
         self.ask(exchange, then, out)
+        unseen = {one.task for one in results} if results else set()
+        for task in unseen & self.task_waiters.keys():
+            unseen.discard(task)
+            self.on_task(task, out, in_order=True)
+
+    def _wake(self, now: Now, holding: Holding, out: list[fx.Effect], lane: int = 0) -> int:
+        """Have it claim if it waits for work; how much it may."""
+        if holding.parked is None:
+            return 0
+        number, want = holding.parked
+        holding.parked = None
+        if want:
+            self._claim(now, holding, number, want, (), (), out, lane)
+        else:
+            self._answer(now, holding, number, [], [], 0, out)
+        return want
 
     def claim_for(self, now: Now, lane: int, out: list[fx.Effect]) -> None:
         """Tasks are on their way into the queue: whoever waits for some claims them in the same commit."""
         suite = lane if lane in self.entries else 0
         for holding in sorted(self._holdings_of(suite), key=_idleness):
-            if holding.parked is None or holding.parked[1] == 0 or holding.ending is not None:
+            if holding.ending is not None or (not suite and self.lanes.why_not(lane, holding.node)):
                 continue
-            if suite or self.lanes.why_not(lane, holding.node) == "":
-                number, want = holding.parked
-                holding.parked = None
-                self._claim(now, holding, number, want, (), (), out, 0 if suite else lane)
+            if self._wake(now, holding, out, 0 if suite else lane):
                 return
-
-    def _upstream(self, claim: op.Claim) -> str:
-        upstream = getattr(claim, "upstream", 0)
-        return self.uuid(Kind.TASK, upstream) if upstream else ""
 
     def _answer(
         self,
@@ -645,6 +704,7 @@ class Board:
     def _on_reconciled(self, holding: Holding) -> Then:
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
+                holding.unsure = holding.unsure or _is_unwritten(result)
                 return
             gone = [list(one) for one in (*result.foreign, *result.cancelling)]
             if gone:
@@ -655,23 +715,32 @@ class Board:
     def _on_states(self, states: list[list[int]]) -> Then:
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
             for task, _, _ in states:
-                self.on_task(now, task, out)
+                self.on_task(task, out)
 
         return then
 
-    def _on_struck(self, task: int) -> Then:
+    def _on_struck(self, holding: Holding, task: int) -> Then:
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
-            self.on_task(now, task, out)
+            holding.unsure = holding.unsure or _is_unwritten(result)
+            self.on_task(task, out)
 
         return then
 
     def _then_match(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
         self.match(now, out)
 
-    def on_task(self, now: Now, task: int, out: list[fx.Effect]) -> None:
-        """Something happened to a task: whoever waits for it looks."""
-        for waiter in self.task_waiters.pop(task, ()):
-            waiter(now, out)
+    def on_task(self, task: int, out: list[fx.Effect], in_order: bool = False) -> None:
+        """Something happened to a task: whoever waits for it looks. `in_order`: it is asked of the queue now."""
+        if task not in self.task_waiters:
+            return
+
+        def then(now: Now, record: Any, out: list[fx.Effect]) -> None:
+            waiters = self.task_waiters.pop(task, [])
+            kept = [waiter for waiter in waiters if not waiter(now, record, out)]
+            if kept:
+                self.task_waiters[task] = [*kept, *self.task_waiters.get(task, ())]
+
+        self.ask(op.GetTask(task), then, out, in_order)
 
     def cancel_running(self, now: Now, running: Iterable[op.Held], out: list[fx.Effect]) -> None:
         """Have the holders end these."""
@@ -746,23 +815,17 @@ class Board:
     def look_again(self, now: Now, out: list[fx.Effect]) -> None:
         """Who may work on what has changed."""
         self.match(now, out)
-        self._wake(now, sum(counts.ready for counts in self.lanes.counts.values()), out)
+        self._serve(now, sum(counts.ready for counts in self.lanes.counts.values()), out)
 
-    def _wake(self, now: Now, ready: int, out: list[fx.Effect]) -> None:
+    def _serve(self, now: Now, ready: int, out: list[fx.Effect]) -> None:
         """So many independent tasks may be waited for: those who waited longest have them."""
         if not ready:
             return
         for holding in sorted(self._holdings_of(0), key=_idleness):
             if holding.parked is None or holding.ending is not None or not self._has_ready(holding):
                 continue
-            (number, want), holding.parked = holding.parked, None
-            if not want:
-                self._answer(now, holding, number, [], [], 0, out)
-            elif ready > 0:
-                ready -= want
-                self._claim(now, holding, number, want, (), (), out)
-            else:
-                holding.parked = (number, want)
+            if ready > 0 or not holding.parked[1]:
+                ready -= self._wake(now, holding, out)
 
     def _on_lanes(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
         if isinstance(result, MgmtError):
@@ -771,13 +834,15 @@ class Board:
             if not record.is_suite:
                 self.lanes.adopt(record)
                 self._pending.add(record.lane)
-                self._wake(now, record.counts.ready, out)
+                self._serve(now, record.counts.ready, out)
 
     # ---- nodes and time ----
 
     def on_hello(self, now: Now, node: Node, replay: bool, out: list[fx.Effect]) -> None:
         """An agent is back: it is told what it has, unless it heard it before."""
         holding = self.holdings.get(node.name)
+        if not replay:
+            self._roster.push(node, "suite-pause", {"paused": node.name in self.paused}, out)
         if holding is not None and holding.holder and not replay:
             holding.parked = None
             self._give(now, holding, out)
@@ -805,7 +870,7 @@ class Board:
             self.ask(op.ListLanes(), self._on_lanes, out)
         elif about == "sweep":
             self._sweeps = False
-            self.ask(op.Sweep(_ms(now), int(defaults.SUITE_AUTO_CLOSE_S * 1000)), self._on_swept, out)
+            self._sweep(now, out)
         elif about == "renew":
             self._renews = False
             holders = tuple(self._by_holder)
@@ -813,7 +878,7 @@ class Board:
                 renew = op.RenewHolders(holders, _ms(now) + int(LEASE_S * 1000), _ms(now))
                 self.ask(renew, self._on_renewed, out)
         else:
-            holding = self.holdings.get(about)
+            holding = self.holdings.get(about.removeprefix("idle "))
             entry = self.entries.get(holding.suite) if holding is not None else None
             if (
                 holding is not None
@@ -836,21 +901,31 @@ class Board:
             entry.record = record
         self.match(now, out)
 
+    def _sweep(self, now: Now, out: list[fx.Effect]) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self.ask(op.Sweep(_ms(now), int(self._auto_close_s * 1000)), self._on_swept, out)
+
     def _on_swept(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
+        self._sweeping = False
+        self.match(now, out)  # whoever could not be given work when the queue could not write
         if isinstance(result, MgmtError) or not result.next_ms:
             return
-        wait_s = min(SWEEP_S, max(0.01, (result.next_ms - _ms(now)) / 1000))
+        wait_s = min(SWEEP_S, self._auto_close_s, max(0.01, (result.next_ms - _ms(now)) / 1000))
         self._sweeps = True
         out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns + int(wait_s * 1e9)))
 
     def _on_renewed(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
         if isinstance(result, MgmtError):
             return
+        for holding in [holding for holding in self._by_holder.values() if holding.unsure]:
+            holding.unsure = False
+            self._give(now, holding, out)  # its crew says what it has once more
         for holder in result.gone:
-            holding = self._by_holder.get(holder)
-            if holding is not None:
-                self._drop(holding)
-                self._end_at(now, holding.node, holder, Ending.ABORT, "its lease ended", out)
+            ended = self._by_holder.get(holder)
+            if ended is not None:
+                self._drop(ended)
+                self._end_at(now, ended.node, holder, Ending.ABORT, "its lease ended", out)
         self.cancel_running(now, result.cancelling, out)
 
     def stop(self, now: Now, out: list[fx.Effect]) -> None:
@@ -873,11 +948,15 @@ def _idleness(holding: Holding) -> tuple[int, int]:
     return holding.busy, holding.idle_ns
 
 
+def _is_unwritten(result: Any) -> bool:
+    return isinstance(result, MgmtError) and result.code in ("not-durable", "internal")
+
+
 def _ignored(now: Now, result: Any, out: list[fx.Effect]) -> None:
     pass
 
 
-def _result(outcome: Outcome) -> op.Result:
+def _result(outcome: Outcome, uuid: Callable[[int], str]) -> op.Result:
     _, task, attempt, status, message, start_ns, end_ns, tail, extra, unit = outcome
     detail: dict[str, Any] = {"worker": unit}
     if tail:
@@ -888,7 +967,7 @@ def _result(outcome: Outcome) -> op.Result:
             detail[name] = value
     if "new_task" in extra:
         try:
-            new_task = new_task_of(Task.model_validate(json.loads(extra["new_task"])))
+            new_task = new_task_of(Task.model_validate(json.loads(extra["new_task"])), uuid, upstream=task)
         except (ValueError, ValidationError) as error:
             message = message or "SubmitNewTaskFailed"
             detail["new_task"] = str(error)[:500]
@@ -907,13 +986,19 @@ def _result(outcome: Outcome) -> op.Result:
 _SPEC = ("args", "function", "params", "kw", "envs", "cwd", "timeout_s", "terminal_output", "resources")
 
 
-def new_task_of(task: Task, first: int = 0) -> op.NewTask:
-    """What the queue keeps of a task: the specification for its worker, packed, and what orders it."""
+def new_task_of(task: Task, uuid: Callable[[int], str], upstream: int = 0) -> op.NewTask:
+    """What the queue keeps of a task: the specification for its worker, packed, and what orders it.
+
+    `upstream`: the task that wrote it; else the first it waits for. Its UUID is told to it.
+    """
     told = task.model_fields_set
     values = task.__dict__
     spec = {name: values[name] for name in _SPEC if name in told and values[name] is not None}
     if "resources" in spec:
         spec["resources"] = [resource.model_dump() for resource in task.resources]
+    upstream = upstream or next(iter(task.after), 0)
+    if upstream:
+        spec["envs"] = {"MITO_UPSTREAM_TASK_UUID": uuid(upstream), **task.envs}
     extra = None
     if told & {"labels", "after", "watch", "retries"}:
         after = [op.After(number, task.after_condition == "success") for number in task.after]

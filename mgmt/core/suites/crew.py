@@ -13,10 +13,11 @@ from typing import Any
 
 from mgmt import template
 from mgmt.core import effect as fx
-from mgmt.core.event import Now
+from mgmt.core.event import InputsFetched, Now, OutputsKept
 from mgmt.core.suites.binding import Binding, cpus_of
+from mgmt.core.suites.files import Claimed
 from mgmt.core.suites.outbox import Outbox
-from mgmt.core.suites.pool import PHASES, Claimed, Ending, Phase, Pool, Slot, Upward
+from mgmt.core.suites.pool import PHASES, Ending, Phase, Pool, Slot, Upward
 from mgmt.core.supervision import AT_REST, Ordering, State, Supervisor, Unit, UnitSpec
 from mgmt.protocol import defaults
 from mgmt.protocol.errors import MgmtError
@@ -86,32 +87,43 @@ class Crew:
         self._root, self._socket, self._worker, self._environ = root, socket, worker, dict(environ)
         self._ending: Ending | None = None
         self._reason = ""
+        self._failed = False  # it ends because of this machine
         self._finding = False  # after a restart: workers are coming back
-        self._next: Assignment | None = None  # what comes when the present one is aborted
+        self._life = 1  # counts the restarts of this machine's daemon or agent while it has the assignment
+        self._next: Assignment | None = None  # of a daemon that does not know the present one
+        # What was last said of an assignment that is over: its holder, why, whether it failed, tasks done.
+        self._last: tuple[int, str, bool, int] = (0, "", False, 0)
 
     # ---- what is said from above ----
 
     def assign(self, now: Now, assignment: Assignment, out: list[fx.Effect]) -> None:
-        """Work on this suite. Again with the same holder: nothing; with a later one: the former has ended above,
-        so it is aborted first. MgmtError `conflict` for an earlier one."""
+        """Work on this suite, after an end of any other: who assigns knows what this machine shall do.
+
+        Again with the same holder: above, something was lost, and is told again.
+        """
+        if assignment.holder == self._last[0]:
+            self._tell_last(now, out)
+            return
         if self.assignment is not None:
             if self.assignment.holder == assignment.holder:
                 self._tell_phase(now, out)
-                return
-            if self.assignment.holder > assignment.holder:
-                text = f"this node is at work on suite {self.assignment.suite}; it takes one at a time"
-                raise MgmtError("conflict", text, suite=self.assignment.suite)
-            self._next = assignment
-            self.end(now, self.assignment.holder, Ending.ABORT, "it was given something else", out)
+                self.pool.lost = True
+                self._turn(now, out)
+            else:
+                self._next = assignment
+                self.end(now, self.assignment.holder, Ending.ABORT, "another suite was assigned", out)
             return
         self.assignment = assignment
-        self._ending, self._reason = None, ""
+        self._ending, self._reason, self._failed, self._life = None, "", False, 1
         self._move("assigned")
         self._make_folder(out)
         self._tell_phase(now, out)
 
     def end(self, now: Now, holder: int, how: Ending, reason: str, out: list[fx.Effect]) -> None:
         """Leave the suite. A harder word overtakes a softer one."""
+        if self._next is not None and self._next.holder == holder:
+            self._upward.phase(now, holder, Phase.IDLE, reason, failed=False, completed=0, held=None, out=out)
+            self._next = None
         if self.assignment is None or self.assignment.holder != holder:
             return
         if self._ending is how or self._ending is Ending.ABORT or self.phase is Phase.CLEANUP:
@@ -123,6 +135,7 @@ class Crew:
             self.pool.leave(how is not Ending.FINISH, out)
             out.append(fx.SetTimer(("crew", "stop"), now.mono_ns + int(defaults.CREW_STOP_S * 1e9)))
             if how is Ending.ABORT:
+                self.pool.abandon_files(out)
                 self._stop_units(now, reason, out)
         self._turn(now, out)
 
@@ -141,13 +154,42 @@ class Crew:
     # ---- hooks and units ----
 
     def on_folder(self, now: Now, holder: int, error: str, out: list[fx.Effect]) -> None:
-        """The folder of the suite is there, with the resources of its hooks, or cannot be."""
+        """The folder of the suite is there, or cannot be."""
         if self.assignment is None or self.assignment.holder != holder or self.phase is not Phase.PREPARING:
             return
         if self._ending is not None or error:
             self._ending, self._reason = self._ending or Ending.ABORT, self._reason or error
             self._fail(now, out)
             return
+        pairs = tuple(_pair(one) for hook in self._hooks().values() for one in hook["resources"])
+        if pairs:
+            out.append(fx.FetchInputs(holder, 0, 0, f"{self._folder()}/resources", pairs))
+        else:
+            self._begin(now, out)
+
+    def on_inputs(self, now: Now, event: InputsFetched, out: list[fx.Effect]) -> None:
+        """Files of a task or, with number 0, of the hooks are there, or cannot be."""
+        if self.assignment is None or self.assignment.holder != event.holder:
+            return
+        if event.task:
+            self.pool.on_inputs(now, event, out)
+            self._turn(now, out)
+        elif self.phase is Phase.PREPARING:
+            if self._ending is not None or event.message:
+                self._ending = self._ending or Ending.ABORT
+                self._reason = self._reason or f"resources of its hooks: {event.message}: {event.detail}"
+                self._fail(now, out)
+            else:
+                self._begin(now, out)
+
+    def on_outputs(self, now: Now, event: OutputsKept, out: list[fx.Effect]) -> None:
+        """What a task left is kept, or cannot be."""
+        if self.assignment is not None and self.assignment.holder == event.holder:
+            self.pool.on_outputs(event, out)
+            self._turn(now, out)
+
+    def _begin(self, now: Now, out: list[fx.Effect]) -> None:
+        """All that the hooks need is there."""
         self._redeclare(out)
         if "provision" in self._hooks():
             self._begin_hook(now, "provision", defaults.PROVISION_S, defaults.MAX_PROVISION_S, out)
@@ -163,11 +205,12 @@ class Crew:
             or self.phase is not Phase.EXECUTING
         ):
             return
-        if name in self.pool.slots and unit.state not in _UP:
-            self.pool.bury(now, self.pool.slots[name], unit.last_exit)
+        if name in self.pool.slots and _is_dead(unit):
+            self.pool.bury(now, self.pool.slots[name], unit.last_exit, _was_told(unit))
         elif name == self._prefix() + "background" and self._ending is None:
             policy = (self.assignment.hook("background") or {})["policy"]
             if unit.state is State.FATAL or (policy == "fail" and was in _UP and unit.state not in _UP):
+                self._failed = True
                 self.end(now, self.assignment.holder, Ending.CANCEL, f"background: {unit.reason}", out)
         self._turn(now, out)
 
@@ -201,7 +244,7 @@ class Crew:
 
     def on_timer(self, now: Now, what: str, out: list[fx.Effect]) -> None:
         if what == "answer" and self.pool.has_asked:
-            self.pool.tell(now, out)
+            self.pool.insist(now, out)
         elif what == "hook" and self.phase in (Phase.PREPARING, Phase.CLEANUP):
             which = HOOK_OF[self.phase]
             unit = self._supervisor.units.get(self._prefix() + which)
@@ -217,7 +260,7 @@ class Crew:
     def _execute(self, now: Now, out: list[fx.Effect]) -> None:
         assert self.assignment is not None
         self._move("prepared")
-        self._open_pool(now)
+        self._open_pool()
         units = self._supervisor.units
         names = [*self.pool.slots]
         if "background" in self._hooks():
@@ -238,7 +281,7 @@ class Crew:
         self._start(now, [self._supervisor.units[self._prefix() + which]], out)
 
     def _start(self, now: Now, units: list[Unit], out: list[fx.Effect]) -> None:
-        """No incarnation of one assignment is another's: what a former unit of the name left may still be there."""
+        """No incarnation of one assignment is another's: what a former unit of the name left may be there."""
         assert self.assignment is not None
         for unit in units:
             unit.incarnation = max(unit.incarnation, self.assignment.holder << 10)
@@ -267,12 +310,19 @@ class Crew:
         if slot is None:
             return False
         welcome = {
-            "folder": f"{self._folder()}/{unit.removeprefix(self._prefix())}",
+            "folder": slot.folder,
             "grace_s": defaults.TASK_CANCEL_GRACE_S,
             "output_limit_bytes": defaults.TASK_OUTPUT_BYTES,
             "env": self._environ,
         }
-        self.pool.join(slot, connection, held, welcome, out)
+        process = self._supervisor.units[unit]
+        if slot.incarnation != process.incarnation and slot.tasks:
+            # The end of the former one's connection is still to be noticed.
+            if slot.connection:
+                out.append(fx.CloseWorker(slot.connection))
+                self.pool.part(slot.connection)
+            self.pool.bury(now, slot, process.last_exit)
+        self.pool.join(slot, connection, process.incarnation, held, welcome, out)
         if self._finding and all(
             one.connection or not self._is_coming(one) for one in self.pool.slots.values()
         ):
@@ -291,8 +341,10 @@ class Crew:
         if slot is None:
             return
         unit = self._supervisor.units.get(slot.unit)
-        if unit is None or unit.state not in _UP:
-            self.pool.bury(now, slot, unit.last_exit if unit is not None else None)
+        if unit is None:
+            self.pool.bury(now, slot, None)
+        elif _is_dead(unit):
+            self.pool.bury(now, slot, unit.last_exit, _was_told(unit))
         self._turn(now, out)
 
     def on_work(
@@ -312,7 +364,7 @@ class Crew:
     def on_link(self, now: Now, out: list[fx.Effect]) -> None:
         """Whoever is above can be talked to again: what was not answered is said again."""
         if self.assignment is None:
-            self._upward.phase(now, 0, Phase.IDLE, "", failed=False, completed=0, held=None, out=out)
+            self._tell_last(now, out)
         else:
             self._tell_phase(now, out)
             self.pool.lost = True  # what was on its way when the link broke may be
@@ -321,15 +373,23 @@ class Crew:
             self._turn(now, out)
 
     def _turn(self, now: Now, out: list[fx.Effect]) -> None:
-        """Whatever there is to do after anything happened."""
-        if self.assignment is None or self.phase is not Phase.EXECUTING or self._finding:
-            return
-        if self.pool.lost and not self.pool.has_asked:  # nothing is on its way that this would not count
+        """Whatever there is to do after anything happened. A word upward may be answered at once, with an end."""
+        if self._is_at_work() and self.pool.lost and not self.pool.has_asked:
+            # Nothing is on its way that this would not count.
             self.pool.lost = False
             self._tell_phase(now, out, held=self.pool.held())
-        self.pool.turn(now, out)
-        if self._ending is Ending.ABORT or (self._ending is not None and self.pool.is_empty):
+        if self._is_at_work():
+            self.pool.turn(now, out)
+        # What an aborted one has to say is of no use any more, and nobody may answer.
+        if (
+            self._is_at_work()
+            and self._ending is not None
+            and (self.pool.is_empty or self._ending is Ending.ABORT)
+        ):
             self._leave(now, out)
+
+    def _is_at_work(self) -> bool:
+        return self.assignment is not None and self.phase is Phase.EXECUTING and not self._finding
 
     # ---- the end ----
 
@@ -354,7 +414,7 @@ class Crew:
         if not self._is_empty():
             return  # the cleanup is at rest, what it started is not gone
         self._move("cleaned")
-        self._forget(now, out, failed=False)
+        self._forget(now, out, failed=self._failed)
 
     def _fail(self, now: Now, out: list[fx.Effect]) -> None:
         """It could not be prepared, or was not wanted any more before it was."""
@@ -367,33 +427,40 @@ class Crew:
     def _forget(self, now: Now, out: list[fx.Effect], *, failed: bool) -> None:
         assert self.assignment is not None
         out.append(fx.CancelTimer(("crew", "hook")))
-        out.append(fx.RemoveSuiteFolder(self._folder()))
-        holder, completed, reason = self.assignment.holder, self.pool.completed, self._reason
+        out.append(fx.DropJobs(self.assignment.holder))
+        out.append(fx.RemoveTree(self._folder()))
+        self._last = (self.assignment.holder, self._reason, failed, self.pool.completed)
         self.assignment = None
         self.pool.close(out)
         self._declare({}, out)
-        self._upward.phase(
-            now, holder, Phase.IDLE, reason, failed=failed, completed=completed, held=None, out=out
-        )
+        self._tell_last(now, out)
         following, self._next = self._next, None
         if following is not None:
             self.assign(now, following, out)
 
     # ---- a former life ----
 
-    def record(self) -> dict[str, Any] | None:
+    def record(self) -> dict[str, Any]:
         """What the next daemon must know."""
-        if self.assignment is None:
-            return None
-        return {"assignment": self.assignment.to_record(), "phase": str(self.phase)}
+        return {
+            "assignment": self.assignment.to_record() if self.assignment is not None else None,
+            "phase": str(self.phase),
+            "life": self._life,
+            "last": list(self._last),
+        }
 
     def restore(self, now: Now, record: Mapping[str, Any], out: list[fx.Effect]) -> None:
         """Before the supervisor looks for what it had: the units are declared, the workers will come back."""
+        holder, reason, failed, completed = record["last"]
+        self._last = (holder, reason, failed, completed)
+        if record["assignment"] is None:
+            return
         self.assignment = Assignment(**record["assignment"])
+        self._life, self.dirty = record["life"] + 1, True
         self.phase = Phase(record["phase"])
         self._redeclare(out)
         if self.phase is Phase.EXECUTING:
-            self._open_pool(now)
+            self._open_pool()
             self._finding = True
             out.append(fx.SetTimer(("crew", "find"), now.mono_ns + int(defaults.CREW_FIND_S * 1e9)))
 
@@ -413,12 +480,7 @@ class Crew:
 
     def _make_folder(self, out: list[fx.Effect]) -> None:
         assert self.assignment is not None
-        hooks = self._hooks()
-        resources = [
-            one for which in ("provision", "background") for one in hooks.get(which, {}).get("resources", ())
-        ]
-        pairs = tuple(_pair(one) for one in resources)
-        out.append(fx.MakeSuiteFolder(self.assignment.holder, self._folder(), pairs))
+        out.append(fx.MakeSuiteFolder(self.assignment.holder, self._folder()))
 
     def _is_coming(self, slot: Slot) -> bool:
         unit = self._supervisor.units.get(slot.unit)
@@ -454,6 +516,12 @@ class Crew:
             out=out,
         )
 
+    def _tell_last(self, now: Now, out: list[fx.Effect]) -> None:
+        holder, reason, failed, completed = self._last
+        self._upward.phase(
+            now, holder, Phase.IDLE, reason, failed=failed, completed=completed, held=None, out=out
+        )
+
     def _prefix(self) -> str:
         if self.assignment is None:
             return "\0"
@@ -463,10 +531,10 @@ class Crew:
         assert self.assignment is not None
         return f"{self._root}/{self.assignment.uuid}"
 
-    def _open_pool(self, now: Now) -> None:
+    def _open_pool(self) -> None:
         assert self.assignment is not None
         units = [f"{self._prefix()}w{index}" for index in range(self.assignment.count)]
-        self.pool.open(now, self.assignment.holder, units, self.assignment.prefetch)
+        self.pool.open(self.assignment.holder, units, self.assignment.prefetch, self._life, self._folder())
 
     def _hooks(self) -> dict[str, Mapping[str, Any]]:
         assert self.assignment is not None
@@ -517,6 +585,8 @@ class Crew:
                     Binding(tuple(binding["cores"]), binding["strategy"]), index, self.assignment.count
                 )
                 settings["cpus"] = ",".join(map(str, cpus))
+                # Nobody else is let on the cores of each, so others who have them are in the way.
+                settings["placement"] = {"exclusive": binding["strategy"] == "exclusive"}
             self._add(specs, f"w{index}", settings)
         self._declare(specs, out)
 
@@ -525,6 +595,16 @@ class Crew:
         specs[name] = UnitSpec(
             name, ModelSettings(name=name, type="unit"), UnitSettings.model_validate(settings)
         )
+
+
+def _is_dead(unit: Unit) -> bool:
+    """Whether a worker has no process that could still say a word."""
+    return unit.leader_gone or not unit.has_process
+
+
+def _was_told(unit: Unit) -> bool:
+    """Whether its present end is on purpose."""
+    return unit.state in (State.STOPPING, State.STOPPED)
 
 
 def _has_ended(unit: Unit) -> bool:

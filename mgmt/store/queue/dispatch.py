@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mgmt.core.suites import blobs as blob_ops
 from mgmt.core.suites import operations as ops
-from mgmt.store.queue import exchange, giving_back, holders, queries, submitting, suites, tasks
+from mgmt.store.queue import blobs, exchange, giving_back, holders, queries, submitting, suites, tasks
 
 # Each function takes the connection and its own operation; the first is an instance of the key.
 OPERATIONS: dict[type, Callable[..., Any]] = {
@@ -28,6 +29,10 @@ OPERATIONS: dict[type, Callable[..., Any]] = {
     ops.ExecStates: holders.exec_states,
     ops.ReportDeath: giving_back.report_death,
     ops.Sweep: holders.sweep,
+    blob_ops.BeginUpload: blobs.begin_upload,
+    blob_ops.EndUpload: blobs.end_upload,
+    blob_ops.SweepUploads: blobs.sweep_uploads,
+    blob_ops.DeleteBlobs: blobs.delete_blobs,
 }
 QUERIES: dict[type, Callable[..., Any]] = {
     ops.ListSuites: queries.list_suites,
@@ -36,4 +41,7 @@ QUERIES: dict[type, Callable[..., Any]] = {
     ops.ListTasks: queries.list_tasks,
     ops.GetTask: queries.get_task,
     ops.ListHolders: queries.list_holders,
+    blob_ops.ListBlobs: blobs.list_blobs,
+    blob_ops.ListUnused: blobs.list_unused,
+    blob_ops.ListStorage: blobs.list_storage,
 }

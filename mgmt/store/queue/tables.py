@@ -74,6 +74,17 @@ CREATE TABLE holders (
     cancelling {int} NOT NULL, ended_ms {int} NOT NULL);
 CREATE INDEX holders_suite ON holders (suite) WHERE ended_ms = 0;
 CREATE INDEX holders_lease ON holders (lease_until_ms) WHERE ended_ms = 0;
+CREATE TABLE blobs (
+    group_name TEXT NOT NULL, kind {int} NOT NULL, task {int} NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL,
+    size_bytes {int} NOT NULL, creator TEXT NOT NULL, created_ms {int} NOT NULL,
+    PRIMARY KEY (group_name, kind, task, name));
+CREATE INDEX blobs_digest ON blobs (digest);
+CREATE INDEX blobs_task ON blobs (task) WHERE task > 0;
+CREATE TABLE uploads (
+    id {key} PRIMARY KEY, group_name TEXT NOT NULL, kind {int} NOT NULL, task {int} NOT NULL, name TEXT NOT NULL,
+    digest TEXT NOT NULL, size_bytes {int} NOT NULL, creator TEXT NOT NULL, holder {int} NOT NULL,
+    attempt {int} NOT NULL, reserved_bytes {int} NOT NULL, touched_ms {int} NOT NULL);
+CREATE TABLE storage (name TEXT PRIMARY KEY, used_bytes {int} NOT NULL);
 """
 
 # version: (what makes it the next one, what makes the next one it again); never changed once it was released.
@@ -81,10 +92,10 @@ MIGRATIONS: dict[int, tuple[str, str]] = {}
 
 NAMES = (
     "meta", "groups", "lanes", "suites", "submissions", "tasks", "deps", "retries", "failures", "labels",
-    "holders",
+    "holders", "blobs", "uploads", "storage",
 )  # fmt: skip
 
-SEQUENCES = ("lane", "task", "holder")  # what `Connection.take` numbers
+SEQUENCES = ("lane", "task", "holder", "upload")  # what `Connection.take` numbers
 
 
 def statements(text: str, types: dict[str, str]) -> list[str]:
