@@ -34,6 +34,19 @@ WORKER = {
     "done": 3,
     "pid": 4,
 }
+HELPER = {
+    **WORKER,
+    "worker": "helper",
+    "suite": None,
+    "state": "idle",
+    "cpus": [],
+    "tags": ["gpu"],
+    "independent": True,
+    "kind": "process",
+    "workers": 2,
+    "roles": {"a": "write"},
+    "reason": "",
+}
 GAUGE = {"name": "mgmt_agents", "kind": "gauge", "help": "Nodes.", "samples": [
     {"name": "mgmt_agents", "labels": {"phase": "idle"}, "value": 2.0}]}  # fmt: skip
 
@@ -104,6 +117,12 @@ SITUATIONS = [
     S("task change 7 --priority 3", {"task-change": a_task(priority=3)}, 0, "priority 3"),
     S("task change 7", {}, 2, "Say what to change"),
     S("worker list", {"workers": {"workers": [{**WORKER, "cpus": [0, 1], "tags": []}]}}, 0, "busy      7     3"),
+    S("worker show helper", {"workers": {"workers": [HELPER]}}, 0, "it is independent"),
+    S("worker show nobody", {"workers": {"workers": []}}, 4, "there is no worker 'nobody'"),
+    S("worker shutdown helper", {"worker-shutdown": {"workers": [HELPER]}}, 0, "helper: idle, tags gpu, groups a (write)"),
+    S("worker shutdown", {"worker-shutdown": refuse("bad-body", "say which workers")}, 2, "say which"),
+    S("worker tags helper gpu big-", {"worker-tags": {"workers": [HELPER]}}, 0, "tags gpu"),
+    S("worker grant helper a", {"group-grant": None, "workers": {"workers": [HELPER]}}, 7, "group-grant"),
     S("worker pause local", {"worker-pause": {"workers": []}}, 0, "local: its workers take nothing new"),
     S("worker resume n9", {"worker-pause": refuse("unknown-node", "no node n9")}, 4, "n9"),
     S("metrics", {"metrics": {"metrics": [GAUGE]}}, 0, 'mgmt_agents{phase="idle"} 2'),

@@ -102,7 +102,9 @@ def test_an_empty_object_is_the_table_of_defaults() -> None:
         "cli_management": "ipc:///tmp/symphony-cli",
         "control": "ipc:///r/control",
         "relay": "ipc:///r/relay",
+        "nodes": "ipc:///r/nodes",
     }
+    assert "nodes" not in parse({"endpoints": {"nodes": None}}, runtime=RUNTIME).endpoints.served()
     assert settings.endpoints.model_socket_dir == "/tmp"
     for table in (settings.limits, settings.timing):
         for key, value in table.model_dump().items():

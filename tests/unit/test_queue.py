@@ -433,6 +433,18 @@ def test_independent_workers_and_suites_never_cross(ask: Asked) -> None:
     ]  # fmt: skip
 
 
+def test_groups_take_turns_among_tasks_of_one_priority(ask: Asked) -> None:
+    lanes = {group: ask(ops.OpenLane(group, (), 1000)).lane for group in "ab"}
+    first = [submit(ask, lanes["a"]) for _ in range(4)]
+    second = [submit(ask, lanes["b"]) for _ in range(4)]
+    urgent = submit(ask, lanes["b"], NewTask(SPEC, 9))
+    free = Holder(ask)
+    claimed = [claim.task for claim in free.claim(5, lanes=tuple(lanes.values()))]
+    assert claimed == [urgent, first[0], first[1], second[0], first[2]]
+    claimed = [claim.task for claim in free.claim(4, lanes=tuple(lanes.values()))]
+    assert claimed == [second[1], first[3], second[2], second[3]], "what runs counts"
+
+
 # ---- dependencies -----------------------------------------------------------------------------------------
 
 
