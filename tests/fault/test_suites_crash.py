@@ -36,6 +36,7 @@ from tests.system.suites import (
     tasks,
 )
 
+FULL_BYTES = 32 << 10  # what the queue has written before is more
 SLOW_S = 90.0  # for what everybody was killed in the middle of
 SEED = int(os.environ.get("SEED", "0"))  # another one: other moments
 
@@ -251,8 +252,8 @@ def test_a_full_disk_is_told_and_recovers(start: Start) -> None:
     ended(daemon, suite)
     (running,) = submit(daemon, suite, ["sleep", "0.5"])
     task_is(daemon, running, "RUNNING")
-    largest = max(path.stat().st_size for path in daemon.folder.rglob("*") if path.is_file())
-    resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (largest + 8192, resource.RLIM_INFINITY))
+    # Nothing is written beyond this place of any file, as if there were no room for it.
+    resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (FULL_BYTES, resource.RLIM_INFINITY))
     try:
         big = {"args": ["true"], "envs": {"X": "x" * 20_000}}
         refused = daemon.control.refused("task-submit", suite=str(suite), tasks=[big] * 20)
