@@ -295,3 +295,31 @@ def test_a_group_that_has_less_goes_first(nodes: Suited) -> None:
     nodes.advance(1.0)
     assert nodes.state(third) is Task.RUNNING and nodes.state(second) is Task.READY
     nodes.finish()
+
+
+def test_a_worker_that_ends_with_its_daemon_is_no_strike(there: Suited) -> None:
+    suite = there.suite()
+    (task,) = there.submit(suite)
+    hand = hand_of(there, task)
+    there.daemon.feed(ev.StopRequested("SIGTERM", fast=False))
+    there.die(hand, signal=9, heard_first=True)  # it did not end in its grace
+    there.pump()
+    there.daemon.drain()
+    assert not there.do(op.GetTask(task)).history
+
+
+def test_another_assignment_ends_the_present_one(nodes: Suited) -> None:
+    """As after a partition: who assigns knows what this machine shall do."""
+    first, second = nodes.suite(tags=["x"]), nodes.suite(tags=["x"])
+    nodes.ask("suite-agents", suite=str(second), remove=["n2"])
+    nodes.ask("suite-agents", suite=str(first), remove=["n2"])
+    (late,) = nodes.submit(first)
+    nodes.cut("n1")
+    nodes.advance(5.0)
+    nodes.ask("suite-cancel", suite=str(first))
+    (task,) = nodes.submit(second)
+    nodes.heal("n1")
+    nodes.advance(3.0)
+    assert nodes.agent("n1").state.crew.assignment.suite == second
+    assert hand_of(nodes, task) in nodes.hands_at("n1") and nodes.state(late) is Task.CANCELLED
+    nodes.finish()

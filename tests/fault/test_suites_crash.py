@@ -277,3 +277,23 @@ def test_a_full_disk_is_told_and_recovers(start: Start) -> None:
     }  # fmt: skip
     assert not daemon.status()["service"]["degraded"]
     counts_are_exact(daemon)
+
+
+def test_a_daemon_that_hands_over_loses_no_worker(start: Start, tmp_path: Path) -> None:
+    daemon = serving(start)
+    suite = create(daemon, 2)
+    wait = f"echo $$ >> {tmp_path}/ran; while [ ! -e {tmp_path}/gate ]; do sleep 0.02; done"
+    submit(daemon, suite, *[sh(wait)] * 2)
+    eventually(lambda: len(_lines(tmp_path / "ran")) == 2, what="both run")
+    workers = set(pids_of_workers(daemon))
+    assert daemon.stop(signal.SIGUSR1) == 0
+    (tmp_path / "gate").touch()  # while no daemon is there
+    daemon.start()
+    ended(daemon, suite)
+    assert set(pids_of_workers(daemon)) == workers and len(_lines(tmp_path / "ran")) == 2
+    assert {task["attempt"] for task in tasks(daemon, suite).values()} == {1}
+    counts_are_exact(daemon)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
