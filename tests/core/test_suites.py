@@ -320,6 +320,7 @@ def test_another_assignment_ends_the_present_one(nodes: Suited) -> None:
     (task,) = nodes.submit(second)
     nodes.heal("n1")
     nodes.advance(3.0)
-    assert nodes.agent("n1").state.crew.assignment.suite == second
+    present = nodes.agent("n1").state.crew.assignment
+    assert present is not None and present.suite == second
     assert hand_of(nodes, task) in nodes.hands_at("n1") and nodes.state(late) is Task.CANCELLED
     nodes.finish()

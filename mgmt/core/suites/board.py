@@ -179,6 +179,10 @@ class Board:
                 self._pending.discard(of_lane.lane)
             if entry is not None and entry.counts != of_lane:
                 self.metrics.moved(entry.counts, of_lane)
+                known = entry.counts
+                if (known.cancelled, known.failed) != (of_lane.cancelled, of_lane.failed):
+                    for task in list(self.task_waiters):  # tasks may end without a result of their own
+                        self.on_task(task, out)
                 entry.follow(of_lane, _ms(now))
                 self._on_counted(now, entry, out)
 
