@@ -74,8 +74,8 @@ QUEUE_NAME = "queue.db"  # in the state folder
 FIRST_SAMPLE_S = 0.02  # after a start
 SAMPLE_S = 5.0  # how often CPU and memory of units are looked at
 WORKERS = 2  # threads for what may block: reading logs, walking /proc
-GC_ALLOCATIONS = 20_000  # net, of containers, between two searches for cycles; Python's 700 are for scripts
 GONE = ".gone"  # how folders end that are being removed
+GC_ALLOCATIONS = 20_000  # net, of containers, between two searches for cycles; Python's 700 are for scripts
 FLUSH_S = 0.5  # how long the last answers may take at the end
 UNTELLABLE = (
     "the answer could not be put into words: a fault of mgmt itself; its traceback is in the daemon's log"

@@ -107,7 +107,7 @@ def test_what_a_full_disk_kept_from_the_queue_is_told_when_there_is_room(there: 
     there.advance(30.0)
     there.disk_full = False
     there.advance(20.0)
-    assert there.state(task) is Task.RUNNING and hand_of(there, task), "another worker has it"
+    assert [task, 2] in hand_of(there, task).tasks, "another worker has it"
     assert not there.daemon.state.board.failure
     there.finish()
 
@@ -199,7 +199,7 @@ def test_a_poisoned_task_is_given_up_and_the_pool_stays(
     (bad,) = there.submit(suite)
     deaths = 0
     while there.state(bad) is not Task.FAILED:
-        there.die(hand_of(there, bad), **cause)
+        there.die(hand_of(there, bad), cause.get("code"), cause.get("signal"))
         deaths += 1
         there.advance(6.0)
         assert deaths <= strikes
@@ -220,7 +220,7 @@ def test_whom_a_task_is_kept_from_does_not_ask_without_end(nodes: Suited) -> Non
         nodes.pump()  # fails when words go round and round
         nodes.advance(1.0)
     assert nodes.state(bad) is Task.READY and nodes.do(op.GetTask(bad)).excluded == ("n1",)
-    assert hand_of(nodes, busy), "the other node has other work"
+    assert hand_of(nodes, busy) in nodes.hands_at("n2"), "the other node has other work"
     nodes.advance(30.0)
     assert nodes.state(bad) is Task.READY, "it waits for the other node"
     nodes.work(hand_of(nodes, busy))
@@ -260,7 +260,8 @@ def test_a_drained_node_gives_back_what_it_has_not_begun(nodes: Suited) -> None:
 def test_nodes_across_a_restart_are_lost_when_they_do_not_come_back(nodes: Suited) -> None:
     suite = nodes.suite(tags=["x"])
     tasks = nodes.submit(suite, 2)
-    nodes.cut("n1"), nodes.cut("n2")
+    nodes.cut("n1")
+    nodes.cut("n2")
     nodes.kill_daemon()
     nodes.advance(6.0)
     assert {nodes.state(task) for task in tasks} == {Task.READY}
@@ -294,3 +295,33 @@ def test_who_waits_for_a_task_does_not_hear_that_the_disk_is_full(there: Suited)
     there.disk_full = False
     there.advance(20.0)
     assert waiting.ok["state"] == "FINISHED"
+
+
+def test_who_waits_long_becomes_urgent(there: Suited) -> None:
+    first = there.suite()
+    (busy,) = there.submit(first)
+    old, new = there.suite(), there.suite(priority=1)
+    (waits,) = there.submit(old)
+    there.advance(150.0)
+    (urgent,) = there.submit(new)
+    there.work(hand_of(there, busy))
+    there.advance(1.0)
+    assert there.state(waits) is Task.RUNNING and there.state(urgent) is Task.READY
+    there.finish()
+
+
+def test_a_group_that_has_less_goes_first(nodes: Suited) -> None:
+    for group in ("a", "b"):
+        nodes.ask("group-create", group=group)
+        for node in ("n1", "n2"):
+            assert nodes.ask("group-grant", group=group, node=node, role="write").ok is not None
+    gate = nodes.suite(tags=["x"])
+    nodes.ask("suite-agents", suite=str(gate), remove=["n1"])
+    (first,) = nodes.submit(gate)
+    of_a, more_of_a, of_b = (nodes.suite(tags=["x"], group=group) for group in ("a", "a", "b"))
+    nodes.submit(of_a)  # on n1
+    (second,), (third,) = nodes.submit(more_of_a), nodes.submit(of_b)
+    nodes.work(hand_of(nodes, first))
+    nodes.advance(1.0)
+    assert nodes.state(third) is Task.RUNNING and nodes.state(second) is Task.READY
+    nodes.finish()
