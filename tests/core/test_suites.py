@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.pool import Phase
@@ -265,6 +266,35 @@ def test_nodes_across_a_restart_are_lost_when_they_do_not_come_back(nodes: Suite
     nodes.advance(6.0)
     assert {nodes.state(task) for task in tasks} == {Task.READY}
     nodes.finish()
+
+
+def test_whoever_waits_for_a_task_hears_of_its_end_whenever_the_waiting_began(there: Suited) -> None:
+    suite = there.suite()
+    tasks = there.submit(suite, 2)
+    early = there.ask("task-wait", task=tasks[0])
+    assert not early.answers
+    there.work(hand_of(there, tasks[0]))
+    there.pump()
+    assert early.ok["state"] == "FINISHED"
+    there.work(hand_of(there, tasks[1]))
+    asked = [one.operation for one in there.daemon.suite_effects if isinstance(one, fx.Queue)]
+    assert [one.results[0].task for one in asked] == [tasks[1]], "its result is on its way into the queue"
+    late = there.say("task-wait", task=tasks[1])
+    there.daemon.suite_effects.reverse()  # a question overtakes what is being written
+    there.pump()
+    assert late.ok["state"] == "FINISHED"
+
+
+def test_who_waits_for_a_task_does_not_hear_that_the_disk_is_full(there: Suited) -> None:
+    suite = there.suite()
+    (task,) = there.submit(suite)
+    waiting = there.ask("task-wait", task=task)
+    there.disk_full = True
+    there.work(hand_of(there, task))
+    there.pump()
+    there.disk_full = False
+    there.advance(20.0)
+    assert waiting.ok["state"] == "FINISHED"
 
 
 def test_who_waits_long_becomes_urgent(there: Suited) -> None:

@@ -663,6 +663,8 @@ class Board:
             return
 
         def then(now: Now, record: Any, out: list[fx.Effect]) -> None:
+            if _is_unwritten(record):
+                return  # nor is what it was asked with: that is said again, and so is this
             waiters = self.task_waiters.pop(task, [])
             kept = [waiter for waiter in waiters if not waiter(now, record, out)]
             if kept:
