@@ -214,7 +214,15 @@ class State:
         )
         self.filing = Filing()
         shared = settings.queue.database is not None
-        self.board = Board(self.roster, self.crew, identity.queue, identity.owner, self._may_send, shared)
+        self.board = Board(
+            self.roster,
+            self.crew,
+            identity.queue,
+            identity.owner,
+            self._may_send,
+            shared,
+            timing.suite_auto_close_s,
+        )
         self.stopping = False
         self.quit_said = False
         self.handed_over = False  # left with units that run on

@@ -227,6 +227,10 @@ class TimingSettings(Table):
     node_lost_s: Seconds = Field(
         defaults.NODE_LOST_S, description="silence after which a node is lost; at least three heartbeats"
     )
+
+    suite_auto_close_s: Seconds = Field(
+        defaults.SUITE_AUTO_CLOSE_S, description="without a new task, an open suite of tasks is closed"
+    )
     stage_s: Seconds = Field(
         defaults.STAGE_S, description="for all nodes of a workload to prepare for it; else it is refused"
     )

@@ -42,6 +42,7 @@ class Workers:
         self._loop, self._emit = loop, emit
         self._peers: dict[int, _Peer] = {}
         self._numbered = 0
+        self._path = path
         path.unlink(missing_ok=True)  # the lock of the state folder says that nobody else listens there
         self._listener = socket.socket(
             socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
@@ -86,6 +87,7 @@ class Workers:
     def close(self) -> None:
         self._loop.remove_reader(self._listener)
         self._listener.close()
+        self._path.unlink(missing_ok=True)
         for peer in self._peers.values():
             self._forget(peer)
         self._peers.clear()

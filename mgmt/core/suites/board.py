@@ -110,7 +110,14 @@ class Board:
     """`crew` is this machine's own; `owner` names this daemon among those of one queue."""
 
     def __init__(
-        self, roster: Roster, crew: Crew, queue_id: int, owner: str, permits: Permits, shared: bool = False
+        self,
+        roster: Roster,
+        crew: Crew,
+        queue_id: int,
+        owner: str,
+        permits: Permits,
+        shared: bool = False,
+        auto_close_s: float = defaults.SUITE_AUTO_CLOSE_S,
     ) -> None:
         """`shared`: other daemons change the same queue, so it is looked at every now and then."""
         self.entries: dict[int, Entry] = {}
@@ -124,8 +131,10 @@ class Board:
         self._by_holder: dict[int, Holding] = {}
         self._roster, self._crew = roster, crew
         self._queue_id, self._owner, self._permits, self._shared = queue_id, owner, permits, shared
+        self._auto_close_s = auto_close_s
         self._pending: set[int] = set()  # lanes that have tasks which have not ended
         self._sweeps = self._renews = False  # the timers are set
+        self._sweeping = False  # a sweep was asked for
         self._then: dict[int, Then] = {}
         self._asks = 0
         # By suite and by task: whoever waits is told of every change, and looks whether it is the one.
@@ -134,6 +143,9 @@ class Board:
 
     def uuid(self, kind: Kind, number: int) -> str:
         return uuid_of(self._queue_id, kind, number)
+
+    def task_uuid(self, task: int) -> str:
+        return self.uuid(Kind.TASK, task)
 
     # ---- the queue ----
 
@@ -173,7 +185,8 @@ class Board:
         """Time passes only for what is pending, and for holders."""
         if self._pending and not self._sweeps:
             self._sweeps = True
-            out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns + int(SWEEP_S * 1e9)))
+            wait_s = min(SWEEP_S, self._auto_close_s)
+            out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns + int(wait_s * 1e9)))
         if self._by_holder and not self._renews:
             self._renews = True
             out.append(fx.SetTimer(("suites", "renew"), now.mono_ns + int(LEASE_S / 3 * 1e9)))
@@ -380,6 +393,12 @@ class Board:
             self._answer(now, holding, number, [], [], 0, out)
         self._end_at(now, holding.node, holding.holder, how, reason, out)
 
+    def drain(self, now: Now, node: str, out: list[fx.Effect]) -> None:
+        """Have a node leave its suite: what runs there may end."""
+        holding = self.holdings.get(node)
+        if holding is not None and holding.ending is None:
+            self.end(now, holding, Ending.FINISH, "the node is drained", out)
+
     def _end_at(
         self, now: Now, node: str, holder: int, how: Ending, reason: str, out: list[fx.Effect]
     ) -> None:
@@ -471,7 +490,7 @@ class Board:
         for outcome in outcomes:
             what, task, attempt = outcome[:3]
             if what == "done":
-                results.append(_result(outcome))
+                results.append(_result(outcome, self.task_uuid))
             elif what == "returned":
                 returned.append((task, attempt))
             elif what == "cancelled":
@@ -511,8 +530,8 @@ class Board:
                     claim.task,
                     claim.attempt,
                     claim.spec,
-                    self.uuid(Kind.TASK, claim.task),
-                    self._upstream(claim),
+                    self.task_uuid(claim.task),
+                    "",
                 )
                 for claim in result.claims
             ]
@@ -521,6 +540,8 @@ class Board:
                 holding.vain = entry.counts if entry is not None and not claims else None
             cancelling = [list(one) for one in result.cancelling]
             self._answer(now, holding, number, claims, cancelling, stale, out)
+            if result.retried:
+                self._sweep(now, out)  # which finds out when they are due
             if self.task_waiters:
                 for one in results:
                     self.on_task(now, one.task, out)
@@ -542,10 +563,6 @@ class Board:
         for holding in self._holdings_of(suite):
             if holding.ending is None and self._wake(now, holding, out):
                 return
-
-    def _upstream(self, claim: op.Claim) -> str:
-        upstream = getattr(claim, "upstream", 0)
-        return self.uuid(Kind.TASK, upstream) if upstream else ""
 
     def _answer(
         self,
@@ -688,7 +705,7 @@ class Board:
             self.ask(op.ListSuites(limit=1 << 31), self._on_looked, out)
         elif about == "sweep":
             self._sweeps = False
-            self.ask(op.Sweep(_ms(now), int(defaults.SUITE_AUTO_CLOSE_S * 1000)), self._on_swept, out)
+            self._sweep(now, out)
         elif about == "renew":
             self._renews = False
             holders = tuple(self._by_holder)
@@ -719,7 +736,13 @@ class Board:
             entry.record = record
         self.match(now, out)
 
+    def _sweep(self, now: Now, out: list[fx.Effect]) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self.ask(op.Sweep(_ms(now), int(self._auto_close_s * 1000)), self._on_swept, out)
+
     def _on_swept(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
+        self._sweeping = False
         self.match(now, out)  # whoever could not be given work when the queue could not write
         if isinstance(result, MgmtError) or not result.next_ms:
             return
@@ -763,7 +786,7 @@ def _ignored(now: Now, result: Any, out: list[fx.Effect]) -> None:
     pass
 
 
-def _result(outcome: Outcome) -> op.Result:
+def _result(outcome: Outcome, uuid: Callable[[int], str]) -> op.Result:
     _, task, attempt, status, message, start_ns, end_ns, tail, extra, unit = outcome
     detail: dict[str, Any] = {"worker": unit}
     if tail:
@@ -774,7 +797,7 @@ def _result(outcome: Outcome) -> op.Result:
             detail[name] = value
     if "new_task" in extra:
         try:
-            new_task = new_task_of(Task.model_validate(json.loads(extra["new_task"])))
+            new_task = new_task_of(Task.model_validate(json.loads(extra["new_task"])), uuid, upstream=task)
         except (ValueError, ValidationError) as error:
             message = message or "SubmitNewTaskFailed"
             detail["new_task"] = str(error)[:500]
@@ -793,13 +816,19 @@ def _result(outcome: Outcome) -> op.Result:
 _SPEC = ("args", "function", "params", "kw", "envs", "cwd", "timeout_s", "terminal_output", "resources")
 
 
-def new_task_of(task: Task, first: int = 0) -> op.NewTask:
-    """What the queue keeps of a task: the specification for its worker, packed, and what orders it."""
+def new_task_of(task: Task, uuid: Callable[[int], str], upstream: int = 0) -> op.NewTask:
+    """What the queue keeps of a task: the specification for its worker, packed, and what orders it.
+
+    `upstream`: the task that wrote it; else the first it waits for. Its UUID is told to it.
+    """
     told = task.model_fields_set
     values = task.__dict__
     spec = {name: values[name] for name in _SPEC if name in told and values[name] is not None}
     if "resources" in spec:
         spec["resources"] = [resource.model_dump() for resource in task.resources]
+    upstream = upstream or next(iter(task.after), 0)
+    if upstream:
+        spec["envs"] = {"MITO_UPSTREAM_TASK_UUID": uuid(upstream), **task.envs}
     extra = None
     if told & {"labels", "after", "watch", "retries"}:
         after = [op.After(number, task.after_condition == "success") for number in task.after]
