@@ -22,6 +22,7 @@ from bench import (
     relay,
     resources,
     rt,
+    suites,
     supervision,
     workers,
 )
@@ -40,6 +41,7 @@ GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
     "kernel-placement": kernel_placement.kernel_placement,
     "rt": rt.rt,
     "workers": workers.workers,
+    "suites": suites.suites,
     "nodes": nodes.nodes,
 }
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"

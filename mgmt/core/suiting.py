@@ -540,7 +540,7 @@ def _task_cancel(state: State, now: Now, asked: Asked, body: msg.TaskCancel, out
     def reply(now: Now, result: op.Cancelled, out: list[fx.Effect]) -> dict[str, Any]:
         state.board.cancel_running(now, result.running, out)
         for task in list(state.board.task_waiters):
-            state.board.on_task(now, task, out)
+            state.board.on_task(task, out)
         return {"cancelled": result.count, "ending": len(result.running)}
 
     later(state, now, asked, cancel, reply, out)
@@ -611,23 +611,38 @@ def _task_wait(state: State, now: Now, asked: Asked, body: msg.TaskWait, out: li
     wanted = exec_state(body.state)
     state.sessions.park(now, asked, out)
 
-    def look(now: Now, out: list[fx.Effect]) -> None:
-        if asked.route in state.sessions.calls:
-            # Before the answer is there: what happens meanwhile looks once more.
-            state.board.task_waiters.setdefault(body.task, []).append(look)
-            later(state, now, asked, op.GetTask(body.task), reply, out)
+    def look(now: Now, task: op.TaskRecord | MgmtError, out: list[fx.Effect]) -> bool:
+        if asked.route not in state.sessions.calls:
+            return True
+        try:
+            answer = _reached(state, asked, body, wanted, task)
+        except MgmtError as error:
+            state.sessions.refuse(asked.route, error, out)
+            return True
+        if answer is None:
+            return False
+        state.sessions.answer(asked.route, frames.Outcome.OK, answer, out)
+        return True
 
-    def reply(now: Now, task: op.TaskRecord, out: list[fx.Effect]) -> dict[str, Any] | None:
-        _require(state, asked, task.group, "read")
-        given = Exec.TASK_COMMITTED if task.state in ENDED else task.exec_state
-        if given is not None and has_reached(wanted, given):
-            return task_body(state, task)
-        if task.state in ENDED:
-            text = f"task {body.task} has ended without having been {body.state}"
-            raise MgmtError("conflict", text, task=body.task)
-        return None
+    state.board.task_waiters.setdefault(body.task, []).append(look)
+    state.board.on_task(body.task, out)
+    return None
 
-    look(now, out)
+
+def _reached(
+    state: State, asked: Asked, body: msg.TaskWait, wanted: int, task: op.TaskRecord | MgmtError
+) -> dict[str, Any] | None:
+    """The answer to a wait for a task; None as long as it has not come so far, MgmtError when it never will."""
+    if isinstance(task, MgmtError):
+        raise task
+    _require(state, asked, task.group, "read")
+    ended = task.state in ENDED
+    given = Exec.TASK_COMMITTED if ended else task.exec_state
+    if given is not None and has_reached(wanted, given):
+        return task_body(state, task)
+    if ended:
+        text = f"task {body.task} has ended without having been {body.state}"
+        raise MgmtError("conflict", text, task=body.task)
     return None
 
 

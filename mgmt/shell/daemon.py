@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import os
@@ -74,6 +75,7 @@ FIRST_SAMPLE_S = 0.02  # after a start
 SAMPLE_S = 5.0  # how often CPU and memory of units are looked at
 WORKERS = 2  # threads for what may block: reading logs, walking /proc
 GONE = ".gone"  # how folders end that are being removed
+GC_ALLOCATIONS = 20_000  # net, of containers, between two searches for cycles; Python's 700 are for scripts
 FLUSH_S = 0.5  # how long the last answers may take at the end
 UNTELLABLE = (
     "the answer could not be put into words: a fault of mgmt itself; its traceback is in the daemon's log"
@@ -350,6 +352,9 @@ class Daemon:
             endpoint = self._state.settings.endpoints.control
             log.info("ready: pid %d, control endpoint %s", os.getpid(), endpoint)
             self._notifier.ready(f"serving on {endpoint}")
+            # What is there now stays; and a submission of thousands of tasks is no reason to look for cycles.
+            gc.freeze()
+            gc.set_threshold(GC_ALLOCATIONS, 20, 20)
             loop.run_forever()
         finally:
             self._close()
@@ -537,7 +542,7 @@ class Daemon:
             self._post(ev.Queued(effect.tag, result))
 
         assert self._tasks is not None, "agents have no queue"
-        self._tasks.ask(effect.operation, done)
+        self._tasks.ask(effect.operation, done, effect.in_order)
 
     def _remove_tree(self, effect: fx.RemoveTree) -> None:
         """Its name is free at once: the next of that name may be made before all of it is removed."""

@@ -570,6 +570,8 @@ class Crew:
                     Binding(tuple(binding["cores"]), binding["strategy"]), index, self.assignment.count
                 )
                 settings["cpus"] = ",".join(map(str, cpus))
+                # Nobody else is let on the cores of each, so others who have them are in the way.
+                settings["placement"] = {"exclusive": binding["strategy"] == "exclusive"}
             self._add(specs, f"w{index}", settings)
         self._declare(specs, out)
 
