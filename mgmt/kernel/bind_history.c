@@ -21,6 +21,20 @@ static bool whole(PyObject *from, Py_ssize_t *value)
     return *value != -1 || !PyErr_Occurred();
 }
 
+/* For tests: a lesser variant than the best. */
+static bool variant(PyObject *from, enum k_simd *simd)
+{
+    Py_ssize_t value = (Py_ssize_t)*simd;
+    if (!whole(from, &value))
+        return false;
+    if (value < 0 || value > (Py_ssize_t)k_simd_best()) {
+        PyErr_Format(PyExc_ValueError, "this CPU has variants up to %d", (int)k_simd_best());
+        return false;
+    }
+    *simd = (enum k_simd)value;
+    return true;
+}
+
 static bool in_range(const struct bind_column *column, const char *name, Py_ssize_t most, const char *rule)
 {
     for (Py_ssize_t i = 0; i < column->n; i++)
@@ -55,18 +69,18 @@ static bool apart(const Py_buffer *out, const struct bind_column *column, const 
 static PyObject *history(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const char *const names[] = {"key", "ended", "duration", "rows", "group_of", "reference", "half_life",
-                                        "window", "weights", "out", NULL};
-    enum { KEY, ENDED, DURATION, ROWS, GROUP, REFERENCE, HALF_LIFE, WINDOW, WEIGHTS, OUT, COUNT };
+                                        "window", "weights", "out", "_simd", NULL};
+    enum { KEY, ENDED, DURATION, ROWS, GROUP, REFERENCE, HALF_LIFE, WINDOW, WEIGHTS, OUT, SIMD, COUNT };
     PyObject *given[COUNT], *result = NULL;
     struct bind_column key = {0}, ended = {0}, duration = {0}, group = {0};
-    struct history_rule rule = {0.0, 1.0, 128, true};
+    struct history_rule rule = {0.0, 1.0, 128, true, k_simd_best()};
     Py_buffer out = {0};
     Py_ssize_t rows = 0, window = 128;
     void *memory = NULL;
     size_t room = 0;
     if (!bind_arguments("history", names, 4, 4, args, nargs, kwnames, given) || !whole(given[ROWS], &rows) ||
         !whole(given[WINDOW], &window) || !bind_number(given[REFERENCE], "reference", &rule.reference) ||
-        !bind_number(given[HALF_LIFE], "half_life", &rule.half_life))
+        !bind_number(given[HALF_LIFE], "half_life", &rule.half_life) || !variant(given[SIMD], &rule.simd))
         return NULL;
     if (given[WEIGHTS]) {
         int weights = PyObject_IsTrue(given[WEIGHTS]);
@@ -101,7 +115,7 @@ static PyObject *history(PyObject *module, PyObject *const *args, Py_ssize_t nar
     Py_ssize_t known = given[GROUP] ? group.n : rows;
     if (!in_range(&key, "key", known * 4, "must be a series times 4 plus an outcome"))
         goto done;
-    rule.window = (size_t)(window < key.n ? window : key.n ? key.n : 1);
+    rule.window = (size_t)(window < key.n ? window : key.n);
     result = matrix_of(module, given[OUT], HISTORY_FIELDS * rows, &out);
     if (!result)
         goto done;
@@ -109,7 +123,7 @@ static PyObject *history(PyObject *module, PyObject *const *args, Py_ssize_t nar
         Py_CLEAR(result);
         goto done;
     }
-    room = history_room((size_t)key.n, (size_t)rows, rule.window);
+    room = history_room((size_t)key.n, (size_t)rows);
     memory = bind_memory(room);
     if (!memory) {
         Py_CLEAR(result);
@@ -157,16 +171,7 @@ static bool read_rule(PyObject *const *given, struct estimate_rule *rule)
         return false;
     }
     rule->quantile = (size_t)quantile;
-    if (given[SIMD]) { /* for tests: a lesser variant than the best */
-        long simd = PyLong_AsLong(given[SIMD]);
-        if (simd < 0 || simd > (long)k_simd_best()) {
-            if (!PyErr_Occurred())
-                PyErr_Format(PyExc_ValueError, "this CPU has variants up to %d", (int)k_simd_best());
-            return false;
-        }
-        rule->simd = (enum k_simd)simd;
-    }
-    return true;
+    return variant(given[SIMD], &rule->simd);
 }
 
 static bool read_columns(PyObject *const *given, const char *const *names, struct bind_column *column)

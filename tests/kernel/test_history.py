@@ -146,10 +146,14 @@ def test_every_instruction_set_agrees_to_the_bit() -> None:
     indices = [array("q", [random.randrange(rows) for _ in range(n)]) for _ in range(3)]
     campaigns = [array("d", [random.random() for _ in range(rows)]) for _ in range(3)]
     args = (*values, *indices, matrix, matrix, *campaigns)
+    history = import_module("mgmt.kernel._kernel").history
+    runs = (key, ended, duration, rows)
+    of_runs = bytes(history(*runs, reference=60.0, half_life=14.0, _simd=0))
     plain, tried = bytes(estimate(*args, explore=0.25, _simd=0)), 0
     for simd in (1, 2):
         try:
             assert bytes(estimate(*args, explore=0.25, _simd=simd)) == plain
+            assert bytes(history(*runs, reference=60.0, half_life=14.0, _simd=simd)) == of_runs
             tried += 1
         except ValueError as error:
             assert "this CPU has variants up to" in str(error)

@@ -11,12 +11,12 @@
 #define LN2 0.69314718055994530942
 #define ROUNDER 6755399441055744.0 /* 1.5 * 2^52: what is added and taken away again is rounded */
 
-double k_exp2(double x)
+/* Without branches and conversions, so that a loop over it becomes vectors. */
+static inline double power(double x)
 {
-    if (!(x >= -1000))
-        return 0;
-    x = x > 1000 ? 1000 : x;
-    double whole = (x + ROUNDER) - ROUNDER, f = (x - whole) * LN2, sum = 1.0 / 6227020800.0, scale;
+    double cut = x > 1000 ? 1000 : x;
+    cut = cut >= -1000 ? cut : -1000; /* NaN too */
+    double shifted = cut + ROUNDER, f = (cut - (shifted - ROUNDER)) * LN2, sum = 1.0 / 6227020800.0, scale;
     sum = sum * f + 1.0 / 479001600.0;
     sum = sum * f + 1.0 / 39916800.0;
     sum = sum * f + 1.0 / 3628800.0;
@@ -30,9 +30,44 @@ double k_exp2(double x)
     sum = sum * f + 0.5;
     sum = sum * f + 1.0;
     sum = sum * f + 1.0;
-    uint64_t bits = (uint64_t)((int64_t)whole + 1023) << 52;
+    uint64_t bits; /* its low bits are the whole number, which becomes the exponent */
+    memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 1023) << 52;
     memcpy(&scale, &bits, sizeof scale);
-    return sum * scale;
+    return x >= -1000 ? sum * scale : 0;
+}
+
+double k_exp2(double x) { return power(x); }
+
+#define BLOCK 256
+
+#define DEFINE(suffix, attribute)                                                                       \
+    attribute static void weigh_##suffix(size_t n, const double *restrict ended, double reference,      \
+                                         double half_life, double *restrict weight)                     \
+    {                                                                                                   \
+        for (size_t i = 0; i < n; i++)                                                                  \
+            weight[i] = power((ended[i] - reference) / half_life);                                      \
+    }
+
+DEFINE(plain, )
+#if defined __x86_64__ && defined __GNUC__
+DEFINE(avx2, __attribute__((target("avx2"))))
+#ifdef __clang__ /* which knows no preferred width */
+DEFINE(avx512, __attribute__((target("avx512f,avx512dq"))))
+#else
+DEFINE(avx512, __attribute__((target("avx512f,avx512dq,prefer-vector-width=512"))))
+#endif
+#endif
+
+static void weigh(size_t n, const double *ended, const struct history_rule *rule, double *weight)
+{
+    switch (rule->simd) {
+#if defined __x86_64__ && defined __GNUC__
+    case K_AVX512: weigh_avx512(n, ended, rule->reference, rule->half_life, weight); break;
+    case K_AVX2: weigh_avx2(n, ended, rule->reference, rule->half_life, weight); break;
+#endif
+    default: weigh_plain(n, ended, rule->reference, rule->half_life, weight);
+    }
 }
 
 /* The entry that sorting would put at `at`; what lies before is not greater afterwards, what lies behind not less. */
@@ -73,66 +108,68 @@ static void middle(double *x, size_t n, double *count, double *p50, double *p90)
     *p90 = most == half ? *p50 : nth(x + half, n - half, most - half);
 }
 
-size_t history_room(size_t runs, size_t rows, size_t window)
+/* Durations of a row's successes and of its others have places of their own, one behind the other. */
+struct place {
+    uint32_t count, kept; /* all of them; those written, from the latest back */
+    size_t at;
+};
+
+size_t history_room(size_t runs, size_t rows)
 {
-    return K_ROOM(rows + 1, sizeof(size_t)) + K_ROOM(runs, sizeof(uint32_t)) + 2 * K_ROOM(window, sizeof(double));
+    return K_ROOM(2 * rows, sizeof(struct place)) + K_ROOM(runs, sizeof(double));
 }
 
 enum k_status k_history(const struct history_runs *runs, const struct history_rule *rule, size_t rows,
                         struct k_arena arena, double *matrix)
 {
-    size_t *start = k_take(&arena, (rows + 1) * sizeof *start), window = rule->window;
-    uint32_t *order = k_take(&arena, runs->n * sizeof *order);
-    double *done = k_take(&arena, window * sizeof *done), *lost = k_take(&arena, window * sizeof *lost);
-    if (!start || !order || !done || !lost)
+    struct place *place = k_take(&arena, 2 * rows * sizeof *place);
+    double *kept = k_take(&arena, runs->n * sizeof *kept), weight[BLOCK];
+    if (!place || !kept)
         return K_NOMEM;
     const int64_t *key = runs->key, *group_of = runs->group_of;
-    memset(start, 0, (rows + 1) * sizeof *start);
-#define ROW(i) ((size_t)(group_of ? group_of[key[i] >> 2] : key[i] >> 2))
-    for (size_t i = 0; i < runs->n; i++)
-        start[ROW(i)]++;
-    size_t sum = 0;
-    for (size_t g = 0; g <= rows; g++) { /* where each row ends; filled from behind it is where each begins */
-        sum += start[g];
-        start[g] = sum;
-    }
-    for (size_t i = runs->n; i-- > 0;)
-        order[--start[ROW(i)]] = (uint32_t)i;
-#undef ROW
-    for (size_t g = 0; g < rows; g++) {
-        size_t from = start[g], to = start[g + 1], done_n = 0, lost_n = 0, counted = 0, streak = 0;
-        double weight[4] = {0, 0, 0, 0}, ended = -(double)INFINITY;
-        for (size_t i = from; i < to; i++) {
-            uint32_t run = order[i];
-            unsigned outcome = (unsigned)(key[run] & 3);
-            double end = runs->ended[run];
-            ended = end > ended ? end : ended;
-            streak = outcome == HISTORY_TRANSIENT ? streak + 1 : 0;
-            counted += outcome != HISTORY_TRANSIENT;
-            if (rule->weights)
-                weight[outcome] += k_exp2((end - rule->reference) / rule->half_life);
-        }
-        for (size_t i = to; i > from && (done_n < window || lost_n < window); i--) {
-            uint32_t run = order[i - 1];
-            unsigned outcome = (unsigned)(key[run] & 3);
-            double us = runs->duration[run] + 0.0; /* one zero */
-            if (us != us || outcome == HISTORY_TRANSIENT)
+    const double *duration = runs->duration;
+    memset(place, 0, 2 * rows * sizeof *place);
+    memset(matrix, 0, HISTORY_FIELDS * rows * sizeof *matrix);
+    for (size_t g = 0; g < rows; g++)
+        matrix[FIELD_ENDED * rows + g] = -(double)INFINITY;
+    for (size_t from = 0; from < runs->n; from += BLOCK) {
+        size_t n = runs->n - from < BLOCK ? runs->n - from : BLOCK;
+        if (rule->weights)
+            weigh(n, runs->ended + from, rule, weight);
+        for (size_t i = from; i < from + n; i++) {
+            size_t outcome = (size_t)key[i] & 3, g = (size_t)(group_of ? group_of[key[i] >> 2] : key[i] >> 2);
+            double *ended = &matrix[FIELD_ENDED * rows + g], *streak = &matrix[FIELD_STREAK * rows + g];
+            *ended = runs->ended[i] > *ended ? runs->ended[i] : *ended;
+            if (outcome == HISTORY_TRANSIENT) {
+                *streak += 1;
                 continue;
-            if (outcome == HISTORY_SUCCESS && done_n < window)
-                done[done_n++] = us;
-            else if (outcome != HISTORY_SUCCESS && lost_n < window)
-                lost[lost_n++] = us;
+            }
+            *streak = 0;
+            matrix[FIELD_RUNS * rows + g] += 1;
+            if (rule->weights)
+                matrix[outcome * rows + g] += weight[i - from];
+            place[2 * g + (outcome != HISTORY_SUCCESS)].count += duration[i] == duration[i];
         }
-        matrix[FIELD_SUCCESS * rows + g] = weight[HISTORY_SUCCESS];
-        matrix[FIELD_FAILURE * rows + g] = weight[HISTORY_FAILURE];
-        matrix[FIELD_NOTHING * rows + g] = weight[HISTORY_NOTHING];
-        middle(done, done_n, &matrix[FIELD_DONE * rows + g], &matrix[FIELD_DONE_P50 * rows + g],
-               &matrix[FIELD_DONE_P90 * rows + g]);
-        middle(lost, lost_n, &matrix[FIELD_LOST * rows + g], &matrix[FIELD_LOST_P50 * rows + g],
-               &matrix[FIELD_LOST_P90 * rows + g]);
-        matrix[FIELD_RUNS * rows + g] = (double)counted;
-        matrix[FIELD_STREAK * rows + g] = (double)streak;
-        matrix[FIELD_ENDED * rows + g] = ended;
     }
+    size_t at = 0;
+    for (size_t k = 0; k < 2 * rows; k++) {
+        place[k].at = at;
+        place[k].count = place[k].count < rule->window ? place[k].count : (uint32_t)rule->window;
+        at += place[k].count;
+    }
+    for (size_t i = runs->n; i-- > 0 && at;) {
+        size_t outcome = (size_t)key[i] & 3, g = (size_t)(group_of ? group_of[key[i] >> 2] : key[i] >> 2);
+        struct place *own = &place[2 * g + (outcome != HISTORY_SUCCESS)];
+        if (outcome == HISTORY_TRANSIENT || own->kept == own->count || duration[i] != duration[i])
+            continue;
+        kept[own->at + own->kept++] = duration[i] + 0.0; /* one zero */
+        at--; /* ends the loop when all have theirs */
+    }
+    for (size_t g = 0; g < rows; g++)
+        for (size_t lost = 0; lost < 2; lost++) {
+            const struct place *own = &place[2 * g + lost];
+            double *of = matrix + (lost ? FIELD_LOST : FIELD_DONE) * rows + g;
+            middle(kept + own->at, own->kept, of, of + rows, of + 2 * rows);
+        }
     return K_OK;
 }

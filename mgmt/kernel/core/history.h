@@ -30,9 +30,10 @@ struct history_rule {
     double reference, half_life; /* a run that ended at the reference weighs 1, half of it a half-life before */
     size_t window;               /* durations of a row and outcome that count, from the latest back */
     bool weights;                /* false: no sums of weights */
+    enum k_simd simd;
 };
 
-size_t history_room(size_t runs, size_t rows, size_t window);
+size_t history_room(size_t runs, size_t rows);
 /* `matrix` has HISTORY_FIELDS * rows entries; medians of nothing are NaN, the end of nothing is -INFINITY. Keys
  * and groups must be in range. Sums are taken in the order of the runs, so that adding a run later is the same. */
 enum k_status k_history(const struct history_runs *runs, const struct history_rule *rule, size_t rows,

@@ -38,8 +38,8 @@ static void statistics(struct input *in, double *matrix, bool finite)
         duration[i] = finite ? (double)fuzz_between(in, 0, 255) : number(in);
     }
     struct history_runs runs = {n, key, ended, duration, grouped ? group_of : NULL};
-    struct history_rule rule = {(double)fuzz_byte(in), 14, window, true};
-    size_t room = history_room(n, ROWS, window);
+    struct history_rule rule = {(double)fuzz_byte(in), 14, window, true, (enum k_simd)(fuzz_byte(in) % ((unsigned)k_simd_best() + 1))};
+    size_t room = history_room(n, ROWS);
     void *memory = fuzz_memory(room);
     REQUIRE(k_history(&runs, &rule, ROWS, (struct k_arena){memory, room}, matrix) == K_OK);
     for (int64_t g = 0; g < ROWS; g++) {
