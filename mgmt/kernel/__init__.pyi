@@ -311,7 +311,7 @@ def history(
 def estimate(
     value: Sequence[float],
     chance: Sequence[float],
-    context: Sequence[float],
+    tried: Sequence[float],
     series: Sequence[int],
     codebase: Sequence[int],
     campaign: Sequence[int],
@@ -324,6 +324,7 @@ def estimate(
     decay: float = 1.0,
     strength: float = 4.0,
     explore: float = 0.0,
+    penalty: float = 0.9,
     shrink: float = 5.0,
     least_points: float = 5.0,
     quantile: int = 0,
@@ -335,6 +336,6 @@ def estimate(
     `chance`, or where that is NaN the `rate` of its campaign. A duration is p * that of a success + (1 - p) *
     that of the others, each drawn from the median of the series (`quantile` 1: the 90 %) toward that of the
     `codebase`, and that toward the campaign's `done` or `lost`, with `shrink` points; a median of fewer than
-    `least_points` is passed over. worth = value * context * (1 - share of nothing-to-dos) * (1 + explore *
-    strength / (strength + s + f)); a value of NaN is 1. Matrices are those of `history`.
+    `least_points` is passed over. worth = value * (1 - `penalty` * `tried` * `decay`) * (1 - share of
+    nothing-to-dos) * (1 + `explore` * strength / (strength + s + f)); a value of NaN is 1. Matrices are those of `history`.
     """

@@ -150,15 +150,15 @@ done:
 }
 
 enum {
-    VALUE, CHANCE, CONTEXT, SERIES, CODEBASE, CAMPAIGN, OF_SERIES, OF_CODEBASE, RATE, DONE, LOST, COLUMNS,
-    DECAY = COLUMNS, STRENGTH, EXPLORE, SHRINK, LEAST, QUANTILE, INTO, SIMD, ARGUMENTS
+    VALUE, CHANCE, TRIED, SERIES, CODEBASE, CAMPAIGN, OF_SERIES, OF_CODEBASE, RATE, DONE, LOST, COLUMNS,
+    DECAY = COLUMNS, STRENGTH, EXPLORE, PENALTY, SHRINK, LEAST, QUANTILE, INTO, SIMD, ARGUMENTS
 };
 
 static bool read_rule(PyObject *const *given, struct estimate_rule *rule)
 {
     Py_ssize_t quantile = 0;
     if (!bind_number(given[DECAY], "decay", &rule->decay) || !bind_number(given[STRENGTH], "strength", &rule->strength) ||
-        !bind_number(given[EXPLORE], "explore", &rule->explore) || !bind_number(given[SHRINK], "shrink", &rule->shrink) ||
+        !bind_number(given[EXPLORE], "explore", &rule->explore) || !bind_number(given[PENALTY], "penalty", &rule->penalty) || !bind_number(given[SHRINK], "shrink", &rule->shrink) ||
         !bind_number(given[LEAST], "least_points", &rule->least) || !whole(given[QUANTILE], &quantile))
         return false;
     const char *wrong = quantile != 0 && quantile != 1 ? "quantile must be 0 or 1"
@@ -199,12 +199,12 @@ static bool read_columns(PyObject *const *given, const char *const *names, struc
 
 static PyObject *estimate(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const char *const names[] = {"value", "chance", "context", "series", "codebase", "campaign", "of_series",
+    static const char *const names[] = {"value", "chance", "tried", "series", "codebase", "campaign", "of_series",
                                         "of_codebase", "rate", "done", "lost", "decay", "strength", "explore",
-                                        "shrink", "least_points", "quantile", "out", "_simd", NULL};
+                                        "penalty", "shrink", "least_points", "quantile", "out", "_simd", NULL};
     PyObject *given[ARGUMENTS], *result = NULL;
     struct bind_column column[COLUMNS] = {0};
-    struct estimate_rule rule = {1.0, 4.0, 0.0, 5.0, 5.0, 0, k_simd_best()};
+    struct estimate_rule rule = {1.0, 4.0, 0.0, 0.9, 5.0, 5.0, 0, k_simd_best()};
     Py_buffer out = {0};
     if (!bind_arguments("estimate", names, COLUMNS, COLUMNS, args, nargs, kwnames, given) || !read_rule(given, &rule))
         return NULL;
@@ -220,7 +220,7 @@ static PyObject *estimate(PyObject *module, PyObject *const *args, Py_ssize_t na
             goto done;
         }
     struct estimate_columns columns = {
-        (size_t)n, column[VALUE].doubles, column[CHANCE].doubles, column[CONTEXT].doubles,
+        (size_t)n, column[VALUE].doubles, column[CHANCE].doubles, column[TRIED].doubles,
         column[SERIES].data, column[CODEBASE].data, column[CAMPAIGN].data,
         column[OF_SERIES].doubles, column[OF_CODEBASE].doubles,
         (size_t)column[OF_SERIES].n / HISTORY_FIELDS, (size_t)column[OF_CODEBASE].n / HISTORY_FIELDS,
@@ -242,8 +242,8 @@ PyMethodDef bind_history_methods[] = {
      PyDoc_STR("history($module, key, ended, duration, rows, *, group_of=None, reference=0.0, half_life=1.0, window=128, "
                "weights=True, out=None)\n--\n\nStatistics of runs, one row a series.")},
     {"estimate", FAST(estimate),
-     PyDoc_STR("estimate($module, value, chance, context, series, codebase, campaign, of_series, of_codebase, rate, done, "
-               "lost, *, decay=1.0, strength=4.0, explore=0.0, shrink=5.0, least_points=5.0, quantile=0, out=None)\n--\n\n"
+     PyDoc_STR("estimate($module, value, chance, tried, series, codebase, campaign, of_series, of_codebase, rate, done, "
+               "lost, *, decay=1.0, strength=4.0, explore=0.0, penalty=0.9, shrink=5.0, least_points=5.0, quantile=0, out=None)\n--\n\n"
                "What is expected of the next run of each candidate.")},
     {NULL, NULL, 0, NULL},
 };

@@ -99,7 +99,7 @@ def middle(durations: Sequence[float]) -> tuple[float, float, float]:
 def estimate(
     value: Sequence[float],
     chance: Sequence[float],
-    context: Sequence[float],
+    tried: Sequence[float],
     series: Sequence[int],
     codebase: Sequence[int],
     campaign: Sequence[int],
@@ -112,6 +112,7 @@ def estimate(
     decay: float = 1.0,
     strength: float = 4.0,
     explore: float = 0.0,
+    penalty: float = 0.9,
     shrink: float = 5.0,
     least_points: float = 5.0,
     quantile: int = 0,
@@ -126,7 +127,7 @@ def estimate(
         if wrong:
             raise ValueError(rule)
     n = len(value)
-    columns = {"chance": chance, "context": context, "series": series, "codebase": codebase, "campaign": campaign}
+    columns = {"chance": chance, "tried": tried, "series": series, "codebase": codebase, "campaign": campaign}
     for name, column in columns.items():
         if len(column) != n:
             raise ValueError(f"{name} has {len(column)} entries, value {n}")
@@ -161,11 +162,16 @@ def estimate(
         p = _divide(strength * mean + s, seen)
         of_done = level(of_series, rows, r, 3, level(of_codebase, others, b, 3, done[g]))
         of_lost = level(of_series, rows, r, 6, level(of_codebase, others, b, 6, lost[g]))
+        again = tried[i] * decay
+        again = again if again < 1.0 else 1.0
         worth = 1.0 if math.isnan(value[i]) else value[i]
         result[i] = p
         result[n + i] = p * of_done + (1.0 - p) * of_lost
         result[2 * n + i] = (
-            worth * context[i] * (1.0 - _divide(z, seen + z)) * (1.0 + explore * _divide(strength, seen))
+            worth
+            * (1.0 - penalty * again)
+            * (1.0 - _divide(z, seen + z))
+            * (1.0 + explore * _divide(strength, seen))
         )
     return result
 

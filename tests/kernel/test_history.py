@@ -53,14 +53,14 @@ def test_known_statistics(module: Any) -> None:
 def test_known_estimates(module: Any) -> None:
     nothing = module.history([], [], [], 1)
     some = module.history([0] * 5 + [1] * 5, [0.0] * 10, [10.0] * 5 + [20.0] * 5, 1)
-    args = ([50.0], [NAN], [1.0], [0], [0], [0])
+    args = ([50.0], [NAN], [0.0], [0], [0], [0])
     assert list(module.estimate(*args, nothing, nothing, [0.25], [100.0], [40.0])) == [0.25, 55.0, 50.0]
     p, us, worth = module.estimate(
         [50.0], [0.5], [0.5], [0], [0], [0], some, nothing, [0.25], [100.0], [40.0], explore=1.0
     )
     assert p == (4 * 0.5 + 5) / 14
     assert us == pytest.approx(p * (5 * 10 + 5 * 100) / 10 + (1 - p) * (5 * 20 + 5 * 40) / 10)
-    assert worth == pytest.approx(50 * 0.5 * (1 + 4 / 14))
+    assert worth == pytest.approx(50 * (1 - 0.9 * 0.5) * (1 + 4 / 14))
 
 
 @pytest.mark.parametrize("module", BOTH)

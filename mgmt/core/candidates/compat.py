@@ -54,13 +54,12 @@ class History:
         self.versions = versions
         self._of: dict[tuple[str | None, str | None], list[Run]] = {}
         for run in runs:
-            if run.failure_transient is not True:
-                for key in (
-                    (run.codebase, run.campaign),
-                    (run.codebase, None),
-                    (None, run.campaign),
-                ):
-                    self._of.setdefault(key, []).append(run)
+            self.add(run)
+
+    def add(self, run: Run) -> None:
+        if run.failure_transient is not True:
+            for key in ((run.codebase, run.campaign), (run.codebase, None), (None, run.campaign)):
+                self._of.setdefault(key, []).append(run)
 
     def runs(self, codebase: str | None, campaign: str | None) -> Sequence[Run]:
         """Not transient; None: any."""

@@ -17,7 +17,7 @@
     {                                                                                                      \
         size_t n = c->n, rows = c->series_n, others = c->codebase_n, q = rule->quantile;                   \
         double decay = rule->decay, k = rule->strength, explore = rule->explore;                           \
-        double shrink = rule->shrink, least = rule->least;                                                 \
+        double shrink = rule->shrink, least = rule->least, penalty = rule->penalty;                        \
         const double *success = c->of_series + FIELD_SUCCESS * rows;                                       \
         const double *failure = c->of_series + FIELD_FAILURE * rows;                                       \
         const double *nothing = c->of_series + FIELD_NOTHING * rows;                                       \
@@ -27,7 +27,7 @@
         const double *all_done = c->of_codebase + (FIELD_DONE_P50 + q) * others;                           \
         const double *all_lost_n = c->of_codebase + FIELD_LOST * others;                                   \
         const double *all_lost = c->of_codebase + (FIELD_LOST_P50 + q) * others;                           \
-        const double *values = c->value, *chances = c->chance, *contexts = c->context;                     \
+        const double *values = c->value, *chances = c->chance, *tried = c->tried;                             \
         const double *rate = c->rate, *campaign_done = c->done, *campaign_lost = c->lost;                  \
         const int64_t *series = c->series, *codebase = c->codebase, *campaign = c->campaign;               \
         double *probability = out, *duration = out + n, *worth = out + 2 * n;                              \
@@ -42,10 +42,12 @@
             double of_lost = LEVEL(all_lost_n[b], all_lost[b], campaign_lost[g]);                          \
             of_done = LEVEL(done_n[r], done[r], of_done);                                                  \
             of_lost = LEVEL(lost_n[r], lost[r], of_lost);                                                  \
+            double again = tried[i] * decay;                                                               \
+            again = again < 1.0 ? again : 1.0;                                                             \
             value = value == value ? value : 1.0;                                                          \
             probability[i] = p;                                                                            \
             duration[i] = p * of_done + (1.0 - p) * of_lost;                                               \
-            worth[i] = value * contexts[i] * (1.0 - z / (seen + z)) * (1.0 + explore * (k / seen));        \
+            worth[i] = value * (1.0 - penalty * again) * (1.0 - z / (seen + z)) * (1.0 + explore * (k / seen));        \
         }                                                                                                  \
     }
 

@@ -47,7 +47,7 @@ struct estimate_columns {
     size_t n;
     const double *value;   /* NaN: none, worth 1 */
     const double *chance;  /* prior mean of this candidate; NaN: that of its campaign */
-    const double *context; /* factor */
+    const double *tried;   /* weight of the latest attempt in the same context that was no success; 0: none */
     const int64_t *series, *codebase, *campaign; /* rows of the matrices and of the campaigns' columns */
     const double *of_series, *of_codebase;       /* matrices */
     size_t series_n, codebase_n;
@@ -58,6 +58,7 @@ struct estimate_rule {
     double decay;    /* from the reference to now */
     double strength; /* of the prior, in runs */
     double explore;  /* what not knowing is worth */
+    double penalty;  /* what the same context takes away at once */
     double shrink;   /* strength of a duration's prior, in runs */
     double least;    /* points below which a median is not taken */
     size_t quantile; /* 0: medians; 1: 90 % */

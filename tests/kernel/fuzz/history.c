@@ -93,7 +93,7 @@ static void estimates(struct input *in, const double *of_series, const double *o
     }
     struct estimate_columns given = {n, column[0], column[1], column[2], row[0], row[1], row[2],
                                      of_series, of_codebase, ROWS, ROWS, column[3], column[4], column[5]};
-    struct estimate_rule rule = {0.75, 4, 0.25, 5, 5, fuzz_byte(in) & 1, K_PLAIN};
+    struct estimate_rule rule = {0.75, 4, 0.25, 0.9, 5, 5, fuzz_byte(in) & 1, K_PLAIN};
     double *out[3];
     for (int simd = 0; simd <= (int)k_simd_best(); simd++) {
         rule.simd = (enum k_simd)simd;
