@@ -70,6 +70,31 @@ COMPARED = _object(
     right=_object(**PLACED),
     differences=_list(_object(task=STRING, left=SPOT, right=SPOT)),
 )
+PLACE = _maybe({"type": "integer", "minimum": 1})
+ROW_FAULT = _object(table=STRING, row=STRING, column=STRING, problem=STRING)
+CANDIDATE = {"codebase": STRING, "campaign": STRING, "change_set": STRING}
+CANDIDATE_SCORE = {
+    **CANDIDATE,
+    "rank": PLACE,
+    "score": _maybe(NUMBER),
+    "probability": _maybe(NUMBER),
+    "duration_s": _maybe(NUMBER),
+    "not_before": _maybe(STRING),
+    "waits_for": NAMES_LIST,
+    "reason": STRING,
+}
+FACTOR = _object(name=STRING, kind={"enum": ["expected", "cost", "about"]}, value=NUMBER, source=STRING)
+FIGURES = _object(
+    policy=STRING,
+    predicted=COUNT,
+    refused=COUNT,
+    brier=_maybe(NUMBER),
+    calibration_error=_maybe(NUMBER),
+    duration_error=_maybe(NUMBER),
+    calibration=_list({"type": "array", "items": NUMBER, "minItems": 3, "maxItems": 3}),
+    value_per_hour=_maybe(NUMBER),
+    regret=_maybe(NUMBER),
+)
 STORE = _object(path=STRING, rows={"type": "object", "additionalProperties": COUNT}, text=STRING)
 KEY = _object(name=STRING, role=STRING, comment=STRING, public=STRING, file=_maybe(STRING))
 
@@ -112,6 +137,32 @@ OWN: dict[str, Schema] = {
     ),
     "mgmt.schedule-compare/1": _object(
         left=STRING, right=STRING, compared=COUNT, differing=COUNT, workloads=_list(COMPARED)
+    ),
+    "mgmt.candidates-replay/1": _object(
+        file=STRING,
+        passed=COUNT,
+        failed=COUNT,
+        failures=_list(_object(id=STRING, kind=STRING, difference=STRING)),
+    ),
+    "mgmt.candidates-score/1": _object(
+        policy=STRING,
+        now=STRING,
+        candidates=_list(_object(**CANDIDATE_SCORE)),
+        cycles=_list(NAMES_LIST),
+        faults=_list(ROW_FAULT),
+        warnings=NAMES_LIST,
+    ),
+    "mgmt.candidates-explain/1": _object(**CANDIDATE_SCORE, now=STRING, of=COUNT, factors=_list(FACTOR)),
+    "mgmt.candidates-compare/1": _object(
+        now=STRING,
+        candidates=COUNT,
+        runs=COUNT,
+        top=COUNT,
+        policies=_list(FIGURES),
+        rank_correlation=_maybe(NUMBER),
+        overlap=NUMBER,
+        rows=_list(_object(**CANDIDATE, left=PLACE, right=PLACE)),
+        faults=_list(ROW_FAULT),
     ),
     "mgmt.schedule-replay/1": _object(
         file=STRING,

@@ -114,6 +114,7 @@ MAX_HYPERPERIOD_US = 3_600_000_000  # one hour; a longer one is a mistake in the
 MAX_WORKLOAD_TASKS = 100_000  # of one workload; ten times what one document was ever seen to hold
 MAX_WORKLOAD_NODES = 4096  # named in the documents of one workload
 MAX_TASK_MEMORY_MB = 1 << 30  # a pebibyte; more is a mistake in the unit
+MAX_CANDIDATES_BYTES = 1 << 30  # of one file of candidates and runs: some 2 million runs
 MAX_WORKLOAD_BYTES = 32 << 20  # of one file of documents
 MAX_WORKLOAD_PROBLEMS = 20  # faults reported at once; the rest is counted
 MAX_TIMELINE_JOBS = 20_000  # that are drawn; what comes later is said to be left out

@@ -69,6 +69,10 @@ TABLE: dict[str, Row] = {
     "bad-workload": Row(
         Fault.CLIENT, False, Exit.USAGE, "a document of tasks or nodes is missing a field or has a wrong one"
     ),
+    "bad-candidates": Row(
+        Fault.CLIENT, False, Exit.USAGE, "a file of candidates, runs, settings or cases cannot be used"
+    ),
+    "unknown-candidate": Row(Fault.CLIENT, False, Exit.UNKNOWN, "the file has no such candidate"),
     "not-schedulable": Row(
         Fault.CLIENT, False, Exit.FAILED, "a deadline could not be kept, so nothing was placed or changed"
     ),

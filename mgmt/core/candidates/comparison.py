@@ -174,13 +174,15 @@ def compared(
     rankings = [policy.ranking(now_us) for policy in both]
     judge = Scorer(world, settings, now_us)
     worth = _worth(judge, now_us)
-    best = _per_hour(sorted(worth, key=lambda key: (-worth[key][0] / worth[key][1], key))[:top], worth)
+    order = sorted(worth, key=lambda key: (-worth[key][0] / worth[key][1], key))
+    hours = math.fsum(worth[key][1] for key in order[:top])  # as long as the best ones take
+    best = _per_hour(order, worth, hours)
     figures = []
     for policy, tally, ranking in zip(both, tallies, rankings, strict=True):
-        per_hour = _per_hour([key for key, _ in ranking[:top]], worth)
+        per_hour = _per_hour([key for key, _ in ranking], worth, hours)
         told = tally.figures(policy.name).as_row()
         told["value_per_hour"] = per_hour
-        told["regret"] = None if best is None or per_hour is None else best - per_hour
+        told["regret"] = None if best is None or per_hour is None else max(0.0, best - per_hour)
         figures.append(told)
     left, right = ([key for key, _ in ranking] for ranking in rankings)
     places = [{key: place for place, key in enumerate(keys, 1)} for keys in (left, right)]
@@ -216,10 +218,16 @@ def _worth(judge: Scorer, now_us: int) -> dict[Key, tuple[float, float]]:
     return found
 
 
-def _per_hour(keys: Sequence[Key], worth: Mapping[Key, tuple[float, float]]) -> float | None:
-    known = [worth[key] for key in keys if key in worth]
-    hours = math.fsum(hours for _, hours in known)
-    return math.fsum(value for value, _ in known) / hours if hours else None
+def _per_hour(keys: Sequence[Key], worth: Mapping[Key, tuple[float, float]], hours: float) -> float | None:
+    """What is earned an hour by running these in turn for so many hours, the last one in part."""
+    left, earned = hours, 0.0
+    for value, needed in (worth[key] for key in keys if key in worth):
+        share = min(1.0, left / needed)
+        earned += value * share
+        left -= needed * share
+        if left <= 0:
+            break
+    return earned / hours if hours else None
 
 
 def correlation(left: Mapping[Key, int], right: Mapping[Key, int]) -> float | None:

@@ -207,6 +207,10 @@ class Engine:
             self._candidates.setdefault(candidate.key, candidate)
             self._any.setdefault(candidate.key[:2], candidate)
 
+    def renew(self, candidate: Candidate) -> None:
+        """Another row under the same key."""
+        self._candidates[candidate.key] = self._any[candidate.key[:2]] = candidate
+
     def regular(
         self,
         codebase: str,

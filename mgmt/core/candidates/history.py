@@ -89,7 +89,7 @@ class History:
         self.codebase_of, self.campaign_of = array("q"), array("q")  # by series
         self._key, self._ended, self._duration = array("q"), array("d"), array("d")
         self.tried: dict[tuple[int, str], float] = {}
-        """(series, context) -> weight of the latest attempt there, 0 when it was a success."""
+        """(series, context) -> weight of the latest attempt there that was not transient."""
         self.lacking: dict[int, tuple[Relations, float]] = {}
         """Series whose latest run lacked packages -> what it lacked, the weight of that failure."""
         self._forgiven: dict[int, float] = {}
@@ -158,7 +158,7 @@ class History:
         weight = self.weight(ended_us)
         for context in {run.context, run.instigated_context}:
             if context:
-                self.tried[row, context] = 0.0 if outcome == SUCCESS else weight
+                self.tried[row, context] = weight
         self._unforgive(row)
         if run.result_code == LACKING and run.relations:
             self.lacking[row] = run.relations, weight

@@ -1,9 +1,10 @@
 """The default queue: campaigns share it by weight, the better items of each first, and nobody waits for ever.
 
-An item's tag is its campaign's clock plus score / weight; the least tag of the most urgent bucket is next. A clock
-moves by the step of what was taken, and one that had nothing starts where the queue is. So the order depends on
-the items and not on that of their coming, and putting one in again changes nothing. An item that has waited for
-`max_wait` comes before everything that came later, in whatever bucket.
+The next of a campaign is its item with the least score. Among the campaigns of the most urgent bucket that one is
+next whose clock plus score / weight of its next item is least; a clock moves by that step, and one that had nothing
+starts where the queue is. So the order depends on the items and on what was taken, and not on the order in which
+items came, and putting one in again changes nothing. An item that has waited for `max_wait` comes before everything
+that came later, in whatever bucket.
 """
 
 from __future__ import annotations
@@ -126,7 +127,11 @@ class Queue:
 
     def take(self, now_us: int, allowed: Callable[[QueueItem], bool] | None = None) -> QueueItem | None:
         """The same, out of the queue; its campaign's clock moves on."""
-        item = self.next(now_us, allowed)
+        self._wake(now_us)
+        item = self._aged(now_us, allowed)
+        if item is not None:
+            return self.remove(item.key)  # out of turn: no clock moves
+        item = self._fair(allowed)
         if item is None:
             return None
         flow = (RANK[item.bucket], item.campaign)

@@ -142,6 +142,14 @@ class Scorer:
             context = self.candidates[i].context
             self.columns.tried[i] = self.history.tried.get((series, context), 0.0) if context else 0.0
 
+    def renew(self, i: int, candidate: Candidate) -> None:
+        """The same candidate with another context, value or chance. RowError when it cannot be used."""
+        value = self.value_of(i, candidate)
+        self.columns.value[i] = NAN if value is None else value
+        self.columns.chance[i] = NAN if candidate.success_chance is None else candidate.success_chance
+        self.candidates[i] = candidate
+        self._retry(self.columns.series[i])
+
     def _settle(self) -> None:
         def there(relations: Any) -> bool:
             try:
@@ -214,7 +222,7 @@ class Scorer:
         reason = "" if expected > 0 else "nothing is expected of it"
         return CandidateScore(
             *candidate.key, cost_ms / expected if expected > 0 else None, p, duration_us,
-            self.not_before_us(row), self.waits_for(i), reason,
+            self.not_before_us(row, now_us), self.waits_for(i), reason,
         )  # fmt: skip
 
     def _estimate(self, i: int, now_us: int, quantile: int, campaigns: Any = None) -> Sequence[float]:
@@ -233,16 +241,17 @@ class Scorer:
         )  # fmt: skip
         return found[0], found[1]
 
-    def not_before_us(self, row: int) -> int:
+    def not_before_us(self, row: int, now_us: int) -> int:
         """The end of a streak's pause: base * 2^n after the latest end, with a part cut off by chance, which is
-        the same each time it is asked for. 0 without a streak."""
+        the same each time it is asked for. 0 without a streak, or when it is over."""
         streak, settings = self.history.series.at(STREAK, row), self.settings
         if not streak:
             return 0
         ended_us = self.history.series.at(ENDED, row)
         delay_s = min(settings.backoff_cap_s, settings.backoff_base_s * 2.0 ** min(streak, 64))
         name = f"{self.history.codebase_of[row]}:{self.history.campaign_of[row]}:{streak:.0f}:{ended_us:.0f}"
-        return round(ended_us + delay_s * 1e6 * (1 - settings.backoff_jitter * crc32(name.encode()) / 2**32))
+        at_us = ended_us + delay_s * 1e6 * (1 - settings.backoff_jitter * crc32(name.encode()) / 2**32)
+        return round(at_us) if at_us > now_us else 0
 
     def waits_for(self, i: int) -> tuple[str, ...]:
         """Campaigns that have not succeeded for its codebase yet, and packages that are not there."""
@@ -275,7 +284,7 @@ class Scorer:
             results.append(
                 CandidateScore(
                     *self.candidates[i].key, None if none else score, matrix[i], matrix[n + i],
-                    self.not_before_us(row), self.waits_for(i), "nothing is expected of it" if none else "",
+                    self.not_before_us(row, now_us), self.waits_for(i), "nothing is expected of it" if none else "",
                 )
             )  # fmt: skip
         return results
@@ -325,7 +334,7 @@ class Scorer:
             yield PriorityFactor(name, "about", bound, "90 % interval of the posterior")
         yield PriorityFactor(
             "same context", "expected", 1.0 - settings.same_context_penalty * again,
-            f"{candidate.context!r} was tried without success; recovers" if again else "not tried without success",
+            f"{candidate.context!r} was tried already; recovers" if again else "not tried yet in this context",
         )  # fmt: skip
         yield PriorityFactor(
             "something to do", "expected", 1.0 - z / (seen + z), f"runs with nothing to do weigh {z:.3g} now"

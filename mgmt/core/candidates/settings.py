@@ -40,7 +40,7 @@ class Settings:
     half_life_s: float = 14 * DAY_S  # of what a run says
     prior_strength: float = 4.0  # in runs
     exploration: float = 0.25  # what is added to a value of which nothing is known
-    same_context_penalty: float = 0.9  # right after an attempt in the same context that was no success
+    same_context_penalty: float = 0.9  # right after an attempt in the same context
     minimum_cost_s: float = 20.0  # of any run, beside its duration
     default_duration_s: float = 15.0
     campaign_durations_s: Mapping[str, float] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class Settings:
     duration_window: int = 100  # latest runs of each kind that a median is of
     weights: Mapping[str, float] = field(default_factory=dict)  # of campaigns; 1 for others
     max_wait_s: float = 7 * DAY_S  # after which an item comes before all later ones
-    backoff_base_s: float = 300.0
+    backoff_base_s: float = 1800.0
     backoff_cap_s: float = DAY_S
     backoff_jitter: float = 0.25  # the share of a delay that may be cut off
     minimum_codebase_value: float = 0.1

@@ -47,7 +47,7 @@ struct estimate_columns {
     size_t n;
     const double *value;   /* NaN: none, worth 1 */
     const double *chance;  /* prior mean of this candidate; NaN: that of its campaign */
-    const double *tried;   /* weight of the latest attempt in the same context that was no success; 0: none */
+    const double *tried;   /* weight of the latest attempt in the same context; 0: none */
     const int64_t *series, *codebase, *campaign; /* rows of the matrices and of the campaigns' columns */
     const double *of_series, *of_codebase;       /* matrices */
     size_t series_n, codebase_n;

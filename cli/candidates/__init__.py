@@ -1,0 +1,36 @@
+"""`mgmt candidates`: what to run next, and why.
+
+A command's module is imported when it is invoked. All of them work on files, without a daemon, by the functions
+of `mgmt.core.candidates`.
+"""
+
+from __future__ import annotations
+
+import click
+
+from ..groups import LazyGroup
+from ..invocation import shared_options
+
+# name -> (module of this package, first line of its help)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "score": ("score", "Order the candidates of a file: the best first, with what is expected of each."),
+    "explain": ("explain", "Show every factor of a candidate's score, and where it comes from."),
+    "compare": ("compare", "Run two policies on the same history and show who was right, and where they differ."),
+    "replay": ("replay", "Run a file of recorded cases against the mode janitor_compat and count what matches."),
+}
+
+
+class Candidates(LazyGroup):
+    """The commands of candidates."""
+
+    package = __package__
+    commands_of = COMMANDS
+
+
+@click.group(cls=Candidates, params=shared_options())
+def candidates() -> None:
+    """Say what to run next, and why, from a history of runs.
+
+    \b
+    FILE is JSON with tables: codebases, policies, candidates, runs, versions, or those
+    of a Janitor's database; or JSON lines, each a row with the name of its `table`."""
