@@ -15,8 +15,14 @@ from ..invocation import shared_options
 COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("score", "Order the candidates of a file: the best first, with what is expected of each."),
     "explain": ("explain", "Show every factor of a candidate's score, and where it comes from."),
-    "compare": ("compare", "Run two policies on the same history and show who was right, and where they differ."),
-    "replay": ("replay", "Run a file of recorded cases against the mode janitor_compat and count what matches."),
+    "compare": (
+        "compare",
+        "Run two policies on the same history and show who was right, and where they differ.",
+    ),
+    "replay": (
+        "replay",
+        "Run a file of recorded cases against the mode janitor_compat and count what matches.",
+    ),
 }
 
 

@@ -23,8 +23,8 @@ from .files import load, shared
 def compare(
     invocation: Invocation, file: str, top: int, svg: str | None, now: str | None, settings: str | None
 ) -> int:
-    """Each policy is told of a run only after it was asked what to expect of it. Brier score and calibration are of
-    runs that succeeded or failed; the duration error is the middle |ln(expected / real)|; regret is what the
+    """Each policy is told of a run only after it was asked what to expect of it. Brier score and calibration are
+    of runs that succeeded or failed; the duration error is the middle |ln(expected / real)|; regret is what the
     first ones bring less per hour than the best ones would, by the default policy's estimates."""
     from mgmt.core.candidates.comparison import compared
 

@@ -45,7 +45,8 @@ def explain(
     ordered = [one.key for one in scorer.pass_over(loaded.now_us)]
     rank = None if found.score is None else ordered.index(found.key) + 1
     factors = [
-        {"name": one.name, "kind": one.kind, "value": one.value, "source": one.source} for one in found.factors
+        {"name": one.name, "kind": one.kind, "value": one.value, "source": one.source}
+        for one in found.factors
     ]
     told = {**row_of(found, rank), "now": loaded.now, "of": len(ordered), "factors": factors}
     if invocation.json:

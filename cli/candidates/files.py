@@ -40,7 +40,9 @@ class Loaded:
 def shared(function: Callable[..., Any]) -> Callable[..., Any]:
     """The options of every command that looks at a history."""
     for option in (
-        click.option("--settings", type=click.Path(), help="JSON or TOML with sections like decay, fairness."),
+        click.option(
+            "--settings", type=click.Path(), help="JSON or TOML with sections like decay, fairness."
+        ),
         click.option("--now", help="The time to look from, like 2024-06-01T12:00; default: now."),
     ):
         function = option(function)
@@ -58,10 +60,11 @@ def moment(at_us: int) -> str:
 def load(file: str, now: str | None, settings: str | None) -> Loaded:
     """MgmtError `bad-candidates` when a file is no such thing; a row that is wrong is left out and told."""
     from mgmt.core.candidates.records import RowError, time_us, world_of
-    from mgmt.core.candidates.settings import Settings, SettingError, settings_of
+    from mgmt.core.candidates.settings import SettingError, Settings, settings_of
 
     value = tables(file)
-    given = now or (value.pop("now", None) if isinstance(value, dict) else None)
+    own = value.pop("now", None) if isinstance(value, dict) else None
+    given = now or own
     try:
         world, faults = world_of(value)
     except RowError as error:
@@ -113,6 +116,6 @@ def _of_lines(file: str, lines: list[str]) -> dict[str, Any]:
         row = json.loads(line)
         table = row.pop("table", None) if isinstance(row, dict) else None
         if not isinstance(table, str):
-            raise MgmtError(CODE, f"{file}:{number}: the row names no table: {{\"table\": \"runs\", ...}}")
+            raise MgmtError(CODE, f'{file}:{number}: the row names no table: {{"table": "runs", ...}}')
         found.setdefault(table, []).append(row)
     return found

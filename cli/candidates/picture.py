@@ -35,20 +35,22 @@ def svg(title: str, told: Mapping[str, Any]) -> str:
     rows = [row for row in told["rows"] if row["left"] or row["right"]]
     height = TOP + max(SIDE + 150, ROW * (told["top"] + 2) + 60)
     about = f"{told['candidates']} candidates, {told['runs']} runs, seen from {told['now']}"
-    return "\n".join(
-        [
-            f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
-            f'viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="title about">',
-            f'<title id="title">{escape(title)}</title><desc id="about">{escape(about)}</desc>',
-            f"<style>{STYLE}</style>",
-            f'<rect class="paper" width="{WIDTH}" height="{height}"/>',
-            _text(24, 32, f"Two policies on {title}", "title"),
-            _text(24, 52, about, "soft"),
-            *_calibration(told["policies"]),
-            *_ranks(rows, told),
-            "</svg>\n",
-        ]
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height}" '
+        f'viewBox="0 0 {WIDTH} {height}" role="img" aria-labelledby="title about">'
     )
+    lines = [
+        head,
+        f'<title id="title">{escape(title)}</title><desc id="about">{escape(about)}</desc>',
+        f"<style>{STYLE}</style>",
+        f'<rect class="paper" width="{WIDTH}" height="{height}"/>',
+        _text(24, 32, f"Two policies on {title}", "title"),
+        _text(24, 52, about, "soft"),
+        *_calibration(told["policies"]),
+        *_ranks(rows, told),
+        "</svg>\n",
+    ]
+    return "\n".join(lines)
 
 
 def _calibration(policies: list[Mapping[str, Any]]) -> Iterator[str]:

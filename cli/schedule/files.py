@@ -81,7 +81,7 @@ def read(path: str) -> Source:
 
 
 def read_text(path: str, code: str = "bad-workload", limit: int = defaults.MAX_WORKLOAD_BYTES) -> str:
-    """The file; `-` is standard input. MgmtError `code` when it cannot be read as text of at most `limit` bytes."""
+    """The file; `-` is standard input. MgmtError `code` when it is no text of at most `limit` bytes."""
     try:
         with open(0 if path == "-" else path, "rb", closefd=path != "-") as opened:
             data = opened.read(limit + 1)

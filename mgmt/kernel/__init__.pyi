@@ -337,5 +337,6 @@ def estimate(
     that of the others, each drawn from the median of the series (`quantile` 1: the 90 %) toward that of the
     `codebase`, and that toward the campaign's `done` or `lost`, with `shrink` points; a median of fewer than
     `least_points` is passed over. worth = value * (1 - `penalty` * `tried` * `decay`) * (1 - share of
-    nothing-to-dos) * (1 + `explore` * strength / (strength + s + f)); a value of NaN is 1. Matrices are those of `history`.
+    nothing-to-dos) * (1 + `explore` * strength / (strength + s + f)); a value of NaN is 1. Matrices are
+    those of `history`.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import MutableSequence, Sequence
 
 SUCCESS, FAILURE, NOTHING, TRANSIENT = range(4)
@@ -27,7 +28,7 @@ def exp2(x: float) -> float:
 
 def _matrix(n: int, out: MutableSequence[float] | None) -> MutableSequence[float]:
     if out is None:
-        return memoryview(bytearray(8 * n)).cast("d")
+        return array("d", bytes(8 * n))
     if len(out) != n:
         raise ValueError(f"out must hold {n} numbers of format 'd'")
     return out
@@ -180,4 +181,8 @@ def _divide(a: float, b: float) -> float:
     """As C divides: by 0 there is a result."""
     if b:
         return a / b
-    return math.nan if not a or math.isnan(a) or math.isnan(b) else math.copysign(math.inf, a) * math.copysign(1.0, b)
+    return (
+        math.nan
+        if not a or math.isnan(a) or math.isnan(b)
+        else math.copysign(math.inf, a) * math.copysign(1.0, b)
+    )

@@ -1,4 +1,4 @@
-"""A month in which candidates are run one after the other, with known truth: what each policy would have earned."""
+"""A month of runs, one after the other, with known truth: what each policy would have earned."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from random import Random
 
 from mgmt.core.candidates import compat, queue
 from mgmt.core.candidates.comparison import Tally
-from mgmt.core.candidates.compat_queue import CompatError
 from mgmt.core.candidates.records import DAY_US, Candidate, Codebase, Run, World
 from mgmt.core.candidates.scoring import Scorer
 from mgmt.core.candidates.settings import Settings
@@ -33,11 +32,15 @@ def a_run(
     return Run(codebase, campaign, code, end_us - round(took_s * 1e6), end_us, **fields)  # type: ignore[arg-type]
 
 
-def a_candidate(codebase: str = "alpha", campaign: str = "fix", value: float | None = 100, **fields: object) -> Candidate:
+def a_candidate(
+    codebase: str = "alpha", campaign: str = "fix", value: float | None = 100, **fields: object
+) -> Candidate:
     return Candidate(codebase, campaign, "run", value, **fields)  # type: ignore[arg-type]  # by name
 
 
-def a_world(candidates: list[Candidate] | None = None, runs: list[Run] | None = None, **tables: object) -> World:
+def a_world(
+    candidates: list[Candidate] | None = None, runs: list[Run] | None = None, **tables: object
+) -> World:
     found = [a_candidate()] if candidates is None else candidates
     codebases = {one.codebase: Codebase(one.codebase, 100) for one in found}
     return World(**{"codebases": codebases, "candidates": found, "runs": runs or [], **tables})  # type: ignore[arg-type]
@@ -145,12 +148,18 @@ class Month:
         return Run(*key, code, at_us, end_us, shown, None, transient), earned
 
 
+def ended_us(run: Run) -> int:
+    assert run.finish_us is not None
+    return run.finish_us
+
+
 def by_default(month: Month, settings: Settings | None = None) -> tuple[float, Tally]:
     """What the default policy earns, and its predictions of runs in a context that was not tried before."""
     month.reset()
     settings = settings or Settings()
     scorer, waiting, tally = Scorer(month.world, settings, month.start_us), queue.Queue(settings), Tally()
     now_us, earned, number, day = month.start_us, 0.0, 0, 0
+    chances = {one.key[:2]: one.success_chance for one in month.world.candidates}
 
     def put(i: int) -> None:
         candidate, found = scorer.candidates[i], scorer.score(i, now_us)
@@ -178,19 +187,16 @@ def by_default(month: Month, settings: Settings | None = None) -> tuple[float, T
         key, fresh = (item.codebase, item.campaign), item.context not in month.truths[item.key[:2]].failed
         run, value = month.attempt(key, item.context or "", now_us, number)
         if fresh:
-            i = scorer.number_of(*key)
-            assert i is not None
-            tally.note(scorer.predict(*key, scorer.candidates[i].success_chance, now_us), run)
+            tally.note(scorer.predict(*key, chances[key], now_us), run)
         number, earned, before_us = number + 1, earned + value, now_us
-        assert run.finish_us is not None
-        now_us = run.finish_us + 20_000_000
+        now_us = ended_us(run) + 20_000_000
         for i in scorer.finished(run):
             put(i)
         for candidate in month.news(before_us, now_us):
-            i = scorer.number_of(*candidate.key)
-            assert i is not None
-            scorer.renew(i, candidate)
-            put(i)
+            at = scorer.number_of(*candidate.key)
+            assert at is not None
+            scorer.renew(at, candidate)
+            put(at)
     return earned, tally
 
 
@@ -217,8 +223,7 @@ def by_compat(month: Month) -> tuple[float, Tally]:
             predicted = compat.estimate(engine.history, *key, contexts[key].context, now_us)
             tally.note((predicted.probability, float(predicted.duration_us)), run)
         number, earned, before_us = number + 1, earned + value, now_us
-        assert run.finish_us is not None
-        now_us = engine.now_us = run.finish_us + 20_000_000
+        now_us = engine.now_us = ended_us(run) + 20_000_000
         engine.queue.remove(item)
         engine.history.add(run)
         engine.regular(*key, requester="after run schedule")

@@ -11,7 +11,7 @@ import pytest
 
 from mgmt.core.candidates import compat
 from mgmt.core.candidates.compat_queue import CompatError, Queue, QueueItem
-from mgmt.core.candidates.records import DAY_US, Codebase, RowError, world_of
+from mgmt.core.candidates.records import DAY_US, Codebase, RowError, Run, world_of
 from mgmt.core.candidates.relations import RelationError, satisfied
 from mgmt.core.candidates.replay import KINDS, replay
 from tests.core.candidates_world import NOW_US, a_candidate, a_run, a_world
@@ -38,14 +38,18 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_expectation_that_is_changed_is_noticed(kind: str) -> None:
-    case = min((c for c in CASES if c["kind"] == kind and "error" not in c["expect"]), key=lambda c: len(str(c)))
+    case = min(
+        (c for c in CASES if c["kind"] == kind and "error" not in c["expect"]), key=lambda c: len(str(c))
+    )
     for *path, last in places(case["expect"])[:150]:
         changed = deepcopy(case)
         at = changed["expect"]
         for step in path:
             at = at[step]
         old = at[last]
-        at[last] = not old if isinstance(old, bool) else f"{old}x" if isinstance(old, str) else (old or 0) * 1.01 + 9
+        at[last] = (
+            not old if isinstance(old, bool) else f"{old}x" if isinstance(old, str) else (old or 0) * 1.01 + 9
+        )
         assert replay([changed])[0].difference, f"{case['id']}: {[*path, last]} is not looked at"
 
 
@@ -58,7 +62,7 @@ def test_any_expectation_that_is_changed_is_noticed(kind: str) -> None:
         ({"kind": "offset", "input": [], "expect": {"offset": 1}}, "'input' must be an object"),
         ({"kind": "offset", "input": {}, "expect": {"offset": 1}}, "KeyError"),
         ({"kind": "policy", "input": {"value": 1, "modes": []}, "expect": {}}, "says something"),
-        ({"kind": "queue", "input": {"codebases": [], "ops": [{"op": "fly"}]}, "expect": {"results": []}}, "ops[0]"),
+        ({"kind": "queue", "input": {"codebases": [], "ops": [{"op": "fly"}]}, "expect": {"x": 1}}, "ops[0]"),
         (
             {"kind": "duration", "input": {"now": "2024-01-01", "codebase": "a", "campaign": "b",
              "runs": [{"codebase": "a"}]}, "expect": {"duration_us": 1}},
@@ -79,7 +83,10 @@ def test_an_error_of_the_ancestor_is_an_error_of_that_item_and_no_failure() -> N
     good: dict[str, Any] = {"kind": "policy", "input": {"value": 1, "modes": ["push"]}}
     assert "expected an error" in replay([{**good, "expect": {"error": "KeyError"}}])[0].difference
     # What the ancestor cannot ask its database we understand.
-    strict = {"dependencies": [[{"name": "a", "version": ["<<", "2"]}]], "versions": [{"source": "a", "version": "1"}]}
+    strict = {
+        "dependencies": [[{"name": "a", "version": ["<<", "2"]}]],
+        "versions": [{"source": "a", "version": "1"}],
+    }
     for expect in ({"error": "PostgresSyntaxError"}, {"satisfied": True}):
         assert not replay([{"kind": "deps", "input": strict, "expect": expect}])[0].difference
 
@@ -102,9 +109,11 @@ def test_the_chance_of_success() -> None:
 
 def test_a_worker_failure_is_ignored_after_24_hours_to_the_microsecond() -> None:
     for age_us, total in ((DAY_US - 1, 1), (DAY_US, 0)):
-        run = compat.Run("alpha", "fix", "worker-failure", NOW_US - age_us, NOW_US - age_us + 60_000_000)
+        run = Run("alpha", "fix", "worker-failure", NOW_US - age_us, NOW_US - age_us + 60_000_000)
         found = an_estimate(run)
-        assert (found.total, found.duration_us) == (total, 60_000_000), "its duration counts on the other path"
+        assert (found.total, found.duration_us) == (total, 60_000_000), (
+            "its duration counts on the other path"
+        )
 
 
 def test_a_lack_that_is_met_now_is_a_success_without_its_context() -> None:
@@ -139,7 +148,9 @@ def test_two_ways_of_normalising() -> None:
 
 
 def test_what_is_missing_comes_from_the_candidate_and_the_context_with_it() -> None:
-    engine = compat.Engine(a_world([a_candidate(context="1.0", success_chance=0.5)], [a_run(context="1.0")]), NOW_US)
+    engine = compat.Engine(
+        a_world([a_candidate(context="1.0", success_chance=0.5)], [a_run(context="1.0")]), NOW_US
+    )
     whole = engine.regular("alpha", "fix", command="x", candidate_value=1, success_chance=0.5, dry_run=True)
     assert whole.queue_id == -1 and whole.estimate is not None and whole.estimate.probability == 0.5
     filled = engine.regular("alpha", "fix", command="x", candidate_value=1, dry_run=True)
@@ -152,7 +163,9 @@ def test_what_is_missing_comes_from_the_candidate_and_the_context_with_it() -> N
 
 
 def test_one_bad_candidate_does_not_stop_the_pass() -> None:
-    candidates = [a_candidate(name, publish_policy=policy) for name, policy in (("alpha", "odd"), ("beta", "good"))]
+    candidates = [
+        a_candidate(name, publish_policy=policy) for name, policy in (("alpha", "odd"), ("beta", "good"))
+    ]
     candidates.append(a_candidate("gamma", publish_policy="null"))
     world = a_world(candidates, policies={"odd": ["fly"], "good": ["push"], "null": None})
     scored = compat.Engine(world, NOW_US).bulk()
@@ -168,7 +181,12 @@ def test_the_base_moves_and_the_last_manual_one_is_first() -> None:
     queue.add(an_item("a"), 500.9)
     for name in "xyz":
         queue.add(an_item(name, "manual"), -1.0)
-    assert [(item.codebase, item.priority) for item in queue.items()] == [("z", 497), ("y", 498), ("x", 499), ("a", 500)]
+    assert [(item.codebase, item.priority) for item in queue.items()] == [
+        ("z", 497),
+        ("y", 498),
+        ("x", 499),
+        ("a", 500),
+    ]
     queue.add(an_item("b"), -0.99)
     assert list(queue.items())[3].codebase == "b", "it overtakes, because the others lowered the base"
 
@@ -228,8 +246,8 @@ def test_what_cannot_be_queued() -> None:
 
 @pytest.mark.parametrize(
     ("operator", "there", "holds"),
-    [("<<", "1.0~rc1", True), ("<<", "1.0", False), ("<=", "0:1.0", True), ("=", "1.0-0", True), (">=", "1:0", True),
-     (">>", "1.0", False), (">>", "1.10", True)],
+    [("<<", "1.0~rc1", True), ("<<", "1.0", False), ("<=", "0:1.0", True), ("=", "1.0-0", True),
+     (">=", "1:0", True), (">>", "1.0", False), (">>", "1.10", True)],
 )  # fmt: skip
 def test_versions_have_debians_order(operator: str, there: str, holds: bool) -> None:
     assert satisfied([[{"name": "a", "version": [operator, "1.0"]}]], {"a": [there]}) is holds
@@ -252,14 +270,28 @@ def test_relations_that_mean_nothing() -> None:
     [
         ("candidates", {"codebase": "a", "campaign": "b"}, "candidates[0].command: is missing"),
         ("candidates", {"codebase": None, "campaign": "b", "command": "x"}, "candidates[0].codebase"),
-        ("candidates", {"codebase": "a", "campaign": "b", "command": "x", "value": "7"}, "candidates[0].value: is '7'"),
+        (
+            "candidates",
+            {"codebase": "a", "campaign": "b", "command": "x", "value": "7"},
+            "candidates[0].value: is '7'",
+        ),
         ("candidates", {"codebase": "a", "suite": "b", "command": "x", "success_chance": 2}, "from 0 to 1"),
         ("candidates", {"codebase": "a", "suite": "b", "command": "x", "colour": 2}, "no such column"),
         ("candidate", 5, "candidates[0]: is 5: must be an object"),
-        ("run", {"codebase": "a", "suite": "b", "result_code": "x", "start_time": 5}, "runs[0].start_time: is 5"),
         (
             "run",
-            {"codebase": "a", "suite": "b", "result_code": "x", "start_time": "2024-01-02", "finish_time": "2024-01-01"},
+            {"codebase": "a", "suite": "b", "result_code": "x", "start_time": 5},
+            "runs[0].start_time: is 5",
+        ),
+        (
+            "run",
+            {
+                "codebase": "a",
+                "suite": "b",
+                "result_code": "x",
+                "start_time": "2024-01-02",
+                "finish_time": "2024-01-01",
+            },
             "runs[0].finish_time: is before",
         ),
         ("codebases", {"name": "a", "value": True}, "codebases[0].value"),
@@ -269,6 +301,7 @@ def test_relations_that_mean_nothing() -> None:
 def test_a_row_that_is_wrong_is_named_and_left_out(table: str, row: Any, says: str) -> None:
     _, faults = world_of({table: [row]})
     assert [says in str(fault) for fault in faults] == [True]
+    broken: Any
     for broken in ([], {"tables": []}, {"runs": 5}, {"run": [], "runs": []}):
         with pytest.raises(RowError):
             world_of(broken)

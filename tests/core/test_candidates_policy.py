@@ -25,12 +25,16 @@ MARGIN = 1.05  # what the default policy earns at least, of what janitor_compat 
 CODES_SEEN = ("success", "success", "build-failed", "nothing-to-do", "worker-failure")
 
 
-def scored(world: World, now_us: int = NOW_US, chosen: Settings | None = None) -> dict[tuple[str, str, str], Any]:
+def scored(
+    world: World, now_us: int = NOW_US, chosen: Settings | None = None
+) -> dict[tuple[str, str, str], Any]:
     return {one.key: one for one in Scorer(world, chosen or Settings(), now_us).pass_over(now_us)}
 
 
 def score_of(*runs: Run, chosen: Settings | None = None, **candidate: Any) -> Any:
-    return scored(a_world([a_candidate(**candidate)], list(runs)), chosen=chosen)["alpha", "fix", candidate.get("change_set") or ""]
+    return scored(a_world([a_candidate(**candidate)], list(runs)), chosen=chosen)[
+        "alpha", "fix", candidate.get("change_set") or ""
+    ]
 
 
 # ---- the ancestor's faults --------------------------------------------------------------------------------
@@ -66,13 +70,17 @@ def test_a_streak_of_transient_failures_is_never_tried_again_at_once() -> None:
     for count, pause in enumerate(pauses, 1):
         longest = min(chosen.backoff_cap_s, chosen.backoff_base_s * 2**count)
         assert longest * (1 - chosen.backoff_jitter) <= pause <= longest
-    assert score_of(a_run("worker-failure", 0.1), a_run("success", 0.0)).not_before_us == 0, "the streak is over"
+    assert score_of(a_run("worker-failure", 0.1), a_run("success", 0.0)).not_before_us == 0, (
+        "the streak is over"
+    )
     assert score_of(a_run("worker-failure", 30.0)).not_before_us == 0, "so is its pause"
 
 
 # 4: recency, and a context that was tried
 def test_old_failures_are_forgotten_and_recent_ones_weigh() -> None:
-    chances = [score_of(*(a_run("build-failed", age) for _ in range(5))).probability for age in (0, 7, 30, 120, 700)]
+    chances = [
+        score_of(*(a_run("build-failed", age) for _ in range(5))).probability for age in (0, 7, 30, 120, 700)
+    ]
     assert chances == sorted(chances)
     assert chances[0] < 0.3 < 0.49 < chances[-1]
 
@@ -85,7 +93,10 @@ def test_a_context_that_was_tried_recovers() -> None:
     scores = [again(age) for age in (0.0, 5.0, 14.0, 60.0)]
     assert scores == sorted(scores, reverse=True)
     assert scores[0] > 9 * never.score
-    assert score_of(a_run(context="1"), context="1").probability == score_of(a_run(context="2"), context="1").probability
+    assert (
+        score_of(a_run(context="1"), context="1").probability
+        == score_of(a_run(context="2"), context="1").probability
+    )
 
 
 # 5: three outcomes, success_chance, one normalised value, publishing on every path
@@ -123,15 +134,23 @@ def test_publishing_is_worth_the_same_for_all_and_for_one() -> None:
 # 6: one bad row never stops a pass
 def test_a_bad_row_is_told_and_the_others_are_scored() -> None:
     candidates = [
-        a_candidate(), a_candidate("beta", value=-1), a_candidate("gamma", publish_policy="none"), a_candidate(),
-        Candidate("delta", "fix", "", 5), Candidate("nowhere", "fix", "run", 5), a_candidate("epsilon", value=None),
+        a_candidate(), a_candidate("beta", value=-1), a_candidate("gamma", publish_policy="none"),
+        a_candidate(), Candidate("delta", "fix", "", 5), Candidate("nowhere", "fix", "run", 5),
+        a_candidate("epsilon", value=None),
     ]  # fmt: skip
     world = a_world(candidates, [a_run(), Run("alpha", "fix", "success"), a_run("unheard-of")])
     del world.codebases["nowhere"]
     scorer = Scorer(world, Settings(), NOW_US)
     assert {one.codebase for one in scorer.pass_over(NOW_US)} == {"alpha", "epsilon"}
     told = sorted(str(fault) for fault in scorer.faults)
-    words = ["is -1", "no policy 'none'", "is there twice", "command: is empty", "no codebase 'nowhere'", "finish_time"]
+    words = [
+        "is -1",
+        "no policy 'none'",
+        "is there twice",
+        "command: is empty",
+        "no codebase 'nowhere'",
+        "finish_time",
+    ]
     assert len(told) == len(words)
     assert all(any(word in line for line in told) for word in words), told
 
@@ -153,7 +172,14 @@ def test_one_huge_run_moves_the_expected_duration_little() -> None:
 @pytest.mark.parametrize("points", [4, 5])
 def test_each_level_of_durations_in_turn(points: int) -> None:
     def took(**where: Any) -> float:
-        return float(score_of(*(a_run(took_s=1000, **where) for _ in range(points)), success_chance=1.0).duration_us) / 1e6
+        return (
+            float(
+                score_of(
+                    *(a_run(took_s=1000, **where) for _ in range(points)), success_chance=1.0
+                ).duration_us
+            )
+            / 1e6
+        )
 
     default = Settings().default_duration_s
     if points < 5:
@@ -197,7 +223,10 @@ def test_more_value_and_more_success_are_never_later(history: Any, value: int, m
 @settings(deadline=None, max_examples=60)
 @given(HISTORY, st.floats(0, 60), st.integers(0, 19))
 def test_the_posterior_is_a_chance_within_its_interval(history: Any, age: float, context: int) -> None:
-    world = a_world([a_candidate(context=str(context))], [a_run(c, a + age, took_s=t, context=str(i)) for i, (c, a, t) in enumerate(history)])
+    world = a_world(
+        [a_candidate(context=str(context))],
+        [a_run(c, a + age, took_s=t, context=str(i)) for i, (c, a, t) in enumerate(history)],
+    )
     scorer = Scorer(world, Settings(), NOW_US)
     found = scorer.explain(0, NOW_US)
     factors = {one.name: one for one in found.factors}
@@ -210,7 +239,12 @@ def test_the_posterior_is_a_chance_within_its_interval(history: Any, age: float,
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 2), st.sampled_from(CODES_SEEN), st.integers(1, 10**9)), max_size=80))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 3), st.integers(0, 2), st.sampled_from(CODES_SEEN), st.integers(1, 10**9)),
+        max_size=80,
+    )
+)
 def test_a_run_more_is_what_it_would_be_from_the_beginning(rows: Any) -> None:
     """With and without increments: to the bit."""
     candidates = [a_candidate(f"c{i}", f"k{k}") for i in range(4) for k in range(3)]
@@ -223,9 +257,9 @@ def test_a_run_more_is_what_it_would_be_from_the_beginning(rows: Any) -> None:
         scorer.finished(run)
     history = scorer.history
     levels = (history.series, history.codebases, history.campaigns)
-    before = [bytes(memoryview(level.matrix)) for level in levels]
+    before = [bytes(level.matrix) for level in levels]
     history.rebuild()
-    assert [bytes(memoryview(level.matrix)) for level in levels] == before
+    assert [bytes(level.matrix) for level in levels] == before
 
 
 def test_the_interval_holds_the_true_rate() -> None:
@@ -269,7 +303,10 @@ def test_a_month_earns_more_than_the_ancestors_rules_would() -> None:
 
 
 def test_a_campaign_waits_until_the_other_has_succeeded() -> None:
-    world = a_world([a_candidate(requires=("first",)), a_candidate(campaign="first")], [a_run("build-failed", campaign="first")])
+    world = a_world(
+        [a_candidate(requires=("first",)), a_candidate(campaign="first")],
+        [a_run("build-failed", campaign="first")],
+    )
     scorer = Scorer(world, Settings(), NOW_US)
     assert scorer.waits_for(0) == ("first",)
     scorer.finished(a_run(campaign="first", age_days=0))
@@ -292,11 +329,15 @@ def test_packages_that_are_not_there_hold_back_and_are_no_failure_once_they_are(
 
 
 def test_a_cycle_is_named_and_the_rest_is_ordered() -> None:
-    order = order_of({"a": ["c"], "b": ["a"], "c": ["b"], "d": [], "e": ["d", "gone"], "f": ["a"], "g": ["g"]})
+    order = order_of(
+        {"a": ["c"], "b": ["a"], "c": ["b"], "d": [], "e": ["d", "gone"], "f": ["a"], "g": ["g"]}
+    )
     assert order.order == ["d", "e"]
     assert order.cycles == [["a", "c", "b"], ["g"]]
     assert order.stuck == ["f"]
-    candidates = [a_candidate(campaign=one, requires=(other,)) for one, other in (("x", "y"), ("y", "x"), ("z", "w"))]
+    candidates = [
+        a_candidate(campaign=one, requires=(other,)) for one, other in (("x", "y"), ("y", "x"), ("z", "w"))
+    ]
     found = Scorer(a_world(candidates), Settings(), NOW_US).order()
     assert [[key[1] for key in cycle] for cycle in found.cycles] == [["x", "y"]]
 

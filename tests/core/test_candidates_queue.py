@@ -15,16 +15,24 @@ from mgmt.core.candidates.settings import Settings
 
 DAY_US = 86_400_000_000
 ITEM = st.tuples(
-    st.integers(0, 9), st.integers(0, 2), st.sampled_from(BUCKETS), st.sampled_from([1.0, 2.0, 5.0, 100.0, 1e6])
+    st.integers(0, 9),
+    st.integers(0, 2),
+    st.sampled_from(BUCKETS),
+    st.sampled_from([1.0, 2.0, 5.0, 100.0, 1e6]),
 )
 
 
-def an_item(codebase: str = "a", campaign: str = "fix", score: float = 10.0, arrived_us: int = 0, **fields: Any) -> QueueItem:
+def an_item(
+    codebase: str = "a", campaign: str = "fix", score: float = 10.0, arrived_us: int = 0, **fields: Any
+) -> QueueItem:
     return QueueItem(codebase, campaign, fields.pop("change_set", ""), "run", score, arrived_us, **fields)
 
 
 def drained(queue: Queue, now_us: int = 0) -> list[QueueItem]:
-    return [item for item in iter(lambda: queue.take(now_us), None) if item is not None]
+    found = []
+    while (item := queue.take(now_us)) is not None:
+        found.append(item)
+    return found
 
 
 @settings(deadline=None)
@@ -55,7 +63,10 @@ def test_putting_in_again_is_nothing(rows: list[Any], times: int) -> None:
 
 
 @settings(deadline=None, max_examples=150)
-@given(st.lists(st.tuples(ITEM, st.integers(0, 4 * 3600), st.booleans()), min_size=1, max_size=120), st.integers(1, 48))
+@given(
+    st.lists(st.tuples(ITEM, st.integers(0, 4 * 3600), st.booleans()), min_size=1, max_size=120),
+    st.integers(1, 48),
+)
 def test_nobody_waits_longer_than_the_bound_behind_later_ones(rows: list[Any], hours: int) -> None:
     """Whatever comes, in whatever bucket: past `max_wait` nothing is taken that came later."""
     limit_us = hours * 3_600_000_000
@@ -69,7 +80,9 @@ def test_nobody_waits_longer_than_the_bound_behind_later_ones(rows: list[Any], h
         if item is not None:
             arrived_us = waiting.pop(item.key)
             assert arrived_us == item.arrived_us
-            overdue = [at_us for at_us in waiting.values() if now_us - at_us >= limit_us and at_us < arrived_us]
+            overdue = [
+                at_us for at_us in waiting.values() if now_us - at_us >= limit_us and at_us < arrived_us
+            ]
             assert not overdue
 
     for (c, k, bucket, score), pause_s, taking in rows:

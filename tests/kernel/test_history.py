@@ -1,4 +1,4 @@
-"""Statistics of runs and estimates: C against the twin, every instruction set against the plain one, known values."""
+"""Statistics of runs and estimates: C against the twin, each instruction set against the plain one."""
 
 from __future__ import annotations
 
@@ -94,7 +94,9 @@ def test_what_is_wrong_is_named(module: Any) -> None:
             module.estimate(*good[:index], value, *good[index + 1 :], **keywords)
 
 
-@given(RUNS, st.none() | st.lists(st.integers(0, 3), min_size=4, max_size=4), st.booleans(), st.integers(1, 70))
+@given(
+    RUNS, st.none() | st.lists(st.integers(0, 3), min_size=4, max_size=4), st.booleans(), st.integers(1, 70)
+)
 @settings(deadline=None)
 def test_c_and_twin_agree_on_statistics(
     runs: list[tuple[int, float, float]], group_of: list[int] | None, weights: bool, window: int
@@ -116,7 +118,9 @@ def test_c_and_twin_agree_on_estimates(
     random: Random,
 ) -> None:
     of_series, of_codebase = (
-        reference_history.history(*([run[i] for run in some] for i in range(3)), 4, half_life=14.0)
+        reference_history.history(
+            [run[0] for run in some], [run[1] for run in some], [run[2] for run in some], 4, half_life=14.0
+        )
         for some in (runs, more)
     )
     numbers = [NAN, 0.0, 0.5, 1.0, 300.0, math.inf]

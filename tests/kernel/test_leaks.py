@@ -122,7 +122,10 @@ CALLS: dict[str, Callable[[], Calls]] = {
     ],
     "history": lambda: [
         ((KEY, VALUE, VALUE, N), {}),
-        ((array("q", KEY), array("d", VALUE), array("d", VALUE), 2), {"group_of": [0, 1] * (N // 2), "window": 3}),
+        (
+            (array("q", KEY), array("d", VALUE), array("d", VALUE), 2),
+            {"group_of": [0, 1] * (N // 2), "window": 3},
+        ),
         ((KEY, VALUE, VALUE, N), {"out": array("d", [0.0] * (12 * N))}),
         ((KEY, VALUE, ["x"] * N, N), {}),
         ((KEY, VALUE, [1.0], N), {}),

@@ -13,7 +13,7 @@ from mgmt.kernel.reference_history import FAILURE, SUCCESS
 from . import compat
 from .compat_queue import CompatError
 from .outcomes import outcome_of
-from .records import Candidate, Run, World
+from .records import Run, World
 from .scoring import Scorer
 from .settings import Settings
 
@@ -109,7 +109,7 @@ class Figures:
 
 
 class Tally:
-    """Predictions and what came of them: runs that succeeded or failed; of others there is nothing to be right about."""
+    """Predictions and what came of them: runs that succeeded or failed, no others."""
 
     def __init__(self) -> None:
         self.chances, self.outcomes = array("d"), array("d")
@@ -130,7 +130,11 @@ class Tally:
 
     def figures(self, name: str) -> Figures:
         n = len(self.chances)
-        brier = math.fsum((p - o) ** 2 for p, o in zip(self.chances, self.outcomes, strict=True)) / n if n else None
+        brier = (
+            math.fsum((p - o) ** 2 for p, o in zip(self.chances, self.outcomes, strict=True)) / n
+            if n
+            else None
+        )
         bins: list[list[tuple[float, float]]] = [[] for _ in range(BINS)]
         for p, o in zip(self.chances, self.outcomes, strict=True):
             bins[min(int(p * BINS), BINS - 1)].append((p, o))
@@ -152,7 +156,8 @@ def compared(
 ) -> dict[str, Any]:
     """Figures of both, and where they would begin: `rows` of the candidates that either has among its first."""
     ordered = sorted(
-        (run for run in world.runs if run.start_us is not None), key=lambda run: (run.start_us, run.finish_us or 0)
+        (run for run in world.runs if run.start_us is not None),
+        key=lambda run: (run.start_us, run.finish_us or 0),
     )
     began_us = ordered[0].start_us if ordered else now_us
     assert began_us is not None  # by the filter

@@ -92,9 +92,7 @@ def _ignored(run: Run, now_us: int) -> bool:
     return (now_us - run.start_us) // DAY_US > 0
 
 
-def estimate(
-    history: History, codebase: str, campaign: str, context: str | None, now_us: int
-) -> Estimate:
+def estimate(history: History, codebase: str, campaign: str, context: str | None, now_us: int) -> Estimate:
     """Chance of success and duration of the regular path."""
     total = success = 0
     multiplier = 0.5 if context is None else 1.0
@@ -108,10 +106,10 @@ def estimate(
         total += 1
         success += run.result_code == "success"
         same = bool(context) and context in (run.instigated_context, run.context)
-        if run.result_code == "install-deps-unsatisfied-dependencies" and run.relations:
-            if _satisfied(run.relations, history.versions):
-                success += 1
-                same = False
+        lacked = run.result_code == "install-deps-unsatisfied-dependencies" and run.relations
+        if lacked and _satisfied(run.relations, history.versions):
+            success += 1
+            same = False
         if same:
             multiplier = 0.1
     if total:
@@ -228,7 +226,7 @@ class Engine:
         refresh: bool = False,
         bucket: str | None = None,
     ) -> Scheduled:
-        """What was not given is taken from the candidate, the context too, but only if something else was missing."""
+        """What is missing is taken from the candidate, the context only where something else is missing too."""
         if candidate_value is None or success_chance is None or command is None:
             row = self._candidates.get((codebase, campaign, change_set or ""))
             if row is None:
@@ -287,7 +285,9 @@ class Engine:
     ) -> Iterator[Candidate]:
         """Those with a codebase and a policy, in the order of their rows; of a change set too."""
         for candidate in self.world.candidates:
-            known = candidate.codebase in self.world.codebases and candidate.publish_policy in self.world.policies
+            known = (
+                candidate.codebase in self.world.codebases and candidate.publish_policy in self.world.policies
+            )
             wanted = (codebases is None or candidate.codebase in codebases) and (
                 campaign is None or candidate.campaign == campaign
             )

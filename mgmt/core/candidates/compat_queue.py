@@ -80,7 +80,11 @@ class Queue:
             raise CompatError("the command is empty")
         if self.codebases is not None and item.codebase not in self.codebases:
             raise CompatError(f"there is no codebase {item.codebase!r}")
-        if item.change_set is not None and self.change_sets is not None and item.change_set not in self.change_sets:
+        if (
+            item.change_set is not None
+            and self.change_sets is not None
+            and item.change_set not in self.change_sets
+        ):
             raise CompatError(f"there is no change set {item.change_set!r}")
         there = self._rows.get(item.key)
         if there is None:

@@ -1,4 +1,4 @@
-"""What waits for what: an order in which everything comes after what it needs, and the cycles where there is none."""
+"""What waits for what: an order in which all come after what they need, and the cycles where there is none."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def order_of(needs: Mapping[Node, Iterable[Node]]) -> Order:
 
 
 def _cycles(rest: list[Any], missing: Mapping[Any, set[Any]]) -> list[list[Any]]:
-    """Strongly connected components (Tarjan, without recursion) that have an edge within, by their least member."""
+    """Strongly connected components (Tarjan, without recursion) with an edge within, by their least member."""
     among = set(rest)
     number: dict[Any, int] = {}
     low: dict[Any, int] = {}
@@ -73,7 +73,7 @@ def _cycles(rest: list[Any], missing: Mapping[Any, set[Any]]) -> list[list[Any]]
                 if work:
                     low[work[-1][0]] = min(low[work[-1][0]], low[node])
                 if low[node] == number[node]:
-                    component = []
+                    component: list[Any] = []
                     while component[-1:] != [node]:
                         component.append(stack.pop())
                         on.discard(component[-1])
@@ -83,7 +83,7 @@ def _cycles(rest: list[Any], missing: Mapping[Any, set[Any]]) -> list[list[Any]]
 
 
 def _around(component: list[Any], missing: Mapping[Any, set[Any]]) -> list[Any]:
-    """A walk from the least member to what it needs, and so on, as long as there is somebody new; then the others."""
+    """A walk from the least member to what it needs, and so on, while there is somebody new; then the others."""
     left = set(component)
     node = min(left)
     walk = []

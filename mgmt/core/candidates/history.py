@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, MutableSequence
+from collections.abc import Callable, Iterable
 
 from mgmt import kernel
 from mgmt.kernel.reference_history import FIELDS, SUCCESS, TRANSIENT, exp2, middle
@@ -72,7 +72,7 @@ class Level:
             self.put((LOST if lost else DONE) + i, row, value)
 
 
-def _empty(room: int) -> MutableSequence[float]:
+def _empty(room: int) -> array[float]:
     matrix = array("d", bytes(8 * FIELDS * room))
     for field in (DONE + 1, DONE + 2, LOST + 1, LOST + 2):
         matrix[field * room : (field + 1) * room] = array("d", [math.nan]) * room
@@ -213,7 +213,9 @@ class History:
         failures = [level.at(F, row) * decay for row in range(len(level.rows))]
         done, lost = math.fsum(successes), math.fsum(failures)
         overall = (strength * 0.5 + done) / (strength + done + lost)
-        rates = [(strength * overall + s) / (strength + s + f) for s, f in zip(successes, failures, strict=True)]
+        rates = [
+            (strength * overall + s) / (strength + s + f) for s, f in zip(successes, failures, strict=True)
+        ]
         return array("d", rates), overall
 
 
@@ -222,4 +224,3 @@ def _end_us(run: Run) -> int:
     ended_us = run.start_us if run.finish_us is None else run.finish_us
     assert ended_us is not None  # by the callers
     return ended_us
-

@@ -1,10 +1,10 @@
 """The default queue: campaigns share it by weight, the better items of each first, and nobody waits for ever.
 
-The next of a campaign is its item with the least score. Among the campaigns of the most urgent bucket that one is
-next whose clock plus score / weight of its next item is least; a clock moves by that step, and one that had nothing
-starts where the queue is. So the order depends on the items and on what was taken, and not on the order in which
-items came, and putting one in again changes nothing. An item that has waited for `max_wait` comes before everything
-that came later, in whatever bucket.
+The next of a campaign is its item with the least score. Among the campaigns of the most urgent bucket that one
+is next whose clock plus score / weight of its next item is least; a clock moves by that step, and one that had
+nothing starts where the queue is. So the order depends on the items and on what was taken, and not on the order in
+which items came, and putting one in again changes nothing. An item that has waited for `max_wait` comes before
+everything that came later, in whatever bucket.
 """
 
 from __future__ import annotations
@@ -83,7 +83,9 @@ class Queue:
         if there is not None:
             better = item if item.rank < there.rank else there
             merged = replace(
-                better, refresh=there.refresh or item.refresh, arrived_us=min(there.arrived_us, item.arrived_us)
+                better,
+                refresh=there.refresh or item.refresh,
+                arrived_us=min(there.arrived_us, item.arrived_us),
             )
             if merged == there:
                 return there
@@ -196,7 +198,9 @@ class Queue:
     def items(self, now_us: int) -> Iterator[QueueItem]:
         """As they would be taken now, one after the other; then those that are parked, the earliest first."""
         copied = Queue(self.settings)
-        copied.__dict__.update(deepcopy({k: v for k, v in self.__dict__.items() if k not in ("settings", "_items")}))
+        copied.__dict__.update(
+            deepcopy({k: v for k, v in self.__dict__.items() if k not in ("settings", "_items")})
+        )
         copied._items = dict(self._items)
         while (item := copied.take(now_us)) is not None:
             yield item

@@ -170,7 +170,7 @@ TABLES: dict[str, Table] = {
             "name": (name, True), "value": (number, False), "branch_url": (text, False),
             "subpath": (text, False), "vcs_type": (text, False),
         },
-        frozenset("url branch vcs_last_revision last_scanned web_url inactive hostname".split()),
+        frozenset(["url", "branch", "vcs_last_revision", "last_scanned", "web_url", "inactive", "hostname"]),
     ),
     "candidates": Table(
         {
@@ -188,9 +188,9 @@ TABLES: dict[str, Table] = {
             "failure_details": (mapping, False),
         },
         frozenset(
-            "id command description duration main_branch_revision revision result vcs_type branch_url "
-            "logfilenames publish_status value worker worker_link result_tags subpath failure_stage "
-            "target_branch_url resume_from change_set".split()
+            ["id", "command", "description", "duration", "main_branch_revision", "revision", "result", "vcs_type",
+             "branch_url", "logfilenames", "publish_status", "value", "worker", "worker_link", "result_tags",
+             "subpath", "failure_stage", "target_branch_url", "resume_from", "change_set"]
         ),
     ),
     "versions": Table(
@@ -216,7 +216,9 @@ def checked(table: str, row: int | str, value: Any) -> dict[str, Any]:
         if column not in spec.columns:
             if column in spec.beside:
                 continue
-            raise RowError(table, row, str(given), f"there is no such column; known are {', '.join(spec.columns)}")
+            raise RowError(
+                table, row, str(given), f"there is no such column; known are {', '.join(spec.columns)}"
+            )
         check, needed = spec.columns[column]
         if cell is None and not needed:
             found[column] = None

@@ -243,7 +243,7 @@ def _scored(one: compat.Scored) -> dict[str, Any]:
 
 def _schedule(given: Mapping[str, Any]) -> dict[str, Any]:
     engine = _engine(given)
-    calls = {"regular": engine.regular, "manual": engine.manual}
+    calls: dict[str, Callable[..., compat.Scheduled]] = {"regular": engine.regular, "manual": engine.manual}
     if given["call"] not in calls:
         raise Malformed(f"the call {given['call']!r} is not known; known are regular, manual")
     arguments = dict(given["kwargs"])

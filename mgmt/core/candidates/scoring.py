@@ -6,7 +6,7 @@ import math
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 from zlib import crc32
 
 from mgmt import kernel
@@ -20,6 +20,8 @@ from .relations import RelationError, satisfied
 from .settings import Settings
 
 NAN = math.nan
+Three: TypeAlias = "tuple[array[float], array[float], array[float]]"
+Six = tuple[Any, Any, Any, Any, Any, Any]  # three columns of float64, three of int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +67,16 @@ class Columns:
     campaign: array[int] = field(default_factory=lambda: array("q"))
     worth: array[float] = field(default_factory=lambda: array("d"))  # of the codebase, normalised
 
-    def all(self) -> tuple[Any, ...]:
+    def all(self) -> Six:
         return self.value, self.chance, self.tried, self.series, self.codebase, self.campaign
 
-    def one(self, i: int) -> tuple[Any, ...]:
-        return tuple(column[i : i + 1] for column in self.all())
+    def one(self, i: int) -> Six:
+        value, chance, tried, series, codebase, campaign = (column[i : i + 1] for column in self.all())
+        return value, chance, tried, series, codebase, campaign
 
 
 class Scorer:
-    """Candidates with the history of their runs. A candidate that cannot be scored is in `faults`, with the reason."""
+    """Candidates with the history of their runs. One that cannot be scored is in `faults`, with the reason."""
 
     def __init__(self, world: World, settings: Settings, now_us: int) -> None:
         self.settings, self.world = settings, world
@@ -82,7 +85,9 @@ class Scorer:
         self.columns = Columns()
         self.faults: list[RowError] = []
         self.warnings: set[str] = set()
-        self._most = max((one.value for one in world.codebases.values() if one.value is not None), default=0.0)
+        self._most = max(
+            (one.value for one in world.codebases.values() if one.value is not None), default=0.0
+        )
         self._at: dict[tuple[str, str, str], int] = {}
         self._of_series: dict[int, list[int]] = {}
         for i, candidate in enumerate(world.candidates):
@@ -97,7 +102,9 @@ class Scorer:
 
     def _place(self, i: int, candidate: Candidate) -> None:
         if candidate.key in self._at:
-            raise RowError("candidates", i, "", f"{candidate.codebase} in {candidate.campaign} is there twice")
+            raise RowError(
+                "candidates", i, "", f"{candidate.codebase} in {candidate.campaign} is there twice"
+            )
         if self.world.codebases and candidate.codebase not in self.world.codebases:
             raise RowError("candidates", i, "codebase", f"there is no codebase {candidate.codebase!r}")
         if not candidate.command:
@@ -171,8 +178,8 @@ class Scorer:
         if row in self.history.lacking:
             self._settle()
 
-    def scores(self, now_us: int, rows: Sequence[int] | None = None) -> Any:
-        """Scores of all candidates, or of some rows: a column of float64, NaN where nothing is expected."""
+    def scores(self, now_us: int) -> Any:
+        """Scores of all candidates: a column of float64, NaN where nothing is expected."""
         matrix, n = self.estimates(now_us), len(self.candidates)
         view = memoryview(matrix)
         return kernel.score(
@@ -180,7 +187,7 @@ class Scorer:
             minimum_cost_ms=self.settings.minimum_cost_s * 1000,
         )  # fmt: skip
 
-    def _campaigns(self, now_us: int, quantile: int = 0) -> tuple[array[float], array[float], array[float]]:
+    def _campaigns(self, now_us: int, quantile: int = 0) -> Three:
         """Prior means and durations of the campaigns: what was set, else what was seen, else the default."""
         settings, level = self.settings, self.history.campaigns
         rates, _ = self.history.rates(settings.prior_strength, now_us)
@@ -213,7 +220,7 @@ class Scorer:
             *self._campaigns(now_us, quantile), **self._rule(now_us, quantile),
         )  # fmt: skip
 
-    def score(self, i: int, now_us: int, campaigns: Any = None) -> CandidateScore:
+    def score(self, i: int, now_us: int, campaigns: Three | None = None) -> CandidateScore:
         """One candidate, by the same arithmetic as all of them; `campaigns` spares computing these anew."""
         p, duration_us, worth = self._estimate(i, now_us, 0, campaigns)
         candidate, row = self.candidates[i], self.columns.series[i]
@@ -225,7 +232,9 @@ class Scorer:
             self.not_before_us(row, now_us), self.waits_for(i), reason,
         )  # fmt: skip
 
-    def _estimate(self, i: int, now_us: int, quantile: int, campaigns: Any = None) -> Sequence[float]:
+    def _estimate(
+        self, i: int, now_us: int, quantile: int, campaigns: Three | None = None
+    ) -> Sequence[float]:
         return estimate_one(
             *self.columns.one(i), self.history.series.matrix, self.history.codebases.matrix,
             *(campaigns or self._campaigns(now_us, quantile)), **self._rule(now_us, quantile),
@@ -275,7 +284,7 @@ class Scorer:
 
     def pass_over(self, now_us: int) -> list[CandidateScore]:
         """All candidates, the best first; those of which nothing is expected last."""
-        scores, n = self.scores(now_us), len(self.candidates)
+        scores, n, nothing = self.scores(now_us), len(self.candidates), "nothing is expected of it"
         matrix = self.estimates(now_us)
         results = []
         for i in [*kernel.top_k(scores, n), *(i for i in range(n) if math.isnan(scores[i]))]:
@@ -284,7 +293,7 @@ class Scorer:
             results.append(
                 CandidateScore(
                     *self.candidates[i].key, None if none else score, matrix[i], matrix[n + i],
-                    self.not_before_us(row, now_us), self.waits_for(i), "nothing is expected of it" if none else "",
+                    self.not_before_us(row, now_us), self.waits_for(i), nothing if none else "",
                 )
             )  # fmt: skip
         return results
@@ -328,9 +337,15 @@ class Scorer:
             "success", "expected", p,
             f"{runs} runs, which weigh {s:.3g} successes and {f:.3g} failures now, and {k:g} runs of prior",
         )  # fmt: skip
-        source = f"rate of the campaign, drawn toward {overall:.3f} of all" if math.isnan(chance) else "success_chance"
+        source = (
+            f"rate of the campaign, drawn toward {overall:.3f} of all"
+            if math.isnan(chance)
+            else "success_chance"
+        )
         yield PriorityFactor("prior", "about", mean, source)
-        for name, bound in zip(("success, low", "success, high"), interval(k * mean + s, k * (1 - mean) + f), strict=True):
+        for name, bound in zip(
+            ("success, low", "success, high"), interval(k * mean + s, k * (1 - mean) + f), strict=True
+        ):
             yield PriorityFactor(name, "about", bound, "90 % interval of the posterior")
         yield PriorityFactor(
             "same context", "expected", 1.0 - settings.same_context_penalty * again,
@@ -339,9 +354,13 @@ class Scorer:
         yield PriorityFactor(
             "something to do", "expected", 1.0 - z / (seen + z), f"runs with nothing to do weigh {z:.3g} now"
         )
-        yield PriorityFactor("exploration", "expected", 1.0 + settings.exploration * (k / seen), "for what is not known")
+        yield PriorityFactor(
+            "exploration", "expected", 1.0 + settings.exploration * (k / seen), "for what is not known"
+        )
         yield PriorityFactor("overhead", "cost", settings.minimum_cost_s * 1000, "of any run, ms")
-        yield PriorityFactor("duration", "cost", duration_us / 1000.0, f"median, ms: {self._duration_source(i)}")
+        yield PriorityFactor(
+            "duration", "cost", duration_us / 1000.0, f"median, ms: {self._duration_source(i)}"
+        )
         late = self._estimate(i, now_us, 1)[1]
         yield PriorityFactor("duration, 90 %", "about", late / 1000.0, "ms")
         yield PriorityFactor("weight", "about", settings.weight(candidate.campaign), "of the campaign")

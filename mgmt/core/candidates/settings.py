@@ -1,4 +1,4 @@
-"""What can be set of the default policy, with its checks; the keys are those of Janitor's migration plan and ours."""
+"""What can be set of the default policy; the keys are those of Janitor's migration plan, and ours."""
 
 from __future__ import annotations
 
@@ -62,10 +62,16 @@ class Settings:
             value = getattr(self, one.name)
             for key, number in value.items() if isinstance(value, Mapping) else [("", value)]:
                 path = f"{one.name}.{key}" if key else one.name
-                if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+                if (
+                    isinstance(number, bool)
+                    or not isinstance(number, int | float)
+                    or not math.isfinite(number)
+                ):
                     raise SettingError(f"{path} is {number!r}: must be a number")
                 if number < 0 or (number == 0 and (one.name in positive or one.name == "weights")):
-                    raise SettingError(f"{path} is {number}: must be {'positive' if number == 0 else 'at least 0'}")
+                    raise SettingError(
+                        f"{path} is {number}: must be {'positive' if number == 0 else 'at least 0'}"
+                    )
                 if one.name in shares and number > 1:
                     raise SettingError(f"{path} is {number}: must be at most 1")
         for name in ("minimum_data_points", "duration_window"):
@@ -101,7 +107,9 @@ def settings_of(value: Any) -> Settings:
             continue
         known = KEYS.get(section)
         if known is None:
-            raise SettingError(f"{section}: there is no such section; known are publish_mode_values, {', '.join(KEYS)}")
+            raise SettingError(
+                f"{section}: there is no such section; known are publish_mode_values, {', '.join(KEYS)}"
+            )
         for key, given in _object(section, keys).items():
             if section == "fairness" and key == "weights":
                 found["weights"] = _object("fairness.weights", given)
