@@ -11,7 +11,7 @@ CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.14 python3.13 python3.12 
 SOURCES := $(wildcard mgmt/shell/shim.c mgmt/shell/shim/*.c mgmt/shell/build.py mgmt/rt/*.[ch] mgmt/kernel/*.c mgmt/kernel/core/*.[ch])
 
 .DEFAULT_GOAL := help
-.PHONY: help venv run test check sanitize bench drift wheel clean
+.PHONY: help venv observe run test check sanitize bench drift wheel clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
@@ -22,6 +22,7 @@ help: ## this list
 	@echo 'variables (arguments or environment)'
 	@echo '  PYTHON       interpreter for $(VENV), $(MIN) or newer (default: the first that fits)'
 	@echo '  CC, CFLAGS   C compiler and extra flags for what is compiled (default: cc)'
+	@echo '  CLANG        compiler of what the kernel runs of mgmt-observer (default: clang)'
 	@echo '  JOBS         test processes at once (default: 2)'
 	@echo '  PYTEST_ARGS  more arguments for pytest, e.g. PYTEST_ARGS="-k notify -x"'
 	@echo '  FUZZ_S       hunt for new cases for so many seconds each (default: the same cases each time)'
@@ -29,6 +30,9 @@ help: ## this list
 
 venv: $(VENV)/.built ## create .venv and build everything in it
 	@:
+
+observe: venv ## build what observes tasks by eBPF (needs clang and libbpf; `make venv` does where they are)
+	@$(PY) -m mgmt.shell.build
 
 run: venv ## start the daemon, ask a real model about real files, stop again
 	@$(PY) -m mgmt_cli.tour
@@ -61,7 +65,7 @@ wheel: venv ## build a wheel into dist/
 	@$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir dist . && ls dist/*.whl
 
 clean: ## remove .venv and everything built
-	@rm -rf $(VENV) build dist *.egg-info mgmt/shell/mgmt-shim mgmt/rt/mgmt-executive .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@rm -rf $(VENV) build dist *.egg-info mgmt/shell/mgmt-shim mgmt/rt/mgmt-executive mgmt/rt/mgmt-observer .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find mgmt cli backends tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The interpreter: made again when it is missing, broken or too old, kept otherwise.

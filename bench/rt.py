@@ -1,4 +1,5 @@
-"""Figures of real-time tasks: how late they are released beside a bare loop, and how late a miss is seen."""
+"""Figures of real-time tasks: how late they are released beside a bare loop, how late a miss is seen, and what it
+costs to observe them."""
 
 from __future__ import annotations
 
@@ -18,8 +19,11 @@ import mgmt.rt
 from bench.daemon import wait_until
 from bench.figure import Figure, interleave, percentile
 from mgmt.rt import segment
-from mgmt.rt.executive import Executive, Miss, Report
+from mgmt.rt.counters import PerfCounters
+from mgmt.rt.executive import Executive, Miss, Report, start_ticks_of
+from mgmt.rt.observation import Mechanism, ObserverError
 from mgmt.rt.segment import Plan
+from mgmt.rt.tracing import Tracer
 
 PERIOD_NS = 1_000_000
 PRIORITY = 50
@@ -40,7 +44,7 @@ def rt(quick: bool) -> list[Figure]:
             loop.bare()
         except PermissionError as error:
             return [Figure("release jitter", "µs", [0], note=f"not measured: {error}")]
-        return [*_jitter(loop, rounds), *_detection(loop)]
+        return [*_jitter(loop, rounds), *_detection(loop), *_observation(loop, rounds)]
 
 
 def _jitter(loop: Loop, rounds: int) -> list[Figure]:
@@ -92,6 +96,92 @@ def _detection(loop: Loop) -> list[Figure]:
     ]  # fmt: skip
 
 
+def _observation(loop: Loop, rounds: int) -> list[Figure]:
+    """What watching a task of 1 ms does to it; each round loads what it needs, and the others are without it."""
+    kinds: dict[str, Callable[[], Mechanism]] = {}
+    figures = []
+    for name, make in (("eBPF", Tracer), ("perf", PerfCounters)):
+        try:
+            make().close()
+            kinds[name] = make
+        except ObserverError as error:
+            figures.append(
+                Figure(f"a 1 ms task observed by {name}", "µs", [0], note=f"not measured: {error}")
+            )
+    late_us: dict[str, list[float]] = {name: [] for name in ("", *kinds)}
+    response_us: dict[str, list[float]] = {name: [] for name in late_us}
+
+    def round_of(name: str) -> Callable[[], float]:
+        def once() -> float:
+            mechanism = kinds[name]() if name else None
+            try:
+                late_us[name].append(percentile(loop.library(watched_by=mechanism), 0.99))
+            finally:
+                if mechanism is not None:
+                    mechanism.close()
+            response_us[name].append(loop.response_us())
+            return late_us[name][-1]
+
+        return once
+
+    interleave(rounds, *map(round_of, late_us))
+    for name in kinds:
+        what = f"a 1 ms task observed by {name}"
+        figures += [
+            Figure(f"{what}: release jitter, p99", "µs", late_us[name], late_us[""], "not observed"),
+            Figure(f"{what}: response, mean", "µs", response_us[name], response_us[""], "not observed"),
+        ]
+    return [*figures, *(_cost(loop) if "eBPF" in kinds else [])]
+
+
+def _cost(loop: Loop) -> list[Figure]:
+    """Of mgmt-observer itself: its process, and what the kernel says that its programs took."""
+    tracer = Tracer()
+    try:
+        before_ns = _cpu_ns(tracer.process.pid)
+        with _bpf_statistics():
+            loop.library(watched_by=tracer)
+        used_ns = _cpu_ns(tracer.process.pid) - before_ns
+        ran_ns, runs = _in_programs(tracer.process.pid)
+    finally:
+        tracer.close()
+    figures = [Figure("mgmt-observer: CPU time of its process meanwhile", "ms", [used_ns / 1e6])]
+    if runs:
+        note = "the mean of all on the machine, watched or not"
+        figures.append(Figure("mgmt-observer: a switch or a waking", "ns", [ran_ns / runs], note=note))
+    return figures
+
+
+@contextmanager
+def _bpf_statistics() -> Iterator[None]:
+    """The kernel counts what BPF programs take, where it lets us say so."""
+    switch = Path("/proc/sys/kernel/bpf_stats_enabled")
+    try:
+        before = switch.read_text()
+        switch.write_text("1")
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        switch.write_text(before)
+
+
+def _in_programs(pid: int) -> tuple[int, int]:
+    """Time in ns, and runs, of the BPF programs that a process holds."""
+    ran_ns = runs = 0
+    for entry in Path(f"/proc/{pid}/fdinfo").iterdir():
+        fields = dict(line.split(":", 1) for line in entry.read_text().splitlines() if ":" in line)
+        ran_ns += int(fields.get("run_time_ns", 0))
+        runs += int(fields.get("run_cnt", 0))
+    return ran_ns, runs
+
+
+def _cpu_ns(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+
+
 class Loop:
     """The program of rt_loop.c: rounds of it, with and without the library."""
 
@@ -118,11 +208,17 @@ class Loop:
         with self._running("bare", self._jobs) as process:
             return self._samples(process)
 
-    def library(self, executive_cpu: int | None = None) -> list[float]:
+    def response_us(self) -> float:
+        """The mean of the last round."""
+        return segment.read(self._folder / str(self._serial)).response.mean_ns / 1e3
+
+    def library(self, executive_cpu: int | None = None, watched_by: Mechanism | None = None) -> list[float]:
         async def body() -> list[float]:
             path = self._segment()
             executive = await self._executive(lambda report: None, executive_cpu)
             with self._running("library", self._jobs, path) as process:
+                if watched_by is not None:
+                    watched_by.watch(process.pid, start_ticks_of(process.pid))
                 await self._release(executive, path)
                 late_us = await asyncio.to_thread(self._samples, process)
             await executive.close()

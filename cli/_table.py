@@ -141,7 +141,7 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         "Show what was measured of tasks that are processes.",
         {
             "workload": "Only this workload; none: all.",
-            "records": "With the last 256 jobs of each.",
+            "records": "With the last 256 jobs, and slices of a CPU, of each.",
             "offset": "Tasks to leave out, when they take several parts.",
         },
     ),

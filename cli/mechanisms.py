@@ -26,6 +26,11 @@ TIME_ERROR = 5  # what adjtimex answers while nothing keeps the clock in step
 TIMEX_BYTES = 256  # more than the kernel's struct has anywhere
 MACHINE_TIMEOUT_S = 20.0  # a GPU that sleeps takes a while to answer
 STATUS = {"available": "ok", "refused": "refused", "absent": "absent"}
+OBSERVERS = {
+    "ebpf": "what the kernel says of tasks: wake-up, CPU and response times, each slice of a CPU",
+    "perf": "... without the first: CPU time, switches, migrations",
+    "schedstat": "... without both: CPU time, waiting, switches",
+}
 
 
 def _libc() -> Any:
@@ -189,6 +194,9 @@ def machine() -> Iterator[Probe]:
     yield Probe(
         "topology", "ok", False, f"{size}, {render.size(found['memory_bytes'])}", "what units are placed on"
     )
+    for name, observer in found["observers"].items():
+        status = "ok" if observer["works"] else "absent"
+        yield Probe(f"observer {name}", status, False, observer["found"] or "works", OBSERVERS[name])
     gpus = found["gpus"]
     detail = ", ".join(part for part in (f"{len(gpus)} found" if gpus else "", found["gpus_why"]) if part)
     yield Probe("GPUs", "ok" if gpus else "absent", False, detail, "`placement.gpus`, by the NVIDIA driver")

@@ -153,6 +153,7 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("NodeTasks", "what"): "release",
     ("NodeTasks", "tasks"): [{"plan": {}, "assignment": {}}],
     ("TaskStatistics", "state"): "released",
+    ("Observed", "mechanism"): "ebpf",
     ("TaskExplanation", "lines"): ["on CPU 2 of node 'local': chosen by best_fit_decreasing"],
 }
 # One for each outcome that is not ok.

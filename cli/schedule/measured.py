@@ -13,6 +13,7 @@ from .._table import VERBS
 from ..completion import complete_workloads
 from ..invocation import Invocation, verb
 from . import COMMANDS
+from .observed import observed, slices_of
 from .online import all_parts
 from .plan import count, span_option, write
 
@@ -20,14 +21,18 @@ if TYPE_CHECKING:
     from mgmt.client import Client
     from mgmt.core.schedule.timeline import Timeline
 
-NOTE = "A bar is from the start of a job to its end, whoever ran in between; the newest jobs are shown."
+NOTE = (
+    "A bar is when a thread of the task had a CPU, as the kernel saw it; where it was not observed by eBPF, from "
+    "the start of a job to its end, whoever ran in between. The newest jobs are shown."
+)
 
 
 @verb("stat", VERBS["schedule-stat"][0])
 @click.argument("workload", required=False, shell_complete=complete_workloads)
 def stat(invocation: Invocation, workload: str | None) -> int:
     """Without WORKLOAD: of all. Times in us, since the common start of the workload; a percentile is at most
-    6.25 % too high. MISSES were seen at the deadline, LATE is what ended after it."""
+    6.25 % too high. MISSES were seen at the deadline, LATE is what ended after it. Below is what the kernel
+    says of the same processes, since they were started; the docs tell by which mechanism."""
     with invocation.client() as client:
         reply = measured(client, workload, records=False)
     if invocation.json:
@@ -35,7 +40,7 @@ def stat(invocation: Invocation, workload: str | None) -> int:
     elif not reply["tasks"]:
         click.echo("no task in force is a process: a task with a `command` is")
     else:
-        click.echo("\n".join(shown(reply["tasks"])))
+        click.echo("\n".join([*shown(reply["tasks"]), *observed(reply["tasks"])]))
     return Exit.OK
 
 
@@ -117,13 +122,20 @@ def lately(rows: list[dict[str, Any]], planned: list[dict[str, Any]], span_s: fl
     from mgmt.core.schedule.timeline import Job, Lane, Segment, Timeline
 
     placed = {(row["workload"], row["task"]): placed_of(row) for row in planned}
-    known = [row for row in rows if row["records"] and (row["workload"], row["task"]) in placed]
+    slices = {row["unit"]: slices_of(row) for row in rows}
+    known = [
+        row
+        for row in rows
+        if (row["records"] or slices[row["unit"]]) and (row["workload"], row["task"]) in placed
+    ]
     if not known:
         raise MgmtError("bad-body", "there is nothing to draw: no task that is a process has completed a job")
     periods = [row["period_us"] for row in known]
-    until_ns = max(row["records"][-1]["end_ns"] for row in known)
+    ends = [row["records"][-1]["end_ns"] for row in known if row["records"]]
+    until_ns = max(ends or [slices[row["unit"]][-1][1] for row in known])
     span_ns = 1000 * max(2 * max(periods), 40 * min(periods)) if span_s is None else round(span_s * 1e9)
-    from_ns = max(until_ns - span_ns, min(row["records"][0]["release_ns"] for row in known))
+    firsts = [row["records"][0]["release_ns"] for row in known if row["records"]]
+    from_ns = max(until_ns - span_ns, min(firsts or [slices[row["unit"]][0][0] for row in known]))
     by_cpu: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for row in known:
         by_cpu.setdefault((row["node"], row["cpu"]), []).append(row)
@@ -132,13 +144,20 @@ def lately(rows: list[dict[str, Any]], planned: list[dict[str, Any]], span_s: fl
         there.sort(key=lambda row: (-placed[row["workload"], row["task"]].task.priority, row["unit"]))
         segments, jobs = [], []
         for i, row in enumerate(there):
+            ran = slices[row["unit"]]
+            segments += [
+                Segment(i, job, (start_ns - from_ns) // 1000, (min(end_ns, until_ns) - from_ns) // 1000)
+                for start_ns, end_ns, job in ran
+                if from_ns <= start_ns < until_ns
+            ]
             for one in row["records"]:
                 if one["release_ns"] < from_ns:
                     continue
                 release, start, end = (
                     (one[f"{key}_ns"] - from_ns) // 1000 for key in ("release", "start", "end")
                 )
-                segments.append(Segment(i, one["job"], start, end))
+                if not ran or one["end_ns"] <= ran[0][0]:
+                    segments.append(Segment(i, one["job"], start, end))
                 jobs.append(Job(i, one["job"], release, release + row["deadline_us"], end))
         tasks = tuple(placed[row["workload"], row["task"]] for row in there)
         lanes.append(Lane(node, cpu, tasks, tuple(segments), tuple(jobs)))

@@ -246,10 +246,10 @@ class TasksStaged:
 
 @dataclass(frozen=True, slots=True)
 class TaskReported:
-    """What the executive has to say of a task, or of itself when `unit` is empty.
+    """What the executive has to say of a task, or of itself or the observer when `unit` is empty.
 
-    `what`: miss, fault, lost or executive. `count` words of the same kind were put together; `job`, `misses` and
-    `action` are those of the last.
+    `what`: miss, fault, lost, executive or observer. `count` words of the same kind were put together; `job`,
+    `misses` and `action` are those of the last.
     """
 
     unit: str

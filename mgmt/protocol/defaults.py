@@ -103,8 +103,8 @@ HOOK_TIMEOUT_S = 30.0  # a hook that runs longer is killed
 
 # --- workloads of periodic tasks ---
 MIN_PERIOD_US = 1_000  # a task with a shorter period belongs into hardware or a driver
-MEASURED_TASKS = 1000  # in one answer with figures of tasks
-RECORDED_TASKS = 48  # ... that has their last jobs, too
+MEASURED_TASKS = 500  # in one answer with figures of tasks
+RECORDED_TASKS = 24  # ... that has their last jobs, too
 STAGE_S = 10.0  # a node that did not prepare for a workload within this refuses it
 TASK_LEAD_S = 0.1  # from the word to the common start of processes of this machine
 TASK_LEAD_NODES_S = 0.5  # ... of several: all must have heard it by then

@@ -594,6 +594,37 @@ class JobRecord(Message):
     execution_ns: int = Field(description="CPU time of its thread")
 
 
+class CpuSlice(Message):
+    """One stay of a thread on a CPU; instants on the monotonic clock of its node."""
+
+    start_ns: int
+    end_ns: int
+    thread: int
+    cpu: int
+
+
+class Observed(Message):
+    """What the kernel says of all threads of a task's process, since it was bound to the task.
+
+    An activation is from the waking of a thread to its going to sleep. None: the mechanism cannot tell.
+    """
+
+    mechanism: Literal["ebpf", "perf", "schedstat"]
+    reason: str = Field(description="why it is not a better one, and what it lacks here")
+    threads: int = Field(description="that there are now")
+    switches: int = Field(description="away from a CPU")
+    involuntary: int = Field(description="... because of a preemption, or of yielding")
+    migrations: int | None = Field(description="from one CPU to another")
+    cpu_us: float = Field(description="on a CPU")
+    waited_us: float | None = Field(description="ready to run, without a CPU")
+    activations: int | None = Field(description="complete")
+    lost: int = Field(description="switches, or threads, that could not be followed")
+    wakeup: Percentiles | None = Field(description="from waking to running")
+    on_cpu: Percentiles | None = Field(description="on a CPU in one activation")
+    response: Percentiles | None = Field(description="from waking to going to sleep")
+    slices: list[CpuSlice] = Field(description="the last ones, when records were asked for; oldest first")
+
+
 class TaskStatistics(Message):
     """What was measured of a periodic task that is a process."""
 
@@ -619,6 +650,9 @@ class TaskStatistics(Message):
     execution: Percentiles | None
     response: Percentiles | None = Field(description="from release to end")
     records: list[JobRecord] = Field(description="the last jobs, when they were asked for")
+    observed: Observed | None = Field(
+        default=None, description="by the kernel; none: it has no process, or off"
+    )
 
 
 class ScheduleStatistics(Message):
@@ -636,7 +670,7 @@ class ScheduleStat(Message):
     """
 
     workload: Name | None = Field(default=None, description="only this workload; none: all")
-    records: bool = Field(default=False, description="with the last 256 jobs of each")
+    records: bool = Field(default=False, description="with the last 256 jobs, and slices of a CPU, of each")
     offset: int = Field(default=0, ge=0, description="tasks to leave out, when they take several parts")
 
 
@@ -764,9 +798,9 @@ class FaultEvent(Message):
 
     seq: int
     at: float = Field(description="epoch seconds")
-    what: Literal["miss", "fault", "lost", "executive"] = Field(
+    what: Literal["miss", "fault", "lost", "executive", "observer"] = Field(
         description="miss: a job was not complete at its deadline; fault: misses reached max_dmiss; lost: its "
-        "segment was damaged; executive: about mgmt-executive itself"
+        "segment was damaged; executive, observer: about mgmt-executive, mgmt-observer itself"
     )
     workload: str
     task: str = Field(description="empty when it concerns all")

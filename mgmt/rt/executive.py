@@ -182,7 +182,7 @@ class Executive:
         same number is never meant.
         """
         if start_ticks is None:
-            start_ticks = _start_ticks(pid)
+            start_ticks = start_ticks_of(pid)
         return self._ask("bind", f"process {pid} of task {task}", task=task, pid=pid, start=start_ticks)
 
     async def release(self, tasks: Iterable[int], t0_ns: int) -> None:
@@ -298,7 +298,7 @@ class Executive:
         self._answers.clear()
 
 
-def _start_ticks(pid: int) -> int:
+def start_ticks_of(pid: int) -> int:
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, ProcessLookupError):

@@ -32,7 +32,7 @@ from mgmt.protocol.keys import Grant
 from mgmt.settings import Settings
 from mgmt.settings.units import HooksSettings
 from mgmt.shell import agent as agents
-from mgmt.shell import sight
+from mgmt.shell import observer, sight
 from mgmt.shell.commands import Commands
 from mgmt.shell.commits import Commits
 from mgmt.shell.computing import compute
@@ -166,7 +166,9 @@ class Daemon:
             self._cgroups,
             lambda: self._state.settings,
         )
-        self._executor = Executor(self._loop, self._spawner.segments, self._post)
+        self._executor = Executor(
+            self._loop, self._spawner.segments, self._post, self._environ.get(observer.VARIABLE, "")
+        )
         self._units = Units(self._loop, self._spawner, self._submit, self.emit)
         self._commands = Commands(self._loop)
         self._probes = Probes(self._loop, self._commands, self._spawner.log_path, self._submit, self._post)

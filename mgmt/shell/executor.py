@@ -24,6 +24,7 @@ from mgmt.core.schedule.processes import segment_name
 from mgmt.rt import segment
 from mgmt.rt.executive import Dropped, Executive, ExecutiveError, Fault, Gone, Lost, Miss, Report
 from mgmt.rt.segment import Overrun, Plan, SegmentError
+from mgmt.shell.observer import Observer, percentiles
 
 log = logging.getLogger("symphony-mgmt")
 
@@ -42,9 +43,12 @@ class _Pause:
 
 
 class Executor:
-    """`folder` has the segments; `emit` gets TasksStaged and TaskReported, each in a turn of its own."""
+    """`folder` has the segments; `emit` gets TasksStaged and TaskReported, each in a turn of its own. `observe` is
+    the best mechanism that is tried."""
 
-    def __init__(self, loop: AbstractEventLoop, folder: Path, emit: Callable[[ev.Event], None]) -> None:
+    def __init__(
+        self, loop: AbstractEventLoop, folder: Path, emit: Callable[[ev.Event], None], observe: str = ""
+    ) -> None:
         self._loop, self._folder, self._emit = loop, folder, emit
         self._groups: dict[tuple[str, int], fx.StageTasks] = {}  # by workload and version
         self._pids: dict[tuple[str, int], tuple[int, int]] = {}  # unit and version -> pid and start
@@ -55,6 +59,9 @@ class Executor:
         self._retry_s = RETRY_S
         self._pauses: dict[tuple[str, str], _Pause] = {}
         self._closing = False
+        self._observer = Observer(
+            loop, lambda text: self._say(ev.TaskReported("", "observer", text)), observe
+        )
 
     def clean(self) -> None:
         """Remove all segments."""
@@ -86,6 +93,7 @@ class Executor:
         key = effect.unit, effect.version
         self._pids[key] = effect.pid, effect.start_ticks
         self._later(lambda: self._bind(key))
+        self._observer.watch(key, effect.pid, effect.start_ticks)
 
     def release(self, effect: fx.ReleaseTasks) -> None:
         group = self._groups.get((effect.workload, effect.version))
@@ -99,6 +107,7 @@ class Executor:
         for task in group.tasks:
             self._units.pop(number_of(task.unit, group.version), None)
             self._pids.pop((task.unit, group.version), None)
+            self._observer.unwatch((task.unit, group.version))
             self.path_of(group, task.unit).unlink(missing_ok=True)
         self._later(lambda: self._drop(group))
 
@@ -106,8 +115,14 @@ class Executor:
         """In a worker: a LogRead has the answer."""
 
         def look() -> None:
+            keys = [(unit, version) for unit, version, _ in effect.rows]
+            observed = self._observer.read(keys, effect.records)
             rows = [
-                {**row, **measured(self._folder / segment_name(unit, version), effect.records)}
+                {
+                    **row,
+                    **measured(self._folder / segment_name(unit, version), effect.records),
+                    "observed": observed.get((unit, version)),
+                }
                 for unit, version, row in effect.rows
             ]
             event = ev.LogRead(effect.route, {"tasks": rows, "next": effect.next})
@@ -118,6 +133,7 @@ class Executor:
     def close(self) -> None:
         """End the executive; the tasks go on. The loop must not be running."""
         self._closing = True
+        self._observer.close()
         self._loop.run_until_complete(self._close())
 
     async def _close(self) -> None:
@@ -312,7 +328,7 @@ def measured(path: Path, records: bool) -> dict[str, Any]:
         "t0_ns": seen.t0_ns,
         "jobs": seen.completed,
         **{name: getattr(seen, name) for name in _COUNTERS},
-        **{name: _percentiles(getattr(seen, name)) for name in _HISTOGRAMS},
+        **{name: percentiles(getattr(seen, name)) for name in _HISTOGRAMS},
         "records": [
             {
                 "job": one.job,
@@ -328,14 +344,6 @@ def measured(path: Path, records: bool) -> dict[str, Any]:
 
 _COUNTERS = ("late", "misses", "skipped", "unchecked", "faults", "signals")
 _HISTOGRAMS = ("jitter", "execution", "response")
-
-
-def _percentiles(histogram: segment.Histogram) -> dict[str, float] | None:
-    if not histogram.count:
-        return None
-    shares = {"p50_us": 0.5, "p90_us": 0.9, "p99_us": 0.99}
-    found = {name: histogram.percentile_ns(share) / 1000 for name, share in shares.items()}
-    return {"mean_us": histogram.mean_ns / 1000, **found, "max_us": histogram.max_ns / 1000}
 
 
 def number_of(unit: str, version: int) -> int:

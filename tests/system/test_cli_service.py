@@ -221,6 +221,8 @@ def test_doctor_reports_what_it_tried(place: Place) -> None:
     assert probes["store"]["status"] == "absent"
     controllers = {name for name in probes if name.startswith("cgroup ")}
     assert controllers == {f"cgroup {name}" for name in ("cpu", "cpuset", "memory", "pids", "kill")}
+    observers = [probes[f"observer {name}"] for name in ("ebpf", "perf", "schedstat")]
+    assert observers[-1]["status"] == "ok" and all(probe["detail"] for probe in observers)
     assert not list(place.folder.glob("run/*")), "it leaves nothing"
     assert not list(place.folder.glob("state/*")), "not even a lock"
     place.configure(nonsense=1)

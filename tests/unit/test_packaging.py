@@ -12,7 +12,7 @@ import pytest
 from setuptools.errors import CompileError
 
 import mgmt
-from mgmt.shell.build import link_program
+from mgmt.shell.build import link_observer, link_program
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +45,20 @@ def test_every_subpackage_is_built() -> None:
         for init in (ROOT / folder).rglob("__init__.py"):
             expected.add(".".join([name, *init.parent.relative_to(ROOT / folder).parts]))
     assert done.stdout.strip() == str(sorted(expected)).replace("'", '"')
+
+
+@pytest.mark.parametrize(
+    ("clang", "said"), [("/nonexistent/clang", "install clang"), ("false", "libbpf-dev")]
+)
+def test_without_clang_or_libbpf_the_observer_says_what_is_missing(
+    clang: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CLANG", clang)
+    with pytest.raises(CompileError, match=said):
+        link_observer(ROOT / "mgmt" / "rt" / "observer.c", tmp_path / "mgmt-observer")
+    extensions = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
+    optional = [one["name"] for one in extensions if one.get("optional")]
+    assert "mgmt.rt.mgmt-observer" in optional, "an installation goes on without it"
 
 
 @pytest.mark.parametrize("flags", ["", "-DGREETING=3"])

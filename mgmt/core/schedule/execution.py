@@ -219,7 +219,7 @@ class Execution:
             "reason": event.reason,
         }
         self._journal.record(now, "fault", body, out)
-        out.append(fx.Note("WARNING", f"{event.unit or 'executive'}: {event.reason}", {"unit": event.unit}))
+        out.append(fx.Note("WARNING", f"{event.unit or event.what}: {event.reason}", {"unit": event.unit}))
         unit = self._supervisor.units.get(event.unit)
         if unit is not None and event.action == "restart" and unit.state is State.RUNNING:
             self._ordering.restart(now, [unit], out, {event.unit: event.reason})
