@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -425,3 +427,13 @@ def test_a_shadow_run_tells_who_was_right() -> None:
     assert correlation(same, same) == 1
     assert correlation(same, {key: -place for key, place in same.items()}) == -1
     assert correlation(same, {}) is None
+
+
+def test_the_example_of_the_page_is_true() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "candidates.md").read_text()
+    found = re.search(r"\((\d+) \+ (\d+)\) / \(([^)]*)\) = (\d+\.\d)", page)
+    assert found is not None
+    product = math.prod(float(factor) for factor in found[3].split(" x "))
+    assert (float(found[1]) + float(found[2])) / product == pytest.approx(float(found[4]), abs=0.05)
+    world = a_world([a_candidate(value=50, publish_policy="p")], policies={"p": ["propose"]})
+    assert scored(world)["alpha", "fix", ""].score == pytest.approx(float(found[4]), abs=0.05)

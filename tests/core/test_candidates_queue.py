@@ -132,8 +132,8 @@ def test_the_better_of_both_wins_and_a_refresh_stays() -> None:
     assert [item.score for item in queue.items(9)] == [7, 99]
 
 
-def test_manual_requests_are_first_come_first_served_at_equal_scores_of_time() -> None:
-    """Later ones do not undercut earlier ones: what waited too long goes first, whatever came since."""
+def test_default_work_does_not_starve_behind_manual_requests() -> None:
+    """What waited too long goes first, whatever came since."""
     queue = Queue(Settings(max_wait_s=3600))
     queue.add(an_item("default", score=1000, arrived_us=0))
     for i in range(200):

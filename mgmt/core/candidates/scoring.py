@@ -187,7 +187,7 @@ class Scorer:
             minimum_cost_ms=self.settings.minimum_cost_s * 1000,
         )  # fmt: skip
 
-    def _campaigns(self, now_us: int, quantile: int = 0) -> Three:
+    def campaigns(self, now_us: int, quantile: int = 0) -> Three:
         """Prior means and durations of the campaigns: what was set, else what was seen, else the default."""
         settings, level = self.settings, self.history.campaigns
         rates, _ = self.history.rates(settings.prior_strength, now_us)
@@ -217,7 +217,7 @@ class Scorer:
         """Columns probability, duration in us and worth of all candidates, in one matrix."""
         return kernel.estimate(
             *self.columns.all(), self.history.series.matrix, self.history.codebases.matrix,
-            *self._campaigns(now_us, quantile), **self._rule(now_us, quantile),
+            *self.campaigns(now_us, quantile), **self._rule(now_us, quantile),
         )  # fmt: skip
 
     def score(self, i: int, now_us: int, campaigns: Three | None = None) -> CandidateScore:
@@ -237,7 +237,7 @@ class Scorer:
     ) -> Sequence[float]:
         return estimate_one(
             *self.columns.one(i), self.history.series.matrix, self.history.codebases.matrix,
-            *(campaigns or self._campaigns(now_us, quantile)), **self._rule(now_us, quantile),
+            *(campaigns or self.campaigns(now_us, quantile)), **self._rule(now_us, quantile),
         )  # fmt: skip
 
     def predict(self, codebase: str, campaign: str, chance: float | None, now_us: int) -> tuple[float, float]:
@@ -246,7 +246,7 @@ class Scorer:
         found = estimate_one(
             [NAN], [NAN if chance is None else chance], [0.0], [row], [self.history.codebase_of[row]],
             [self.history.campaign_of[row]], self.history.series.matrix, self.history.codebases.matrix,
-            *self._campaigns(now_us), **self._rule(now_us),
+            *self.campaigns(now_us), **self._rule(now_us),
         )  # fmt: skip
         return found[0], found[1]
 
