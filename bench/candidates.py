@@ -89,7 +89,7 @@ def _passes(quick: bool) -> list[Figure]:
     return [
         Figure(
             f"full pass of {n:,} candidates with {each} runs each", "ms", passes, [theirs], "janitor_compat",
-            "value<=", n / 200, "CPU time; every statistic anew from the stored runs; the goal is 200,000 a second",
+            "value<=", n / 200, "CPU time; all statistics anew from the stored runs; the goal is 200,000 a second",
         ),
         Figure("a run is added and its candidate scored again", "µs", rescored, sense="value<=", goal=1000),
         Figure("memory of a stored run", "bytes", [held / len(runs)], sense="value<=", goal=150),

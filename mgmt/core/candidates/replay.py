@@ -300,8 +300,10 @@ def first_difference(expected: Any, got: Any, path: str) -> str:
                 return found
         same = len(expected) == len(got)
         return "" if same else f"{path}: expected {len(expected)} entries, got {len(got)}"
-    if field == "single" and expected is None:
-        expected = compat.DEFAULT_NORMALIZED_CODEBASE_VALUE
+    if field in ("bulk", "single") and not _numeric(expected):
+        if _says_no(got):
+            return ""
+        expected = compat.DEFAULT_NORMALIZED_CODEBASE_VALUE if expected is None else expected
     same = _equal(field, expected, got) if _numeric(expected) and _numeric(got) else expected == got
     if isinstance(expected, bool) is not isinstance(got, bool):
         same = False
