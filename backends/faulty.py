@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import NoReturn
 from unittest import mock
@@ -106,11 +107,12 @@ class Modes:
         return self._serve(setup)
 
     def floods_stdout(self) -> int:
-        """Writes 64 KiB blocks of lines as fast as they are taken"""
+        """Writes 64 KiB blocks of lines as fast as they are taken, for a minute"""
         block = ("x" * 127 + "\n") * 512
 
         def flood() -> None:
-            while True:
+            end_s = time.monotonic() + 60
+            while time.monotonic() < end_s:
                 sys.stdout.write(block)
 
         return self._serve(lambda: after(0, flood))

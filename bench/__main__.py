@@ -19,6 +19,7 @@ from bench import (
     kernel_placement,
     lifecycle,
     machine,
+    nodes,
     relay,
     resources,
     rt,
@@ -39,6 +40,7 @@ GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
     "kernel-placement": kernel_placement.kernel_placement,
     "candidates": candidates.candidates,
     "rt": rt.rt,
+    "nodes": nodes.nodes,
 }
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- figures: begin -->\n", "<!-- figures: end -->\n"

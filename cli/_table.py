@@ -24,6 +24,12 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "target": "Unit or model.",
         },
     ),
+    "fault-report": (
+        "Tell the daemon of deadlines that were missed on nodes which are not its own.",
+        {
+            "source": "Who tells it.",
+        },
+    ),
     "hello": (
         "Open a session: agree on a version, and optionally get a lease on a model at once.",
         {
@@ -141,6 +147,7 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         "Show what was measured of tasks that are processes.",
         {
             "workload": "Only this workload; none: all.",
+            "units": "Only the tasks of these units; empty: all.",
             "records": "With the last 256 jobs, and slices of a CPU, of each.",
             "offset": "Tasks to leave out, when they take several parts.",
         },

@@ -85,6 +85,9 @@ def operate(invocation: Invocation, name: str, targets: tuple[str, ...], wait: b
     for unit in shown:
         word = unchanged if unit in done["already"] else under_way if wait is False else finished
         click.echo(f"{unit}: {word} ({done['states'][unit]})")
+    for unit in done.get("along", ()):  # an older daemon does not say
+        word = "is being stopped" if wait is False else "stopped"
+        click.echo(f"{unit}: {word} along with what it requires")
     if not shown:
         click.echo("nothing had failed" if name == "reset-failed" else "nothing to do")
     return Exit.OK

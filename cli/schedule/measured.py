@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mgmt.client import Client
     from mgmt.core.schedule.timeline import Timeline
 
+INSTANTS: tuple[str, ...] = ("release_ns", "start_ns", "end_ns")
 NOTE = (
     "A bar is when a thread of the task had a CPU, as the kernel saw it; where it was not observed by eBPF, from "
     "the start of a job to its end, whoever ran in between. The newest jobs are shown."
@@ -37,11 +38,18 @@ def stat(invocation: Invocation, workload: str | None) -> int:
         reply = measured(client, workload, records=False)
     if invocation.json:
         invocation.emit("mgmt.schedule-stat/1", reply)
-    elif not reply["tasks"]:
-        click.echo("no task in force is a process: a task with a `command` is")
-    else:
+    elif reply["tasks"]:
         click.echo("\n".join([*shown(reply["tasks"]), *observed(reply["tasks"])]))
-    return Exit.OK
+    elif not reply["unreachable"]:
+        click.echo("no task in force is a process: a task with a `command` is")
+    return told(reply)
+
+
+def told(reply: dict[str, Any]) -> Exit:
+    """Which nodes' tasks are left out, and why; PARTIAL when there are any."""
+    for row in reply["unreachable"]:
+        click.echo(f"tasks of node {row['node']} are left out: {row['reason']}", err=True)
+    return Exit.PARTIAL if reply["unreachable"] else Exit.OK
 
 
 @verb("gantt", COMMANDS["gantt"][1])
@@ -54,7 +62,7 @@ def gantt(invocation: Invocation, actual: str, workload: str | None, span: float
     with invocation.client() as client:
         reply = measured(client, workload, records=True)
         planned = all_parts(client, workload)
-    line = lately(reply["tasks"], planned["tasks"], span)
+    line = lately([on_one_clock(row) for row in reply["tasks"]], planned["tasks"], span)
     from .gantt import svg
 
     drawn = sum(len(lane.tasks) for lane in line.lanes)
@@ -63,7 +71,7 @@ def gantt(invocation: Invocation, actual: str, workload: str | None, span: float
     invocation.say(f"drawn: {actual}")
     if invocation.json:
         invocation.emit("mgmt.schedule-stat/1", reply)
-    return Exit.OK
+    return told(reply)
 
 
 def measured(client: Client, workload: str | None, *, records: bool) -> dict[str, Any]:
@@ -73,7 +81,22 @@ def measured(client: Client, workload: str | None, *, records: bool) -> dict[str
     while part["next"] is not None:
         part = client.request("schedule-stat", {**asked, "offset": part["next"]})
         reply["tasks"] += part["tasks"]
+        reply["unreachable"] += [row for row in part["unreachable"] if row not in reply["unreachable"]]
     return {**reply, "next": None}
+
+
+def on_one_clock(row: dict[str, Any]) -> dict[str, Any]:
+    """A TaskStatistics whose instants are of the daemon's monotonic clock, wherever its node is."""
+    offset_ns = row["offset_ns"]
+
+    def moved(record: dict[str, Any]) -> dict[str, Any]:
+        return {**record, **{key: record[key] + offset_ns for key in INSTANTS if key in record}}
+
+    found = row.get("observed")
+    if found:
+        found = {**found, "slices": [moved(one) for one in found["slices"]]}
+    records = [moved(one) for one in row["records"]]
+    return {**row, "t0_ns": row["t0_ns"] + offset_ns, "records": records, "observed": found}
 
 
 def shown(rows: list[dict[str, Any]]) -> list[str]:

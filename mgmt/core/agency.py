@@ -23,7 +23,7 @@ OPEN = frozenset(
             "logs",
             "explain",
         ),
-        *("dump", "lease", "release", "stop-service", "nodes"),
+        *("dump", "lease", "release", "stop-service", "nodes", "schedule-stat"),
     }
 )
 
@@ -60,6 +60,8 @@ def on_link_down(state: State, now: Now, event: ev.LinkDown, out: list[fx.Effect
 def on_welcomed(state: State, now: Now, event: ev.Welcomed, out: list[fx.Effect]) -> None:
     agent = of(state)
     agent.on_welcome(now, event.body, out)
+    if event.body.get("faults") is not None:
+        agent.tell_faults(now, *state.journal.since(event.body["faults"]), out)
     out.append(fx.Note("INFO", f"joined {agent.facts.daemon} as node {agent.facts.name}", {}))
 
 
@@ -83,8 +85,6 @@ def on_daemon_noticed(state: State, now: Now, event: ev.DaemonNoticed, out: list
         state.count("stale_notices")
     elif event.name == "node-heartbeat":
         agent.on_beat(now, body, out)
-    elif event.name == "node-tasks":
-        agent.answer(*state.hosting.on_told(body, agent.why_not_all, out), out)
     elif event.name == "node-push" and not state.quit_said:
         agent.on_push(now, body["seq"], body["what"], body["body"], out)
 
@@ -93,17 +93,12 @@ def on_tasks_staged(state: State, now: Now, event: ev.TasksStaged, out: list[fx.
     if state.agent is None:
         state.execution.on_staged(now, event, out)
     else:
-        state.agent.answer(*state.hosting.on_staged(event), out)
+        state.hosting.on_staged(event)
 
 
 def on_task_reported(state: State, now: Now, event: ev.TaskReported, out: list[fx.Effect]) -> None:
-    """A task was late, or is not watched: the journal has it, and the daemon of an agent is told."""
+    """A task was late, or is not watched: the journal has it, from which the daemon of an agent is told."""
     state.execution.on_reported(now, event, state.hosting.named(event.unit), out)
-    if state.agent is not None:
-        fault = dict(state.journal.fresh[-1]) if state.journal.fresh else {}
-        state.agent.tell_fault(
-            {key: item for key, item in fault.items() if key not in ("seq", "at", "kind")}, out
-        )
 
 
 def on_sampled(state: State, now: Now, event: ev.Sampled, out: list[fx.Effect]) -> None:

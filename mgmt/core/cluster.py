@@ -27,11 +27,17 @@ def _agent_hello(state: State, now: Now, asked: Asked, body: msg.AgentHello, out
     node, replay = state.roster.hello(now, asked.route.peer, body, out)
     # The welcome goes first: what is pushed is of the session that it opens.
     state.sessions.answer(asked.route, frames.Outcome.OK, state.roster.welcome(node, replay), out)
-    state.supervisor.on_hello(now, node, [unit.model_dump() for unit in body.units], replay, out)
+    reports = [unit.model_dump() for unit in body.units]
+    state.supervisor.on_hello(now, node, reports, out)
     if replay:
         state.roster.replay(node, body.acked, out)
+    else:
+        state.roster.start_anew(node)
+        state.execution.tell_all(node.name, out)  # first: segments are there before their processes
+        state.supervisor.tell_all(node, reports, out)
+    for staged in body.staged:
+        state.execution.on_node_staged(now, node.name, staged.model_dump(), out)
     _fail_asks(state, node, out)  # their answers would have come on the former connection
-    state.execution.on_hello(now, node.name, out)
     return None
 
 
@@ -50,10 +56,15 @@ def on_node_noticed(state: State, now: Now, event: ev.NodeNoticed, out: list[fx.
             node.leaving, node.reason = True, "its agent is being stopped"
         for report in body.get("units", ()):
             state.supervisor.on_report(now, node, report, out)
+        for report in body.get("staged", ()):
+            state.execution.on_node_staged(now, node.name, report, out)
         if body.get("usage"):
             state.supervisor.on_usage(body["usage"], node)
         for fault in body.get("faults", ()):
-            state.execution.on_node_fault(now, node.name, fault, out)
+            if node.fault_seq is None or fault["seq"] > node.fault_seq:  # else it is told again
+                node.fault_seq = fault.pop("seq")
+                state.roster.dirty.add(node.name)
+                state.execution.on_node_fault(now, node.name, fault, out)
         _answer_waiters(state, now, out)
     elif event.name == "agent-answer":
         _on_answer(state, now, node, body, out)
@@ -75,8 +86,7 @@ def settle(state: State, now: Now, out: list[fx.Effect]) -> None:
         )
         if node.state is NodeState.LOST:
             _on_lost(state, now, node, out)
-        elif node.state is NodeState.ALIVE:
-            state.supervisor.on_alive()
+        state.supervisor.on_nodes_changed()
         _answer_waiters(state, now, out)
 
 
@@ -96,7 +106,7 @@ def _on_lost(state: State, now: Now, node: Node, out: list[fx.Effect]) -> None:
 # ---- questions about units that are elsewhere ------------------------------------------------------------
 
 
-def ask_node(
+def ask_unit(
     state: State,
     now: Now,
     asked: Asked,
@@ -105,36 +115,43 @@ def ask_node(
     out: list[fx.Effect],
     lines: list[str],
 ) -> None:
-    """Have the unit's agent answer; MgmtError `node-lost` when it cannot be asked."""
+    """Have the unit's agent answer, `lines` in place of the first of its own; MgmtError `node-lost` when it
+    cannot be asked."""
     node = state.roster.get(unit.node)
     if not node.peer:
         text = f"unit {unit.spec.name!r} is on node {node.name}, which is {node.state}: {node.reason}"
         raise MgmtError("node-lost", text, node=node.name)
+
+    def take(answer: dict[str, Any] | MgmtError, out: list[fx.Effect]) -> None:
+        if isinstance(answer, MgmtError):
+            state.sessions.refuse(asked.route, answer, out)
+            return
+        if lines:
+            answer["lines"] = [*lines, *answer["lines"][1:]]  # the first is its state
+        state.sessions.answer(asked.route, frames.Outcome.OK, answer, out)
+
     state.sessions.park(now, asked, out)
-    number = asked.route.serial
-    state.node_asks[number] = Ask(asked.route, node.name, lines)
     timeout_ms = max(1, (asked.deadline_ns - now.mono_ns) // 1_000_000) if asked.deadline_ns else 0
-    question = {"ask": number, "verb": asked.verb, "body": body, "timeout_ms": timeout_ms}
+    ask_node(state, node, Ask(asked.route, node.name, take), asked.verb, body, timeout_ms, out)
+
+
+def ask_node(
+    state: State, node: Node, ask: Ask, verb: str, body: dict[str, Any], timeout_ms: int, out: list[fx.Effect]
+) -> None:
+    """Put a question to an agent that has a session; `ask.take` is called once, unless nobody waits any more."""
+    state.asks += 1
+    state.node_asks[state.asks] = ask
+    question = {"ask": state.asks, "verb": verb, "body": body, "timeout_ms": timeout_ms}
     out.append(fx.ToNode(node.peer, node.session, "node-ask", question))
 
 
 def _on_answer(state: State, now: Now, node: Node, body: dict[str, Any], out: list[fx.Effect]) -> None:
-    if state.execution.is_mine(body["ask"]):
-        ok = body["outcome"] == frames.Outcome.OK
-        error = None if ok else MgmtError.from_body(body["body"])
-        state.execution.on_answer(now, body["ask"], node.name, error, out)
-        return
     ask = state.node_asks.get(body["ask"])
     if ask is None or ask.node != node.name:
         return  # nobody waits any more
     del state.node_asks[body["ask"]]
-    if body["outcome"] == frames.Outcome.OK:
-        answer = body["body"]
-        if ask.lines:
-            answer["lines"] = [*ask.lines, *answer["lines"][1:]]  # the first is its state
-        state.sessions.answer(ask.route, frames.Outcome.OK, answer, out)
-    else:
-        state.sessions.refuse(ask.route, MgmtError.from_body(body["body"]), out)
+    ok = body["outcome"] == frames.Outcome.OK
+    ask.take(body["body"] if ok else MgmtError.from_body(body["body"]), out)
 
 
 def _fail_asks(state: State, node: Node, out: list[fx.Effect]) -> None:
@@ -142,12 +159,13 @@ def _fail_asks(state: State, node: Node, out: list[fx.Effect]) -> None:
         if ask.node == node.name:
             del state.node_asks[number]
             text = f"node {node.name} did not answer: {node.reason}"
-            state.sessions.refuse(ask.route, MgmtError("node-lost", text, node=node.name), out)
+            ask.take(MgmtError("node-lost", text, node=node.name), out)
 
 
 def forget(state: State, route: Route) -> None:
     """Nobody waits for this request any more."""
-    state.node_asks.pop(route.serial, None)
+    state.node_asks = {number: ask for number, ask in state.node_asks.items() if ask.route != route}
+    state.gatherings.pop(route, None)
     state.node_waiters.pop(route, None)
 
 
@@ -264,7 +282,7 @@ def _node_tags(state: State, now: Now, asked: Asked, body: msg.NodeTags, out: li
     node.added = (node.added | (add - node.own_tags)) - remove
     node.removed = (node.removed | (remove & node.own_tags)) - add
     state.roster.dirty.add(node.name)
-    state.supervisor.on_alive()
+    state.supervisor.on_nodes_changed()
     return node_body(state, now, node)
 
 
@@ -277,8 +295,7 @@ def _of_operator(state: State, name: str) -> Node:
 def _cordon(state: State, node: Node, cordoned: bool) -> None:
     node.cordoned = cordoned
     state.roster.dirty.add(node.name)
-    if not cordoned:
-        state.supervisor.on_alive()
+    state.supervisor.on_nodes_changed()
 
 
 def _is_met(state: State, node: Node, condition: str) -> bool:

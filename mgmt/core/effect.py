@@ -57,7 +57,7 @@ class Spawn:
     """Start a unit's process: Started or SpawnFailed follows, then Exited, then Emptied.
 
     Its memory comes from the NUMA nodes `memory_nodes` alone, from any when that is empty. `env` comes on top of
-    the daemon's environment and the specification's.
+    the daemon's environment and the specification's. `lease_ns`: see LeaseUnit; 0: none.
     """
 
     unit: str
@@ -70,6 +70,19 @@ class Spawn:
     endpoint: str
     config_path: str | None
     env: Mapping[str, str]
+    lease_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseUnit:
+    """At this instant (monotonic) the unit's shim kills it, unless it hears of a later one before; 0: never.
+
+    It does so whether this agent lives, is stopped or is gone.
+    """
+
+    unit: str
+    incarnation: int
+    until_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,7 +400,12 @@ class OpenRelay:
 
 @dataclass(frozen=True, slots=True)
 class Relink:
-    """Close the connections to the daemon and make new ones; LinkUp follows when there is one."""
+    """Close the connections to the daemon and make new ones; LinkUp follows when there is one.
+
+    `connect_s` is how long the other machine's kernel has for its first answer, each time.
+    """
+
+    connect_s: float
 
 
 Effect = (
@@ -398,6 +416,7 @@ Effect = (
     | CancelTimer
     | Spawn
     | SignalUnit
+    | LeaseUnit
     | KillUnit
     | Adopt
     | Forget

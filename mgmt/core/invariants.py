@@ -272,7 +272,7 @@ def _waiters(state: State) -> None:
         "an operation": state.operations.waiting(),
         "a lease": state.lease_waiters,
         "a node": state.node_waiters,
-        "an answer of a node": [ask.route for ask in state.node_asks.values()],
+        "an answer of a node": dict.fromkeys(ask.route for ask in state.node_asks.values()),
         "a schedule": state.schedules.waiting(),
     }
     seen: set[Route] = set()

@@ -137,7 +137,7 @@ def _explain(state: State, now: Now, asked: Asked, body: msg.Explain, out: list[
     if unit.node and unit.has_process and state.roster.nodes[unit.node].peer:
         node = state.roster.nodes[unit.node]
         here = [f"{unit.state}: {unit.reason}", f"it is on node {node.name}, which is {node.state}"]
-        cluster.ask_node(state, now, asked, unit, {"target": name}, out, here)
+        cluster.ask_unit(state, now, asked, unit, {"target": name}, out, here)
         return None
     planned = state.ledger.places.get(name, Place())
     lines = [f"{unit.state}: {unit.reason}"]

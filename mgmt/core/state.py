@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,10 @@ from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.supervision import Ordering, UnitSpec
 from mgmt.protocol import defaults
+from mgmt.protocol.errors import MgmtError
 from mgmt.settings import Settings
+
+Body = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +44,21 @@ class Identity:
 
 @dataclass(slots=True)
 class Ask:
-    """A request that an agent answers; `lines` take the place of the first of its explanation."""
+    """What an agent is asked on behalf of a request; `take` gets its answer, or why there is none."""
 
     route: Route
     node: str
-    lines: list[str] = field(default_factory=list)
+    take: Callable[[Body | MgmtError, list[Effect]], None]
+
+
+@dataclass(slots=True)
+class Gathering:
+    """A schedule-stat whose parts come from several nodes: what is known by unit, and who has not answered."""
+
+    rows: dict[str, Body]
+    waits: set[str]
+    next: int | None
+    unreachable: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -101,7 +115,13 @@ class State:
         self.handshakes = Handshakes(self.registry, self.supervisor, self.loading, self.sessions)
         self.conditions = Conditions(self.registry, self.supervisor, self.loading, self.sessions)
         self.execution = Execution(
-            self.supervisor, self.ordering, self.journal, self.roster, self._declare_tasks, self._on_started
+            self.supervisor,
+            self.ordering,
+            self.journal,
+            self.roster,
+            self._declare_tasks,
+            self._on_started,
+            timing.stage_s,
         )
         self.hosting = Hosting(self.supervisor)
         self.schedules = Schedules(
@@ -119,10 +139,18 @@ class State:
         self.undeclared: set[str] = set()
         self.node_waiters: dict[Route, tuple[str, str]] = {}  # node and condition
         self.node_asks: dict[int, Ask] = {}  # by number: questions that agents have not answered yet
+        self.asks = 0  # number of the last one
+        self.gatherings: dict[Route, Gathering] = {}
         self.agent: Agent | None = None
         if agent is not None:
             self.agent = Agent(
-                agent, self.supervisor, self.ordering, self.ledger, self._declare, self.undeclared
+                agent,
+                self.supervisor,
+                self.ordering,
+                self.ledger,
+                self._declare,
+                self.undeclared,
+                self.hosting,
             )
         self.stopping = False
         self.quit_said = False
@@ -146,8 +174,8 @@ class State:
         self.replan()
         self.loading.declare(declared, out)
 
-    def _on_started(self, now: Now, name: str, t0_real_ns: int, reason: str, out: list[Effect]) -> None:
-        self.schedules.on_started(now, name, t0_real_ns, reason, out)
+    def _on_started(self, now: Now, name: str, t0_ns: int, reason: str, out: list[Effect]) -> None:
+        self.schedules.on_started(now, name, t0_ns, reason, out)
 
     def replan(self) -> None:
         """Plan the places of the units anew: other ones are declared, or other CPUs have periodic tasks."""

@@ -31,7 +31,7 @@ def unit_body(state: State, now: Now, unit: Unit) -> dict[str, Any]:
         "type": spec.model.type,
         "state": str(unit.state),
         "ready": unit.ready,
-        "reason": unit.reason,
+        "reason": f"{unit.reason}; so it was when last heard of" if unit.sought else unit.reason,
         "pid": unit.pid,
         "incarnation": unit.incarnation,
         "restarts": unit.restarts,

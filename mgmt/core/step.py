@@ -7,18 +7,17 @@ parked and is answered by a later event.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from mgmt.core import access, agency, cluster, operate, scheduling, status
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import LEGACY_PLANE, SESSIONLESS, Asked, Now
-from mgmt.core.nodes import Assignment, Posting
 from mgmt.core.nodes.node import to_record as node_record
 from mgmt.core.sessions import Session
 from mgmt.core.state import State
-from mgmt.core.supervision import AT_REST, Change, from_record, ghost, to_record
+from mgmt.core.supervision import AT_REST, LOCAL, Change, from_record, ghost, to_record
 from mgmt.core.supervision import State as UnitState
 from mgmt.core.verbs import HANDLERS, Body, agree, handles, refuse_while_stopping
 from mgmt.protocol import defaults, frames
@@ -38,6 +37,8 @@ def step(state: State, now: Now, event: ev.Event, out: list[fx.Effect] | None = 
     They are gathered in `out`: after an exception it has those that the step had come to, for a Faulted.
     """
     out = [] if out is None else out
+    if state.agent is not None:
+        state.agent.fence(now, out)
     _ON[type(event)](state, now, event, out)
     _settle(state, now, out)
     return out
@@ -70,6 +71,8 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
     _forget_undeclared(state, out)
     if state.agent is not None:
         state.agent.tell(now, state.stopping, out)
+        if state.agent.joined and state.journal.fresh:
+            state.agent.tell_faults(now, list(state.journal.fresh), False, out)
     _commit(state, out)
     if state.stopping and not supervisor.is_busy() and not state.quit_said:
         state.quit_said = True
@@ -81,27 +84,22 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
 def _commit(state: State, out: list[fx.Effect]) -> None:
     """What must survive comes first among the effects: nothing of this step is done before it is durable."""
     supervisor, journal, roster, agent = state.supervisor, state.journal, state.roster, state.agent
-    reposted = supervisor.reposted if agent is None else agent.dirty
-    if supervisor.dirty or journal.fresh or reposted or roster.dirty:
+    keeper = supervisor if agent is None else agent
+    if supervisor.dirty or journal.fresh or keeper.has_unsaved or roster.dirty:
         units = supervisor.units
         records = {
             name: to_record(units[name]) if name in units else None for name in sorted(supervisor.dirty)
         }
-        known: Mapping[str, Posting | Assignment] = (
-            supervisor.postings if agent is None else agent.assignments
-        )
-        assignments = {name: known[name].to_record() if name in known else None for name in sorted(reposted)}
         nodes = {name: node_record(roster.nodes[name]) for name in sorted(roster.dirty)}
         commit = fx.Commit(
             records,
             tuple(journal.fresh),
             journal.first(),
             state.schedules.records(),
-            assignments=assignments,
+            assignments=keeper.unsaved(),
             nodes=nodes,
         )
         out.insert(0, commit)
-        reposted.clear()
         roster.dirty.clear()
         supervisor.dirty.clear()
         journal.fresh.clear()
@@ -377,7 +375,7 @@ def _logs(state: State, now: Now, asked: Asked, body: msg.Logs, out: list[fx.Eff
     target = unit.spec.name
     if unit.node:
         question = {**body.model_dump(exclude_none=True), "unit": target}
-        cluster.ask_node(state, now, asked, unit, question, out, [])
+        cluster.ask_unit(state, now, asked, unit, question, out, [])
         return None
     state.sessions.park(now, asked, out)
     since = None if body.since_s is None else now.real_s - body.since_s
@@ -470,6 +468,10 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.roster.on_timer(now, about, out)
     elif what == "tasks":
         state.execution.on_timer(now, about, out)
+    elif what == "staging":
+        state.execution.on_stage_timer(now, out)
+    elif what == "fence":
+        pass  # what it is for is done at every event
     elif what == "uplink":
         agency.of(state).on_timer(now, out)
     elif what.startswith("probe."):
@@ -495,6 +497,9 @@ def _on_mask_checked(state: State, now: Now, event: ev.MaskChecked, out: list[fx
 def _on_log_read(state: State, now: Now, event: ev.LogRead, out: list[fx.Effect]) -> None:
     if event.route not in state.sessions.calls:
         return  # expired meanwhile
+    if event.route in state.gatherings:
+        scheduling.on_part(state, event.route, LOCAL, event.result, out)
+        return
     if isinstance(event.result, MgmtError):
         state.sessions.refuse(event.route, event.result, out)
     else:
@@ -552,7 +557,7 @@ def _on_hand_over(state: State, now: Now, event: ev.HandOver, out: list[fx.Effec
 def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect]) -> None:
     """The first event of a daemon's life: what the former one left, then what is to be started anyway."""
     state.journal.restore(event.events)
-    state.schedules.restore(event.workloads, out)
+    state.schedules.restore(now, event.workloads, event.same_boot, out)
     state.schedules.changed = False
     state.execution.restore(state.schedules.entries, out)
     supervisor = state.supervisor

@@ -38,14 +38,18 @@ NODE_LOST_S = 3.0  # silence after which a node is lost and its workloads are tr
 MISSED_BEATS = (
     2.5  # heartbeat periods of silence that make a node suspect: two were missed, none is just late
 )
+# After the time that a unit of a lost node has to end, for its shim to be scheduled and to kill what is left.
+NODE_FENCE_S = 1.0
 NODE_HELLO_S = 5.0  # for the answer to an agent's hello, slow links included; then it connects anew
 MAX_NODE_TAGS = 64  # tags or labels of one node
 NODE_RECONNECT_MIN_S = 0.1  # first pause before a broken link is tried again; doubles with each try
-# The doubling stops here: a link that heals is used within a second, jitter included, and a thousand agents that
-# try once a second cost less than their heartbeats.
-NODE_RECONNECT_MAX_S = 0.8
-NODE_CONNECT_TIMEOUT_S = 1.0  # for the first answer of the other machine's kernel
+# The doubling stops here: with the time for an answer below and the jitter, a link that heals is used within a
+# second, and a thousand agents that try that often cost less than their heartbeats.
+NODE_RECONNECT_MAX_S = 0.35
+NODE_CONNECT_TIMEOUT_S = 1.5  # for the first answer of the other machine's kernel, when the way is not known
+NODE_CONNECT_SHORT_S = 0.4  # ... when it took a quarter of that at most, while the daemon was heard
 NODE_REFUSED_MAX_S = 10.0  # longest pause of an agent that was refused; it starts like that of a broken link
+CLOCK_SAMPLE_S = 0.02  # between the first heartbeats of a session
 CLOCK_SAMPLES = 8  # heartbeats of which the one with the shortest way tells the clocks' difference
 
 # --- one backend (config: `model_backends.*`) ---
@@ -105,7 +109,8 @@ HOOK_TIMEOUT_S = 30.0  # a hook that runs longer is killed
 MIN_PERIOD_US = 1_000  # a task with a shorter period belongs into hardware or a driver
 MEASURED_TASKS = 500  # in one answer with figures of tasks
 RECORDED_TASKS = 24  # ... that has their last jobs, too
-STAGE_S = 10.0  # a node that did not prepare for a workload within this refuses it
+STATISTICS_S = 5.0  # for a node to say what it has measured; else it is left out
+STAGE_S = 10.0  # for all nodes to prepare for a workload; else it is refused (config: `timing`)
 TASK_LEAD_S = 0.1  # from the word to the common start of processes of this machine
 TASK_LEAD_NODES_S = 0.5  # ... of several: all must have heard it by then
 TASK_GRACE_S = 2.0  # from the stop signal to SIGKILL, of a task that is a process

@@ -142,7 +142,9 @@ class UnitStatus(Message):
     type: str
     state: UnitState
     ready: bool
-    reason: str = Field(description="why it is in this state")
+    reason: str = Field(
+        description="why it is in this state; ends in `when last heard of` while its process is looked for"
+    )
     pid: int | None
     incarnation: int = Field(description="counts the starts of this unit")
     restarts: int = Field(description="restarts since the last load")
@@ -343,6 +345,7 @@ class Targets(Message):
     units: list[str]
     states: dict[str, UnitState]
     already: list[str] = Field(description="units of which nothing had to be changed")
+    along: list[str] = Field(default=[], description="of a stop: units that were up and require one of these")
 
 
 @_request("start", Targets)
@@ -639,6 +642,9 @@ class TaskStatistics(Message):
         description="staged: it waits for the common start; unreadable: its segment is gone or damaged"
     )
     t0_ns: int = Field(description="the common start, on the monotonic clock of its node; 0: none yet")
+    offset_ns: int = Field(
+        default=0, description="what makes such an instant one of the daemon's monotonic clock"
+    )
     jobs: int = Field(description="completed")
     late: int = Field(description="completed after their deadlines")
     misses: int = Field(description="not complete at their deadlines, those skipped among them")
@@ -655,11 +661,19 @@ class TaskStatistics(Message):
     )
 
 
+class NodeProblem(Message):
+    """A node that has not answered, and why."""
+
+    node: str
+    reason: str
+
+
 class ScheduleStatistics(Message):
     """What was measured of tasks from `offset` on, as many as fit into one message."""
 
     tasks: list[TaskStatistics] = Field(description="those that are processes, in order of workload")
     next: int | None = Field(description="offset of the next part; none: this was the last")
+    unreachable: list[NodeProblem] = Field(default=[], description="nodes whose tasks are left out")
 
 
 @_request("schedule-stat", ScheduleStatistics, Audience.CLIENT)
@@ -670,6 +684,11 @@ class ScheduleStat(Message):
     """
 
     workload: Name | None = Field(default=None, description="only this workload; none: all")
+    units: list[Name] = Field(
+        default=[],
+        max_length=defaults.MEASURED_TASKS,
+        description="only the tasks of these units; empty: all",
+    )
     records: bool = Field(default=False, description="with the last 256 jobs, and slices of a CPU, of each")
     offset: int = Field(default=0, ge=0, description="tasks to leave out, when they take several parts")
 
@@ -705,6 +724,27 @@ class ScheduleExplain(Message):
         max_length=2 * defaults.MAX_NAME_CHARS + 1,
         description="its name, or WORKLOAD/NAME where several have it",
     )
+
+
+class ReportedMiss(Message):
+    """A missed deadline that another program knows of."""
+
+    workload: str = Field(max_length=4096)
+    task: str = Field(max_length=defaults.MAX_NAME_CHARS)
+    node: str = Field(max_length=defaults.MAX_NAME_CHARS)
+    misses: int = Field(ge=0, description="of this task, this one included; 0: not known")
+
+
+class FaultsReported(Message):
+    faults: int = Field(description="how many events were made of them")
+
+
+@_request("fault-report", FaultsReported)
+class FaultReport(Message):
+    """Tell the daemon of deadlines that were missed on nodes which are not its own."""
+
+    source: Name = Field(description="who tells it")
+    faults: list[ReportedMiss] = Field(min_length=1, max_length=1000)
 
 
 class ScheduleMove(Message):
@@ -812,6 +852,7 @@ class FaultEvent(Message):
     misses: int = Field(description="in a row, up to that job")
     action: str = Field(description="of a fault: log, skip, kill, restart")
     reason: str
+    source: str = Field(default="", description="who else told it; empty: the node's mgmt-executive")
 
 
 class Snapshot(Message):
@@ -1001,6 +1042,17 @@ class UnitReport(Message):
     cpus: list[int]
 
 
+class StageReport(Message):
+    """What became of a `stage`; told again with every hello."""
+
+    workload: str
+    generation: int = Field(ge=0)
+    started: bool = Field(description="it has its common start already, and goes on")
+    error: dict[str, Any] = Field(
+        default={}, description="code, text and detail of why it cannot be; empty: it is staged"
+    )
+
+
 class NodeWelcome(Message):
     """The answer to an agent's hello; pushes follow."""
 
@@ -1012,6 +1064,10 @@ class NodeWelcome(Message):
     token: str = Field(description="proves the connection that carries requests to models")
     resumed: bool = Field(
         description="pushes go on after the acknowledged one; else they are numbered from 1"
+    )
+    faults: int | None = Field(
+        default=None,
+        description="number of the last fault that was heard of; later ones are told; None: new ones",
     )
 
 
@@ -1036,6 +1092,7 @@ class AgentHello(Message):
     acked: int = Field(default=0, ge=0, description="number of the last push of that run it has carried out")
     log_dir: str = Field(default="", max_length=4096)
     units: list[UnitReport] = Field(default=[], max_length=100_000)
+    staged: list[StageReport] = Field(default=[], max_length=100_000)
 
 
 @_notice("agent-heartbeat", Audience.AGENT)
@@ -1054,12 +1111,15 @@ class AgentReport(Message):
 
     acked: int = Field(ge=0)
     units: list[UnitReport] = Field(default=[], max_length=100_000)
+    staged: list[StageReport] = Field(default=[], max_length=100_000)
     usage: dict[str, list[float | None]] = Field(
         default={}, description="[CPU per cent, resident bytes] by unit", max_length=100_000
     )
     leaving: bool = Field(default=False, description="the agent is being stopped")
     faults: list[dict[str, Any]] = Field(
-        default=[], max_length=1000, description="FaultEvents of tasks, without numbers and times"
+        default=[],
+        max_length=1000,
+        description="FaultEvents of tasks, numbered as in the agent's own journal",
     )
 
 
@@ -1083,41 +1143,27 @@ class NodeHeartbeat(Message):
 
 @_notice("node-push", Audience.AGENT)
 class NodePush(Message):
-    """Daemon to agent: one numbered word about what the node shall run.
+    """Daemon to agent: one numbered word about what the node shall run; kept until it is acknowledged.
 
     assign: a unit's specification and whether it shall be up; keep: these units are the node's, no others;
-    drop: forget one; reset: forget the failures of one.
+    drop: forget one; reset: forget the failures of one. Of tasks that are processes, by workload and generation:
+    stage: lay down and watch their segments beside those of other generations, a `staged` of a report follows;
+    start: release them from this instant of the agent's monotonic clock on; hold: these generations, no others.
     """
 
     seq: int = Field(ge=1)
-    what: Literal["assign", "keep", "drop", "reset"]
+    what: Literal["assign", "keep", "drop", "reset", "stage", "start", "hold"]
     body: dict[str, Any]
 
 
 @_notice("node-ask", Audience.AGENT)
 class NodeAsk(Message):
-    """Daemon to agent: a question somebody asked about a unit of it; one `agent-answer` follows."""
+    """Daemon to agent: a question somebody asked about units of it; one `agent-answer` follows."""
 
     ask: int = Field(ge=0)
-    verb: Literal["logs", "explain"]
+    verb: Literal["logs", "explain", "schedule-stat"]
     body: dict[str, Any]
     timeout_ms: int = Field(ge=0)
-
-
-@_notice("node-tasks", Audience.AGENT)
-class NodeTasks(Message):
-    """Daemon to agent: about tasks that are processes; one `agent-answer` follows.
-
-    stage: lay down and watch the segments of a workload, beside those of its former generation; release: from this
-    instant on, and let go of other generations; drop: let go of this one.
-    """
-
-    ask: int = Field(ge=0)
-    what: Literal["stage", "release", "drop"]
-    workload: str
-    generation: int = Field(ge=0)
-    tasks: list[dict[str, Any]] = Field(default=[], description="of stage: {plan, model, backend} of each")
-    t0_ns: int = Field(default=0, description="of release: the common start on the agent's monotonic clock")
 
 
 @_notice("node-gone", Audience.AGENT)

@@ -227,6 +227,9 @@ class TimingSettings(Table):
     node_lost_s: Seconds = Field(
         defaults.NODE_LOST_S, description="silence after which a node is lost; at least three heartbeats"
     )
+    stage_s: Seconds = Field(
+        defaults.STAGE_S, description="for all nodes of a workload to prepare for it; else it is refused"
+    )
 
     @model_validator(mode="after")
     def _beats(self) -> Self:

@@ -114,7 +114,7 @@ class ProbesSettings(Table):
 
 
 class HookSettings(Table):
-    """A command run at a point of a unit's life."""
+    """A command run at a point of a unit's life. Whatever it started ends with it."""
 
     command: Command = Field(description="argument vector; placeholders as in the unit's command")
     timeout_s: Seconds = Field(defaults.HOOK_TIMEOUT_S, description="after this it is killed and has failed")

@@ -1,57 +1,81 @@
 """Short commands beside the units: hooks and exec probes. Each ends, or is ended, with what it started.
 
-A command runs in a session of its own. Its end is read from a pidfd and its output from a pipe, both in the
-loop; no SIGCHLD. When it ends, times out or is cancelled, what is left of its process group is killed, and at a
-time-out or cancel every process that stayed in its session. The leader is reaped only after that: until then
-its number cannot be given to somebody else's group or session.
+A command is the child of a shim of its own (shim/command.c), which is told to end it by the end of a socket:
+when that is shut down here, and just as well when this daemon is killed. The shim goes when the kernel says that
+nothing is left of the command, wherever that went; its last word is how the command ended.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import select
 import signal as signals
-import subprocess
+import socket
+import time
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from mgmt.shell.identity import parse_fields
+from mgmt.shell.spawning import SHIM
 
 log = logging.getLogger("mgmt.shell.commands")
 
+LOCK_NAME = "commands"  # in the state folder
 CHUNK_BYTES = 65_536  # read of the output in one turn of the loop; a pipe holds as much
 TAIL_BYTES = 4096  # kept of the output
+LAST_WORD_BYTES = 256
 MAX_DETAIL_CHARS = 500
-KILL_WAIT_S = (
-    2.0  # a process that SIGKILL does not end by then hangs in the kernel; its caller is not kept waiting
-)
-SWEEPS = 50  # passes over a session that keeps forking
-SWEEP_AGAIN_S = 0.01  # for those killed by one pass to be gone in the next
+KILL_WAIT_S = 5.0  # what SIGKILL has not ended by then hangs in the kernel; its caller is not kept waiting
+LOCK_LOOK_S = 0.005
+FREE_FD = 10  # and above: not one of those that a shim gets
 
 Done = Callable[[bool, str], None]
 
 
 @dataclass(slots=True, eq=False)
 class _Run:
-    process: subprocess.Popen[bytes]
+    program: str
+    cwd: str
+    pid: int  # of its shim
     pidfd: int
+    lifeline: socket.socket
     pipe: int  # -1 when closed
     done: Done | None
     tail: bytearray = field(default_factory=bytearray)
     timer: TimerHandle | None = None
     verdict: str = ""  # why it was killed
-    sweeps: int = 0
 
 
 class Commands:
     """The running commands by key. Every call of `run` is followed by exactly one call of its `done`."""
 
-    def __init__(self, loop: AbstractEventLoop) -> None:
+    def __init__(self, loop: AbstractEventLoop, folder: Path) -> None:
+        """`folder`: where the lock is that the shims of all commands hold, of former daemons too."""
         self._loop = loop
         self._by_key: dict[Hashable, _Run] = {}
         self._runs: set[_Run] = set()  # all that are not reaped
-        self._to_sweep: set[_Run] = set()
+        fd = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FREE_FD)
+        os.close(fd)
+        self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
+    def await_former(self) -> None:
+        """Blocks until nothing is left of the commands of former daemons, whose end has ended them."""
+        deadline_s = time.monotonic() + KILL_WAIT_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > deadline_s:
+                    log.error("a hook or probe of the former daemon does not die of SIGKILL")
+                    return
+            time.sleep(LOCK_LOOK_S)
 
     def run(
         self,
@@ -70,10 +94,9 @@ class Commands:
         if key in self._by_key:
             raise ValueError(f"a command for {key!r} is running")
         try:
-            run = self._start(argv, env, cwd, done)
+            run = self._start(argv, env, cwd or "", done)
         except OSError as error:
-            what = error.filename or argv[0]
-            self._loop.call_soon(done, False, f"cannot start {what}: {error.strerror}")
+            self._loop.call_soon(done, False, f"cannot start {argv[0]}: {error.strerror}")
             return
         except ValueError as error:  # a NUL byte
             self._loop.call_soon(done, False, f"cannot start {argv[0]}: {error}")
@@ -98,44 +121,46 @@ class Commands:
             run.done = None
             if run.timer is not None:
                 run.timer.cancel()
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(run.process.pid, signals.SIGKILL)
-        kill_sessions({run.process.pid for run in self._runs})
+            _end(run)
+        deadline_s = time.monotonic() + KILL_WAIT_S
         for run in list(self._runs):
             self._loop.remove_reader(run.pidfd)
-            if select.select([run.pidfd], [], [], KILL_WAIT_S)[0]:
+            ended = select.poll()  # not select(2), which knows the first 1024 descriptors only
+            ended.register(run.pidfd, select.POLLIN)
+            if ended.poll(max(0.0, deadline_s - time.monotonic()) * 1000):
                 self._finish(run)
         self._by_key.clear()
+        os.close(self._lock)
+        os.close(self._null)
 
     # ---- the start ----
 
-    def _start(self, argv: Sequence[str], env: Mapping[str, str], cwd: str | None, done: Done) -> _Run:
+    def _start(self, argv: Sequence[str], env: Mapping[str, str], cwd: str, done: Done) -> _Run:
         with contextlib.ExitStack() as on_error:
-            ours, theirs = os.pipe()
-            on_error.callback(os.close, ours)
-            try:
-                os.set_blocking(ours, False)
-                # Popen forks with vfork: like posix_spawn it does not grow with our memory, and it tells the
-                # errno of a failed exec and changes the folder, too.
-                process = subprocess.Popen(
-                    argv,
-                    env=env,
-                    cwd=cwd,
-                    stdin=subprocess.DEVNULL,
-                    stdout=theirs,
-                    stderr=theirs,
-                    start_new_session=True,
-                )
-            finally:
-                os.close(theirs)
-            try:
-                pidfd = os.pidfd_open(process.pid)
-            except OSError:
-                os.killpg(process.pid, signals.SIGKILL)
-                process.wait()
-                raise
+            output, their_output = os.pipe()
+            on_error.callback(os.close, output)
+            with open(their_output, "wb", buffering=0):
+                os.set_blocking(output, False)
+                lifeline, theirs = socket.socketpair()
+                on_error.callback(lifeline.close)
+                with theirs:
+                    lifeline.setblocking(False)
+                    # Not fork: its cost grows with our memory.
+                    pid = os.posix_spawn(
+                        SHIM,
+                        [str(SHIM), "--command", cwd, *argv],
+                        env,
+                        file_actions=[
+                            (os.POSIX_SPAWN_DUP2, self._null, 0),
+                            (os.POSIX_SPAWN_DUP2, their_output, 1),
+                            (os.POSIX_SPAWN_DUP2, their_output, 2),
+                            (os.POSIX_SPAWN_DUP2, theirs.fileno(), 3),
+                            (os.POSIX_SPAWN_DUP2, self._lock, 4),
+                        ],
+                    )
+            pidfd = os.pidfd_open(pid)
             on_error.pop_all()
-        return _Run(process, pidfd, ours, done)
+        return _Run(argv[0], cwd, pid, pidfd, lifeline, output, done)
 
     # ---- while it runs ----
 
@@ -158,12 +183,11 @@ class Commands:
             del self._by_key[key]
         if run.timer is not None:
             run.timer.cancel()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.process.pid, signals.SIGKILL)
+        _end(run)
         run.timer = self._loop.call_later(KILL_WAIT_S, self._give_up, run)
 
     def _give_up(self, run: _Run) -> None:
-        log.error("command %s (pid %d) does not die of SIGKILL", run.process.args, run.process.pid)
+        log.error("command %s (its shim is %d) does not die of SIGKILL", run.program, run.pid)
         self._tell(run, False, f"{run.verdict}, and it cannot be killed")
 
     # ---- its end ----
@@ -172,27 +196,7 @@ class Commands:
         self._loop.remove_reader(run.pidfd)
         if self._by_key.get(key) is run:
             del self._by_key[key]
-        # Not reaped yet: the group is still its own.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.process.pid, signals.SIGKILL)
-        if not run.verdict:
-            self._finish(run)
-            return
-        if not self._to_sweep:  # one look at /proc serves all that end in this turn
-            self._loop.call_soon(self._sweep)
-        self._to_sweep.add(run)
-
-    def _sweep(self) -> None:
-        runs, self._to_sweep = self._to_sweep & self._runs, set()
-        found = kill_sessions({run.process.pid for run in runs})
-        for run in runs:
-            run.sweeps += 1
-            if run.process.pid in found and run.sweeps < SWEEPS:
-                if not self._to_sweep:
-                    self._loop.call_later(SWEEP_AGAIN_S, self._sweep)
-                self._to_sweep.add(run)
-            else:
-                self._finish(run)
+        self._finish(run)
 
     def _finish(self, run: _Run) -> None:
         if run.timer is not None:
@@ -201,14 +205,14 @@ class Commands:
             self._on_output(run)  # its last words; whoever else has the pipe is not waited for
         self._close_pipe(run)
         self._runs.discard(run)
-        status = run.process.wait()  # it has ended: this does not block
+        os.waitid(os.P_PIDFD, run.pidfd, os.WEXITED)  # it has ended: this does not block
         os.close(run.pidfd)
-        if run.verdict:
-            end = run.verdict
-        elif status < 0:
-            end = f"killed by signal {-status} ({signals.strsignal(-status)})"
-        else:
-            end = f"exit status {status}" if status else ""
+        try:
+            said = run.lifeline.recv(LAST_WORD_BYTES).decode()
+        except OSError:
+            said = ""
+        run.lifeline.close()
+        end = run.verdict or _how(run, parse_fields(said))
         lines = run.tail.decode("utf-8", "replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "")
         detail = ": ".join(part for part in (end, last) if part)
@@ -226,39 +230,19 @@ class Commands:
             run.pipe = -1
 
 
-def kill_sessions(sessions: set[int]) -> set[int]:
-    """Kills the living processes of these sessions; the sessions in which there was one.
-
-    The leaders must not be reaped yet. A member is pinned before it is looked at again, so that a number used
-    anew is never hit.
-    """
-    found = set()
-    for name in os.listdir("/proc") if sessions else ():
-        if not name.isdigit():
-            continue
-        session = _session(name)
-        if session not in sessions:
-            continue
-        try:
-            pidfd = os.pidfd_open(int(name))
-        except OSError:
-            continue
-        try:
-            if _session(name) == session:
-                signals.pidfd_send_signal(pidfd, signals.SIGKILL)
-                found.add(session)
-        except OSError:
-            pass  # it ended, or has another user now: then it is not ours to kill
-        finally:
-            os.close(pidfd)
-    return found
+def _end(run: _Run) -> None:
+    with contextlib.suppress(OSError):  # its shim is gone: it has ended
+        run.lifeline.shutdown(socket.SHUT_WR)
 
 
-def _session(pid: str) -> int:
-    """Field 6 of /proc/PID/stat; 0 when there is none, or it is dead."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            fields = file.read(1024).rpartition(b")")[2].split()
-    except OSError:
-        return 0
-    return 0 if fields[0] in (b"Z", b"X") else int(fields[3])
+def _how(run: _Run, said: Mapping[str, str]) -> str:
+    """How a command ended; empty when it ended well."""
+    if "errno" in said:
+        what = run.cwd if said["stage"] == "cwd" else run.program
+        return f"cannot start {what}: {os.strerror(int(said['errno']))}"
+    if "signal" in said:
+        number = int(said["signal"])
+        return f"killed by signal {number} ({signals.strsignal(number)})"
+    if "code" not in said:
+        return "ended in an unknown way: its shim was killed"
+    return "" if said["code"] == "0" else f"exit status {said['code']}"

@@ -30,7 +30,6 @@ from mgmt.protocol import frames, keys
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.keys import Grant
 from mgmt.settings import Settings
-from mgmt.settings.units import HooksSettings
 from mgmt.shell import agent as agents
 from mgmt.shell import observer, sight
 from mgmt.shell.commands import Commands
@@ -52,7 +51,6 @@ from mgmt.shell.relay import Relay
 from mgmt.shell.rotation import Rotation, Watched
 from mgmt.shell.router import ipc_path, remove_socket
 from mgmt.shell.spawning import Spawner, groups_of_units
-from mgmt.shell.strays import HOOK_VARIABLE, end_hooks
 from mgmt.shell.timers import Timers
 from mgmt.shell.topology import NvmlGpus, read_topology
 from mgmt.shell.units import Units
@@ -170,7 +168,7 @@ class Daemon:
             self._loop, self._spawner.segments, self._post, self._environ.get(observer.VARIABLE, "")
         )
         self._units = Units(self._loop, self._spawner, self._submit, self.emit)
-        self._commands = Commands(self._loop)
+        self._commands = Commands(self._loop, state_dir)
         self._probes = Probes(self._loop, self._commands, self._spawner.log_path, self._submit, self._post)
         self._commits = Commits(
             self._loop, self._store, self._prepare, lambda effect: self._perform[type(effect)](effect)
@@ -233,6 +231,7 @@ class Daemon:
             fx.ReadConfig: self._read_config,
             fx.SignalUnit: self._units.signal,
             fx.KillUnit: self._units.kill,
+            fx.LeaseUnit: self._units.lease,
             fx.ProbeHandshake: lambda effect: self._prober.start(
                 effect.unit, effect.incarnation, effect.endpoint
             ),
@@ -270,7 +269,7 @@ class Daemon:
         interval_s = watchdog_interval_s()
         if interval_s is not None:
             self._beat(interval_s)
-        self._end_former_hooks()
+        self._commands.await_former()
         # First: a unit that is started may be given the folder of a start that nobody knows any more.
         restored = self._restored.units.items() if self._restored.same_boot else ()
         self._units.clean({(name, unit["incarnation"]) for name, unit in restored if unit["has_process"]})
@@ -289,17 +288,6 @@ class Daemon:
         finally:
             self._close()
         return self._status
-
-    def _end_former_hooks(self) -> None:
-        """Looks at every process there is, hence only where there may be one."""
-        supervisor = self._state.supervisor
-        hooked = (
-            name not in supervisor.units or supervisor.units[name].spec.backend.hooks != HooksSettings()
-            for name in self._restored.units
-        )
-        if self._restored.same_boot and any(hooked):
-            for hook in end_hooks(supervisor.token_of):
-                log.warning("%s: a hook of the former daemon was still running and is ended", hook)
 
     def emit(self, event: ev.Event) -> None:
         """Feed an event to the core and carry out what it wants; nested events wait for their turn.
@@ -451,7 +439,7 @@ class Daemon:
         except MgmtError as error:
             self._loop.call_soon(done, False, error.text)
             return
-        env = {**self._environ, **filled.env, **effect.env, HOOK_VARIABLE: effect.which}
+        env = {**self._environ, **filled.env, **effect.env}
         key = (effect.unit, effect.which, effect.incarnation)
         self._commands.run(key, filled.argv, env, filled.cwd, effect.hook.timeout_s, done)
 

@@ -51,6 +51,7 @@ class Executor:
     ) -> None:
         self._loop, self._folder, self._emit = loop, folder, emit
         self._groups: dict[tuple[str, int], fx.StageTasks] = {}  # by workload and version
+        self._t0s: dict[tuple[str, int], int] = {}  # of those that were released
         self._pids: dict[tuple[str, int], tuple[int, int]] = {}  # unit and version -> pid and start
         self._units: dict[int, str] = {}  # number -> unit
         self._executive: Executive | None = None
@@ -98,12 +99,14 @@ class Executor:
     def release(self, effect: fx.ReleaseTasks) -> None:
         group = self._groups.get((effect.workload, effect.version))
         if group is not None:
+            self._t0s[effect.workload, effect.version] = effect.t0_ns
             self._later(lambda: self._release(group, effect.t0_ns))
 
     def drop(self, effect: fx.DropTasks) -> None:
         group = self._groups.pop((effect.workload, effect.version), None)
         if group is None:
             return
+        self._t0s.pop((effect.workload, effect.version), None)
         for task in group.tasks:
             self._units.pop(number_of(task.unit, group.version), None)
             self._pids.pop((task.unit, group.version), None)
@@ -125,7 +128,7 @@ class Executor:
                 }
                 for unit, version, row in effect.rows
             ]
-            event = ev.LogRead(effect.route, {"tasks": rows, "next": effect.next})
+            event = ev.LogRead(effect.route, {"tasks": rows, "next": effect.next, "unreachable": []})
             self._loop.call_soon_threadsafe(self._emit, event)
 
         submit(look)
@@ -192,6 +195,8 @@ class Executor:
             for task in group.tasks:
                 if (task.unit, group.version) in self._pids:
                     await self._bind((task.unit, group.version))
+            if (group.workload, group.version) in self._t0s:  # the former one may have ended before it did
+                await self._release(group, self._t0s[group.workload, group.version])
 
     async def _stage(self, group: fx.StageTasks) -> None:
         executive = await self._started()

@@ -66,21 +66,17 @@ class Piece:
 def pieces(path: Path) -> list[Piece]:
     """The files of a log, the newest first; the first one is `path` itself when that exists."""
     prefix = f"{path.name}."
-    try:
-        suffixes = [name[len(prefix) :] for name in os.listdir(path.parent) if name.startswith(prefix)]
-    except FileNotFoundError:
-        return []
-    numbers = [int(suffix) for suffix in suffixes if suffix.isdecimal()]
+    numbers = [int(suffix) for suffix in _suffixes(path) if suffix.isdecimal()]
     # Two more than were seen: they may have moved on while we look.
     turned = [str(number) for number in range(1, max(numbers, default=0) + 3)]
-    archives = sorted((suffix for suffix in suffixes if _ARCHIVE.fullmatch(suffix)), reverse=True)
     found: dict[int, Piece] = {}
     for name in (path.name, *(prefix + suffix for suffix in (*turned, TAKEN))):
         file = path.with_name(name)
         with contextlib.suppress(OSError):
             stat = file.stat()
             found.setdefault(stat.st_ino, Piece(file, stat.st_ino, stat.st_size, stat.st_mtime))
-    for suffix in archives:
+    # Listed again: what was not found under its number is an archive by now.
+    for suffix in sorted(filter(_ARCHIVE.fullmatch, _suffixes(path)), reverse=True):
         written_s, inode = _of_archive(suffix)
         file = path.with_name(prefix + suffix)
         with contextlib.suppress(OSError):
@@ -88,6 +84,14 @@ def pieces(path: Path) -> list[Piece]:
             # A number may be given again long after: then the older file of that number is not followed.
             found.setdefault(inode if inode not in found else -len(found), piece)
     return list(found.values())
+
+
+def _suffixes(path: Path) -> list[str]:
+    prefix = f"{path.name}."
+    try:
+        return [name[len(prefix) :] for name in os.listdir(path.parent) if name.startswith(prefix)]
+    except FileNotFoundError:
+        return []
 
 
 def is_old(suffix: str) -> bool:

@@ -5,7 +5,7 @@
  *     [--cgroup PATH]... [--cpus 0-3,8] [--memory-nodes 0,1]
  *     [--policy other|batch|idle|fifo:P|rr:P|deadline:RUNTIME:DEADLINE:PERIOD] [--nice N]
  *     [--rlimit NAME=SOFT:HARD]... [--oom-score-adj N] [--umask 022] [--user UID] [--group GID] [--groups A,B]
- *     [--timer-slack-ns N] [--mlock] [--gated] -- PROGRAM ARG...
+ *     [--timer-slack-ns N] [--mlock] [--lease MONO_NS] [--gated] -- PROGRAM ARG...
  *
  * It prepares and executes PROGRAM, owns the pipe of its output, reaps every descendant (it is a subreaper,
  * so double forks and new sessions come back to it), and answers on two kinds of SOCK_SEQPACKET connections:
@@ -21,10 +21,14 @@
  *                    refused errno=                            the packet before was not a valid command
  *   from the daemon  go                                       with --gated, before anything else: execute PROGRAM
  *                    signal N | signal-leader N | kill | reopen | rotate | state
+ *                    lease MONO_NS                            at this instant it is killed, unless a later one is
+ *                                                             named before: 0: never
  *
  * Files in DIR: `shim` (identity: shim= start= boot=, then pid= pid_start=), `ctl`, and `exit`, the record that
  * is on disk before `exited` or `failed` is sent. Its last field, empty=0, becomes 1 when the tree is empty.
  * A start time is field 22 of /proc/PID/stat: with the boot id it tells a process from a later one of that pid.
+ *
+ * shim/command.c has its other mode, for commands that are no units: mgmt-shim --command ...
  *
  * One thread, one poll loop, no memory allocation, nothing to do while nothing happens.
  */
@@ -85,12 +89,15 @@
 
 #include "shim/options.c"
 
+#include "shim/inherited.c"
+
 #include "shim/child.c"
+
+#include "shim/command.c"
 
 enum {
     MAX_CONNECTIONS = 4,
     MAX_PACKETS_PER_TURN = 16,
-    KILL_RETRY_MAX_MS = 250,
     PIPE_BYTES = 1 << 20,
     CHUNKS_PER_TURN = 16, /* then the other descriptors are served */
     CHUNKS_AT_END = 64,   /* more than a pipe can hold */
@@ -286,9 +293,7 @@ static void kill_everything(void)
             cgroup_kill(&opt.cgroups[i]);
     if (!shim.leader_reaped)
         signal_unit(SIGKILL);
-    for (int pass = 0; pass < MAX_STOP_PASSES && signal_descendants(SIGSTOP) > 0; pass++)
-        ;
-    signal_descendants(SIGKILL);
+    kill_descendants();
 }
 
 static void take_event(enum event e)
@@ -388,19 +393,25 @@ static void refuse_packet(int i, int err)
     send_text(i, &t);
 }
 
-static void on_signal(int i, int sig)
+static void on_signal(int i, long sig)
 {
     (void)i;
-    signal_unit(sig);
+    signal_unit((int)sig);
 }
 
-static void on_signal_leader(int i, int sig)
+static void on_signal_leader(int i, long sig)
 {
-    if (shim.leader_reaped || kill(shim.pid, sig) < 0)
+    if (shim.leader_reaped || kill(shim.pid, (int)sig) < 0)
         refuse_packet(i, ESRCH);
 }
 
-static void on_kill(int i, int none)
+static void on_lease(int i, long until_ns)
+{
+    (void)i;
+    opt.lease_ns = until_ns;
+}
+
+static void on_kill(int i, long none)
 {
     (void)i, (void)none;
     shim.killing = true;
@@ -408,20 +419,20 @@ static void on_kill(int i, int none)
     setpriority(PRIO_PROCESS, 0, -20); /* where allowed: to be faster than a fork loop */
 }
 
-static void on_reopen(int i, int none)
+static void on_reopen(int i, long none)
 {
     (void)i, (void)none;
     log_reopen();
 }
 
-static void on_rotate(int i, int none)
+static void on_rotate(int i, long none)
 {
     (void)i, (void)none;
     if (out.path && log_ready() && out.size)
         log_rotate();
 }
 
-static void on_state(int i, int none)
+static void on_state(int i, long none)
 {
     (void)none;
     send_state(i);
@@ -429,26 +440,27 @@ static void on_state(int i, int none)
 
 static const struct command {
     const char *word;
-    bool has_signal;
-    void (*act)(int connection, int sig);
+    long least, most; /* of its argument; 0, 0: it has none */
+    void (*act)(int connection, long argument);
 } commands[] = {
-    {"signal", true, on_signal}, {"signal-leader", true, on_signal_leader}, {"kill", false, on_kill},
-    {"reopen", false, on_reopen}, {"rotate", false, on_rotate}, {"state", false, on_state},
+    {"signal", 1, 64, on_signal}, {"signal-leader", 1, 64, on_signal_leader}, {"kill", 0, 0, on_kill},
+    {"reopen", 0, 0, on_reopen}, {"rotate", 0, 0, on_rotate}, {"state", 0, 0, on_state},
+    {"lease", 0, LONG_MAX, on_lease},
 };
 
 static bool run_command(int i, char *packet)
 {
-    long sig = 0;
+    long value = 0;
     char *argument = strchr(packet, ' ');
     if (argument)
         *argument++ = 0;
     for (size_t k = 0; k < sizeof commands / sizeof commands[0]; k++) {
         const struct command *c = &commands[k];
-        if (strcmp(packet, c->word) != 0 || c->has_signal != (argument != NULL))
+        if (strcmp(packet, c->word) != 0 || (c->most > 0) != (argument != NULL))
             continue;
-        if (argument && !number(argument, 10, 1, SIGRTMAX, &sig))
+        if (argument && !number(argument, 10, c->least, c->most, &value))
             return false;
-        c->act(i, (int)sig);
+        c->act(i, value);
         return true;
     }
     return false;
@@ -479,11 +491,22 @@ static bool is_over(void)
         || (shim.phase == EXITED && shim.childless && (!shim.killing || cgroups_are_empty()));
 }
 
+/* How long poll may sleep, in ms; -1: until something happens. A lease that has ended is acted on here. */
+static int sleep_ms(void)
+{
+    if (opt.lease_ns && !shim.killing) {
+        long long left_ns = opt.lease_ns - (long long)clock_ns(CLOCK_MONOTONIC);
+        if (left_ns > 0)
+            return left_ns / 1000000 >= INT_MAX ? INT_MAX : (int)(left_ns / 1000000) + 1;
+        on_kill(-1, 0); /* nobody who could say otherwise was heard in time: it may be running elsewhere by now */
+    }
+    return shim.killing ? shim.retry_ms : -1;
+}
+
 static void run_loop(void)
 {
     enum { SIGNALS, CALLERS, EXEC, OUTPUT, CONNECTIONS, ALL = CONNECTIONS + MAX_CONNECTIONS };
     struct pollfd on[ALL] = {[SIGNALS] = {.fd = shim.signal_fd}, [CALLERS] = {.fd = shim.listen_fd}};
-    struct signalfd_siginfo child_ended[8];
     while (!is_over()) {
         on[EXEC].fd = shim.exec_fd;
         on[OUTPUT].fd = shim.pipe_fd;
@@ -491,13 +514,12 @@ static void run_loop(void)
             on[CONNECTIONS + i].fd = shim.conns[i];
         for (int i = 0; i < ALL; i++)
             on[i].events = POLLIN;
-        if (poll(on, ALL, shim.killing ? shim.retry_ms : -1) < 0)
+        if (poll(on, ALL, sleep_ms()) < 0)
             continue;
         if (on[EXEC].revents)
             exec_ready();
         if (on[SIGNALS].revents)
-            while (read(shim.signal_fd, child_ended, sizeof child_ended) > 0)
-                ;
+            drain_signals(shim.signal_fd);
         if (on[EXEC].revents || on[SIGNALS].revents)
             reap();
         if (on[OUTPUT].revents)
@@ -510,10 +532,7 @@ static void run_loop(void)
         if (shim.killing && !is_over()) {
             kill_everything();
             reap();
-            /* What is still there cannot die yet (a system call that does not return): ask less and less often. */
-            shim.retry_ms = on[SIGNALS].revents ? 1 : 2 * shim.retry_ms + 1;
-            if (shim.retry_ms > KILL_RETRY_MAX_MS)
-                shim.retry_ms = KILL_RETRY_MAX_MS;
+            shim.retry_ms = kill_again_after_ms(shim.retry_ms, on[SIGNALS].revents);
         }
     }
 }
@@ -539,36 +558,6 @@ static void finish(void)
             ;
 }
 
-/* Closes what the daemon may have left open: it would be held for the life of the unit. */
-static void close_others(void)
-{
-    int fd;
-    do /* 0, 1 and 2 are something, or a later descriptor would become one of them */
-        fd = open("/dev/null", O_RDWR);
-    while (fd >= 0 && fd <= 2);
-    int keep = opt.fd < 0 ? 2 : opt.fd;
-    if (syscall(SYS_close_range, (unsigned)keep + 1, ~0u, 0) < 0)
-        for (fd = (int)sysconf(_SC_OPEN_MAX) - 1; fd > keep; fd--)
-            close(fd);
-    for (fd = 3; fd < keep; fd++)
-        close(fd);
-}
-
-static void detach(void)
-{
-    struct sigaction ignore = {.sa_handler = SIG_IGN}, normal = {.sa_handler = SIG_DFL, .sa_flags = SA_NOCLDSTOP};
-    static const int ignored[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGUSR1, SIGUSR2, SIGALRM,
-                                  SIGTSTP, SIGTTIN, SIGTTOU, SIGXFSZ};
-    sigset_t all;
-    setsid(); /* fails where it is the leader already */
-    prctl(PR_SET_PDEATHSIG, 0, 0, 0, 0);
-    for (size_t k = 0; k < sizeof ignored / sizeof ignored[0]; k++)
-        sigaction(ignored[k], &ignore, NULL);
-    sigaction(SIGCHLD, &normal, NULL); /* ignored, the kernel would reap for us */
-    sigfillset(&all);
-    sigprocmask(SIG_SETMASK, &all, NULL);
-}
-
 /* Out of the daemon's group, which its service manager empties when the daemon ends. */
 static bool join_own_cgroups(const char **at)
 {
@@ -588,9 +577,7 @@ static bool join_own_cgroups(const char **at)
 /* Everything before the fork. Returns the name of the step that failed, with errno and *at. */
 static const char *prepare(int pipe_write[1], const char **at)
 {
-    char path[64];
     struct proc p;
-    sigset_t child;
     int ends[2];
     *at = opt.dir;
     shim.dir_fd = open(opt.dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -603,20 +590,16 @@ static const char *prepare(int pipe_write[1], const char **at)
     if (!join_own_cgroups(at))
         return "shim-cgroup";
     *at = NULL;
-    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) < 0)
+    if (!adopt_descendants())
         return "subreaper";
     if (read_file("/proc/sys/kernel/random/boot_id", shim.boot, 37) < 36 || !read_proc(self, &p))
         return "proc";
     shim.self_start = p.start;
-    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)self, (int)self);
-    has_children_files = access(path, R_OK) == 0;
     if (!write_identity())
         return "identity";
     for (int i = 0; i < opt.n_cgroups; i++)
         opt.cgroups[i].ours = cgroup_is_empty(&opt.cgroups[i]);
-    sigemptyset(&child);
-    sigaddset(&child, SIGCHLD);
-    if ((shim.signal_fd = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK)) < 0)
+    if ((shim.signal_fd = open_child_signals()) < 0)
         return "signalfd";
     if (pipe2(ends, O_CLOEXEC) < 0)
         return "pipe";
@@ -685,15 +668,16 @@ static const char *spawn(int pipe_write)
 
 int main(int argc, char **argv)
 {
-    (void)argc;
+    self = getpid();
+    if (argc > 3 && strcmp(argv[1], "--command") == 0)
+        return serve_command(argv + 2);
     bool fd_given = find_control_fd(argv);
     const char *at = fd_given ? parse_options(argv) : "--fd", *stage = at ? "args" : NULL;
     int err = EINVAL, pipe_write = -1;
 
-    self = getpid();
     inherited_umask = umask(0);
     shim.conns[0] = opt.fd;
-    close_others();
+    close_others(opt.fd, opt.fd);
     detach();
     if (!stage) {
         stage = prepare(&pipe_write, &at);

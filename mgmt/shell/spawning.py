@@ -113,6 +113,8 @@ class Spawner:
         # In the loop, like all that is written there before the shim starts: the runtime folder is in memory.
         folder.mkdir(parents=True, mode=0o700)
         argv = [str(SHIM), "--dir", str(folder), "--fd", str(SHIM_FD), "--gated"]
+        if effect.lease_ns:
+            argv += ["--lease", str(effect.lease_ns)]
         try:
             argv += self._options(effect, filled, folder)
         except (MgmtError, OSError):

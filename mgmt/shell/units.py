@@ -36,6 +36,7 @@ TAIL_LINES = 10
 GROUP_RETRY_S = 0.05  # an emptied control group may be busy for a moment
 GROUP_RETRIES = 20
 UNKNOWN_END_S = 2.0  # SIGKILL takes some milliseconds
+REMOVED_WITHIN_S = 2.0  # what is left of the last units when the daemon leaves; it takes some milliseconds
 REMOVE_AFTER_S = 0.05
 TAIL_WAIT_S = 1.0  # for the last lines of a log on a disk that hangs; then the end is told without them
 
@@ -162,6 +163,9 @@ class Units:
         number = signals.Signals[f"SIG{effect.signal}"]
         self._send((effect.unit, effect.incarnation), f"signal {int(number)}")
 
+    def lease(self, effect: fx.LeaseUnit) -> None:
+        self._send((effect.unit, effect.incarnation), f"lease {effect.until_ns}")
+
     def kill(self, effect: fx.KillUnit) -> None:
         self._send((effect.unit, effect.incarnation), "kill")
 
@@ -203,17 +207,21 @@ class Units:
     def _await_end(self, ending: dict[int, Path]) -> None:
         deadline = time.monotonic() + UNKNOWN_END_S
         for pidfd, path in ending.items():
-            ended = select.poll()  # not select(2), which knows the first 1024 descriptors only
-            ended.register(pidfd, select.POLLIN)
-            if ended.poll(max(0.0, deadline - time.monotonic()) * 1000):
+            if _ends_by(pidfd, deadline):
                 self._remove(path)
             else:
                 log.error("%s: its shim does not end; start this unit again when it has", path.name)
             os.close(pidfd)
 
     def close(self) -> None:
-        """Let go of the shims; they, and what they watch, live on."""
+        """Let go of the shims; they, and what they watch, live on. What is left of the ended is removed."""
+        deadline = time.monotonic() + REMOVED_WITHIN_S
+        for key, process in self._processes.items():
+            if process.forgotten and _ends_by(process.pidfd, deadline):
+                self._remove(self._spawner.folder_of(*key))
         for folder in list(self._leaving):
+            while self._spawner.cgroups.remove(read_groups(folder)) and time.monotonic() < deadline:
+                time.sleep(GROUP_RETRY_S / 10)
             self._remove_now(folder, GROUP_RETRIES)
         for process in self._processes.values():
             self._loop.remove_reader(process.pidfd)
@@ -437,6 +445,12 @@ class Units:
         with contextlib.suppress(OSError):
             folder.rename(gone)
             self._submit(lambda: _remove_tree(gone))
+
+
+def _ends_by(pidfd: int, deadline_s: float) -> bool:
+    ended = select.poll()  # not select(2), which knows the first 1024 descriptors only
+    ended.register(pidfd, select.POLLIN)
+    return bool(ended.poll(max(0.0, deadline_s - time.monotonic()) * 1000))
 
 
 def _remove_tree(folder: Path) -> None:

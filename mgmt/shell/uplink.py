@@ -22,7 +22,7 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 DOWN = zmq.EVENT_DISCONNECTED
-FROM_DAEMON = frozenset({"node-tasks", "node-heartbeat", "node-push", "node-gone"})
+FROM_DAEMON = frozenset({"node-heartbeat", "node-push", "node-gone"})
 
 
 def receive_carried(socket: zmq.Socket[bytes]) -> list[Any]:
@@ -46,6 +46,7 @@ class Link:
         endpoint: str,
         max_message_bytes: int,
         credentials: Credentials | None,
+        connect_s: float,
         on_message: Callable[[list[Any]], None],
         on_event: Callable[[int, int], None],
     ) -> None:
@@ -58,7 +59,7 @@ class Link:
             (zmq.RCVHWM, 0),
             (zmq.MAXMSGSIZE, max_message_bytes),
             (zmq.HANDSHAKE_IVL, int(defaults.NODE_HELLO_S * 1000)),
-            (zmq.CONNECT_TIMEOUT, int(defaults.NODE_CONNECT_TIMEOUT_S * 1000)),
+            (zmq.CONNECT_TIMEOUT, int(connect_s * 1000)),
             (zmq.RECONNECT_IVL, int(defaults.NODE_RECONNECT_MIN_S * 1000)),
             (zmq.RECONNECT_IVL_MAX, int(defaults.NODE_RECONNECT_MAX_S * 1000)),
         ):
@@ -108,6 +109,7 @@ class Uplink:
         self._loop, self._context, self._endpoint = loop, context, endpoint
         self._max_message_bytes = 2 * max_frame_bytes
         self._serial, self._emit, self._on_carried, self._credentials = serial, emit, on_carried, credentials
+        self._connect_s = defaults.NODE_CONNECT_TIMEOUT_S
         self._hello = 0  # number of the last hello
         self._session = 0
         self._token = b""
@@ -145,6 +147,7 @@ class Uplink:
             self._data.send(message)
 
     def relink(self, effect: fx.Relink) -> None:
+        self._connect_s = effect.connect_s
         # Not now: this may be the turn of the very socket.
         self._loop.call_soon(self._open_anew)
 
@@ -167,6 +170,7 @@ class Uplink:
             self._endpoint,
             self._max_message_bytes,
             self._credentials,
+            self._connect_s,
             on_message,
             on_event,
         )
@@ -218,7 +222,7 @@ class Uplink:
         ask, verb, timeout_ms = body["ask"], body["verb"], body["timeout_ms"]
         route = Route(self._serial(), UPLINK_PLANE, b"", ask)
         try:
-            if verb not in ("logs", "explain"):
+            if verb not in ("logs", "explain", "schedule-stat"):
                 raise MgmtError("denied", f"a daemon does not ask its agents for {verb!r}")
             question = messages.validate(frames.Request(ask, 0, verb, body["body"], timeout_ms, ""))
         except MgmtError as error:

@@ -12,7 +12,8 @@ from typing import Any
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import NODES_PLANE, UPLINK_PLANE, Asked, Route
-from mgmt.core.supervision import AT_REST, Unit
+from mgmt.core.nodes.fleet import is_exclusive
+from mgmt.core.supervision import AT_REST, State, Unit
 from mgmt.protocol import frames, messages
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.frames import Request
@@ -32,8 +33,11 @@ class Link:
     peer: bytes = b""
     up: bool = True
     cut: bool = False
-    hellos: list[Ticket] = field(default_factory=list)
+    torn: bool = False  # something was swallowed
+    asks: dict[int, Ticket] = field(default_factory=dict)  # questions that its agent has not answered
+    held: list[ev.Event] | None = None  # it is stopped (SIGSTOP), and hears this when it goes on
     lose: int = 0  # so many of the next words to the agent are lost
+    relinks: list[float] = field(default_factory=list)  # how long each new connection is waited for
 
 
 class Cluster:
@@ -67,8 +71,11 @@ class Cluster:
 
     def connect(self, link: Link) -> None:
         """A new connection stands."""
+        if link.held is not None:
+            link.up = False
+            return
         link.peer = f"{link.name}-{next(_serials)}".encode()
-        link.up, link.cut = True, False
+        link.up, link.cut, link.torn = True, False, False
         link.world.feed(ev.LinkUp())
         self.pump()
 
@@ -77,7 +84,10 @@ class Cluster:
         self.links[name].cut = True
 
     def heal(self, name: str) -> None:
+        """A stream in which something is missing is no stream: such a link is another one from now on."""
         link = self.links[name]
+        if link.torn:
+            self.break_off(name)
         if not link.up:
             self.connect(link)
         link.cut = False
@@ -87,11 +97,28 @@ class Cluster:
         link = self.links[name]
         if link.up:
             link.up = False
-            link.world.feed(ev.LinkDown("reset"))
+            if link.held is not None:
+                link.held.append(ev.LinkDown("reset"))
+            else:
+                link.world.feed(ev.LinkDown("reset"))
+
+    def stop_agent(self, name: str) -> None:
+        """SIGSTOP. Its shims and processes go on."""
+        link = self.links[name]
+        link.held = link.held or []
+
+    def go_on(self, name: str) -> None:
+        """SIGCONT: what was said meanwhile is heard first."""
+        link = self.links[name]
+        held, link.held = link.held or [], None
+        for event in held:
+            link.world.feed(event)
+        self.pump()
 
     def kill_agent(self, name: str) -> None:
         """kill -9, and a next agent in the same folder; its processes live."""
         link = self.links[name]
+        link.held = None
         agent = link.world.agent
         assert agent is not None
         link.world.agent = replace(agent, incarnation=agent.incarnation + 1)
@@ -115,6 +142,8 @@ class Cluster:
     def _carry(self) -> bool:
         moved = False
         for link in self.links.values():
+            if link.held is not None:
+                continue
             link.world.settle()
             words, link.world.wire = link.world.wire, []
             for word in words:
@@ -126,19 +155,23 @@ class Cluster:
             moved = True
             self._from_daemon(word)
         for link in self.links.values():
-            for ticket in [ticket for ticket in link.hellos if not ticket.waits]:
-                link.hellos.remove(ticket)
-                moved = True
+            for number, ticket in list(link.asks.items()):
+                if not ticket.waits:
+                    moved = True
+                    del link.asks[number]
+                    self._answer(link, number, ticket)
         return moved
 
     def _from_agent(self, link: Link, word: Word) -> None:
         if isinstance(word, fx.Relink):
+            link.relinks.append(word.connect_s)
             link.peer = b""
             if link.up and not link.cut:
                 self.connect(link)
             else:
                 link.up = False  # it comes up when it is healed
         elif not link.up or link.cut:
+            link.torn = True
             return
         elif isinstance(word, fx.SayHello):
             serial = next(_serials)
@@ -161,9 +194,14 @@ class Cluster:
             return
         name = word.name if isinstance(word, fx.ToNode) else "node-heartbeat"
         for link in self.links.values():
-            if link.peer == word.peer and link.up and not link.cut:
+            if link.peer == word.peer and link.cut:
+                link.torn = True
+            elif link.peer == word.peer and link.up:
                 if link.lose and name == "node-push":
                     link.lose -= 1
+                elif link.held is not None:
+                    if name != "node-ask":
+                        link.held.append(ev.DaemonNoticed(word.session, name, _carried(name, word.body)))
                 elif name == "node-ask":
                     self._ask(link, word.body)
                 else:
@@ -172,22 +210,31 @@ class Cluster:
     def _ask(self, link: Link, body: dict[str, Any]) -> None:
         _carried("node-ask", body)
         question = messages.validate(Request(body["ask"], 0, body["verb"], body["body"], 0, ""))
-        ticket = link.world.ask(
-            Asked(Route(next(_serials), UPLINK_PLANE, b"", body["ask"]), body["verb"], question)
-        )
-        if not ticket.waits:
+        deadline_ns = link.world.now_ns + body["timeout_ms"] * 1_000_000 if body["timeout_ms"] else 0
+        route = Route(next(_serials), UPLINK_PLANE, b"", body["ask"])
+        ticket = link.world.ask(Asked(route, body["verb"], question, deadline_ns))
+        link.asks[body["ask"]] = ticket
+
+    def _answer(self, link: Link, number: int, ticket: Ticket) -> None:
+        node = self.daemon.state.roster.by_peer.get(link.peer)
+        if node is not None and link.up and not link.cut:
             outcome, answer = ticket.answers[0]
-            said = {"ask": body["ask"], "outcome": outcome, "body": answer}
-            session = self.daemon.state.roster.by_peer[link.peer].session
-            said = _carried("agent-answer", said)
-            self.daemon.feed(ev.NodeNoticed(link.peer, session, "agent-answer", said))
+            said = _carried("agent-answer", {"ask": number, "outcome": outcome, "body": answer})
+            self.daemon.feed(ev.NodeNoticed(link.peer, node.session, "agent-answer", said))
 
     def advance(self, seconds: float) -> None:
         for _ in range(max(1, round(seconds / STEP_S))):
             self.daemon.advance(STEP_S)
             for link in self.links.values():
-                link.world.advance(STEP_S)
+                if link.held is None:
+                    link.world.advance(STEP_S)
+                else:
+                    link.world.now_ns += int(STEP_S * 1e9)
+                link.world.end_leases()
             self.pump()
+            for name, unit in self.daemon.state.supervisor.units.items():
+                if is_exclusive(unit.spec):
+                    assert len(self.running(name)) <= 1, f"{name} runs on {self.running(name)}"
 
     # ---- looking ----
 
@@ -214,9 +261,23 @@ class Cluster:
             name
             for name, link in self.links.items()
             if any(
-                process.spawn.unit == unit and not process.gone for process in link.world.processes.values()
+                process.spawn.unit == unit and not process.gone and not process.dead
+                for process in link.world.processes.values()
             )
         ]
+
+    def check_tasks(self) -> None:
+        """On each node are the segments of what is in force, started on one grid, and no others."""
+        groups = self.daemon.state.execution.groups
+        worlds = {"local": self.daemon, **{name: link.world for name, link in self.links.items()}}
+        for name, world in worlds.items():
+            wanted = {(g.workload, g.generation) for g in groups.values() if name in g.plans}
+            assert world.segments.keys() == wanted, f"{name} has {world.segments}, and should have {wanted}"
+            for (workload, _), t0_ns in world.segments.items():
+                group = groups[workload]
+                cycle_ns = 1000 * group.plans[name][0].hyperperiod_us
+                assert group.started and t0_ns, f"{workload} is not started on {name}"
+                assert (t0_ns - group.t0_ns) % cycle_ns == 0, f"{workload} has another grid on {name}"
 
     def check(self) -> None:
         """Everything is heard: the daemon's view of each unit is the unit."""
@@ -225,7 +286,8 @@ class Cluster:
             mirror, unit = supervisor.units[name], self.there(posting.node, name)
             said = (mirror.state, mirror.pid, mirror.has_process, mirror.ready, mirror.node)
             is_so = (unit.state, unit.pid, unit.has_process, unit.ready, posting.node)
-            assert said == is_so, f"{name}: {said} is said, {is_so} is so"
+            refused = mirror.state is State.FATAL and not posting.wanted and unit.state in AT_REST
+            assert said == is_so or refused, f"{name}: {said} is said, {is_so} is so"
             if unit.has_process:
                 assert mirror.incarnation == unit.incarnation, name
             else:  # a start that never got there is counted

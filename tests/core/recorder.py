@@ -12,6 +12,7 @@ the store and finds the processes as they are by then.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 from mgmt.core import effect as fx
@@ -26,6 +27,7 @@ from mgmt.core.supervision import Unit, from_record, to_record
 from mgmt.protocol import frames, messages
 from mgmt.protocol.errors import TABLE, MgmtError
 from mgmt.settings import Settings
+from mgmt.shell.executor import measured
 from tests.core.builders import (
     EPOCH,
     START_NS,
@@ -54,6 +56,7 @@ Deed = (
 Word = fx.ToNode | fx.ToDaemon | fx.Beat | fx.SayHello | fx.AdmitNode | fx.OpenRelay | fx.Relink
 D = TypeVar("D", bound=Deed)
 
+UNREAD = measured(Path("/dev/null"), False)  # of a segment that is not there
 Key = tuple[str, int]  # unit, incarnation
 Asking = tuple[str, int, str]  # ... and which probe or hook
 
@@ -118,6 +121,8 @@ class Process:
     said_ready: bool = False
     signals: list[str] = field(default_factory=list)
     killed: bool = False
+    lease_ns: int = 0  # when its shim kills it; 0: never
+    dead: bool = False  # killed by its shim; who watches it hears of it when it runs
 
     @property
     def key(self) -> Key:
@@ -183,6 +188,11 @@ class World:
         self.notes: list[fx.Note] = []
         self.tickets: dict[Route, Ticket] = {}
         self.state = a_state(settings, topology, agent=agent)
+        self.segments: dict[
+            tuple[str, int], int
+        ] = {}  # workload and version -> T0, 0 for none; they outlive it
+        self.stepped_s = 0.0  # how far the wall clock was set ahead
+        self.stages = True  # whether the executive answers
         self._begin()
         self._pids = 100
         self._clients = 0
@@ -203,12 +213,14 @@ class World:
         self._quits: int = 0
         self.computations: list[fx.Compute] = []
         self.executed: list[fx.Effect] = []  # about tasks that are processes
+        self.staging: list[fx.StageTasks] = []  # what is not told of yet
+        self.reading: list[fx.ReadTasks] = []
 
     # ---- events in -------------------------------------------------------------------------------------
 
     @property
     def now(self) -> Now:
-        return Now(self.now_ns, START_S + (self.now_ns - START_NS) / S)
+        return Now(self.now_ns, START_S + (self.now_ns - START_NS) / S + self.stepped_s)
 
     def feed(self, event: ev.Event) -> list[fx.Effect]:
         """One event; its effects, which were carried out and put where `expect` finds them."""
@@ -230,6 +242,7 @@ class World:
         self.deaths, self.dies_after = self.deaths + 1, None
         if not same_boot:
             self.processes.clear()
+            self.segments.clear()
             self.now_ns = START_NS // 2  # another clock
         for key, process in list(self.processes.items()):
             process.said_ready = False  # it will say it again
@@ -340,6 +353,12 @@ class World:
         while (due := self._next_timer()) is not None and self.timers[due] <= end_ns:
             self.fire(due)
         self.now_ns = max(self.now_ns, end_ns)
+
+    def end_leases(self) -> None:
+        """What the shims do by themselves, whether the daemon runs or not."""
+        for process in self.processes.values():
+            if process.lease_ns and process.lease_ns <= self.now_ns and not process.gone:
+                process.killed = process.dead = True
 
     def fire(self, key: tuple[Any, ...]) -> None:
         """Let time pass until this timer is due."""
@@ -457,6 +476,16 @@ class World:
             return True
         if self.adoptions:
             self.adopt(next(iter(self.adoptions)))
+            return True
+        if self.staging and self.stages:
+            stage = self.staging.pop(0)
+            t0_ns = self.segments.get((stage.workload, stage.version), 0)
+            self.feed(ev.TasksStaged(stage.workload, stage.version, bool(t0_ns)))
+            return True
+        if self.reading and self.stages:
+            read = self.reading.pop(0)
+            rows = [{**row, **UNREAD, "jobs": version} for _, version, row in read.rows]
+            self.feed(ev.LogRead(read.route, {"tasks": rows, "next": read.next, "unreachable": []}))
             return True
         for process in self.processes.values():
             if process.gone:
@@ -590,14 +619,33 @@ class World:
             case fx.Compute():
                 assert not self.computations, "one computation at a time"
                 self.computations.append(effect)
+            case fx.LeaseUnit(unit, incarnation, until_ns):
+                if (unit, incarnation) in self.processes:
+                    self.processes[unit, incarnation].lease_ns = until_ns
             case fx.StageTasks() | fx.BindTask() | fx.ReleaseTasks() | fx.DropTasks() | fx.ReadTasks():
-                self.executed.append(effect)
+                self._execute(effect)
             case fx.Quit():
                 self._quits += 1
                 if not self.state.handed_over:
                     assert not self.processes and not self.hooks, f"Quit while {self.processes} {self.hooks}"
             case _:
                 self._do(effect)
+
+    def _execute(
+        self, effect: fx.StageTasks | fx.BindTask | fx.ReleaseTasks | fx.DropTasks | fx.ReadTasks
+    ) -> None:
+        """What the executive does, but for `settle`, which has it answer."""
+        self.executed.append(effect)
+        match effect:
+            case fx.StageTasks(workload, version):
+                self.segments.setdefault((workload, version), 0)
+                self.staging.append(effect)
+            case fx.ReleaseTasks(workload, version, t0_ns) if (workload, version) in self.segments:
+                self.segments[workload, version] = self.segments[workload, version] or t0_ns
+            case fx.DropTasks(workload, version):
+                self.segments.pop((workload, version), None)
+            case fx.ReadTasks():
+                self.reading.append(effect)
 
     def _do(self, deed: Deed) -> None:
         self.deeds.append(deed)
@@ -608,7 +656,7 @@ class World:
                 ]
                 assert not alive, f"{unit}.{incarnation} is spawned while {alive} is not empty"
                 self._pids += 1
-                self.processes[unit, incarnation] = Process(deed, self._pids)
+                self.processes[unit, incarnation] = Process(deed, self._pids, lease_ns=deed.lease_ns)
             case fx.SignalUnit(unit, incarnation, signal):
                 if self._hears(unit, incarnation):
                     self.processes[unit, incarnation].signals.append(signal)
@@ -692,7 +740,8 @@ class World:
         for model in self.state.registry.models:
             ready = tuple((u.spec.name, u.endpoint) for u in self.state.loading.ready_units(model))
             assert self.relay_groups.get(model, ()) == ready
-        assert bool(self.computations) or not self.state.schedules.waiting(), "nobody computes"
+        works = bool(self.computations) or ("staging", "") in self.timers
+        assert works or not self.state.schedules.waiting(), "nobody computes, and no node is waited for"
         leases = {lease.id: lease.model for lease in self.state.leases.by_id.values() if lease.unit is None}
         assert self.relay_leases == leases
         assert self._quits <= 1

@@ -23,6 +23,23 @@ UNITS = ("pinned", "tagged", "moves", "ends", "here")
 nodes, units = st.sampled_from(NODES), st.sampled_from(UNITS)
 
 
+def a_workload(name: str, *places: str) -> dict[str, Any]:
+    """A workload with a task that is a process on each of these nodes; it may be rebalanced onto others."""
+    times = {"period_us": 20_000, "wcet_us": 4_000, "policy": "normal", "command": ["run"]}
+    bound = [{"name": f"t{n}", "node": place, **times} for n, place in enumerate(places) if place]
+    free = [{"name": f"f{n}", **times} for n, place in enumerate(places) if not place]
+    cpus = {node: {"available_cpus": [0, 1]} for node in ("local", *NODES)}
+    return {"workload": name, "nodes": cpus, "tasks": bound + free}
+
+
+WORKLOADS = (
+    a_workload("v", "a", "b"),
+    a_workload("v", "b", "local", ""),
+    a_workload("w", "a"),
+    a_workload("w", "", "", ""),
+)
+
+
 class Machine(RuleBasedStateMachine):
     cluster: Cluster
 
@@ -42,12 +59,15 @@ class Machine(RuleBasedStateMachine):
         if hasattr(self, "cluster"):
             cluster = self.cluster
             for name in NODES:
+                cluster.go_on(name)
                 cluster.heal(name)
+                cluster.agent(name).stages = True
             cluster.advance(1.5)
             for name in NODES:
                 self.ask("node-cordon", node=name, cordoned=False)
             cluster.advance(12.0)
             cluster.check()
+            cluster.check_tasks()
         worlds.clear()
 
     def ask(self, verb: str, **body: Any) -> None:
@@ -63,6 +83,24 @@ class Machine(RuleBasedStateMachine):
     def cordon(self, node: str, verb: str) -> None:
         self.ask(verb, node=node)
 
+    @rule(document=st.sampled_from(WORKLOADS), replaces=st.booleans())
+    def submit(self, document: dict[str, Any], replaces: bool) -> None:
+        self.ask("schedule-submit", documents=[document], replace=replaces)
+
+    @rule(name=st.sampled_from(["v", "w"]))
+    def remove(self, name: str) -> None:
+        self.ask("schedule-remove", workload=name)
+
+    @rule()
+    def rebalance(self) -> None:
+        self.ask("schedule-rebalance", apply=True)
+
+    @rule(node=nodes, stages=st.booleans())
+    def hang(self, node: str, stages: bool) -> None:
+        """Its agent is well, and its executive does not answer, or does so again."""
+        self.cluster.agent(node).stages = stages
+        self.cluster.pump()
+
     @rule(node=nodes)
     def uncordon(self, node: str) -> None:
         self.ask("node-cordon", node=node, cordoned=False)
@@ -71,6 +109,8 @@ class Machine(RuleBasedStateMachine):
     def crash(self, unit: str, code: int) -> None:
         for name in self.cluster.running(unit):
             world = self.cluster.agent(name)
+            if self.cluster.links[name].held is not None:
+                continue
             process = next(p for p in world.processes.values() if p.spawn.unit == unit and not p.gone)
             if process.started and process.leader:
                 world.leader_ends(process, code)
@@ -95,6 +135,14 @@ class Machine(RuleBasedStateMachine):
     @rule(node=nodes, count=st.integers(1, 2))
     def lose_words(self, node: str, count: int) -> None:
         self.cluster.links[node].lose = count
+
+    @rule(node=nodes)
+    def stop_agent(self, node: str) -> None:
+        self.cluster.stop_agent(node)
+
+    @rule(node=nodes)
+    def go_on(self, node: str) -> None:
+        self.cluster.go_on(node)
 
     @rule(node=nodes)
     def kill_agent(self, node: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from mgmt.core import event as ev
 from mgmt.core.supervision import State
-from mgmt.protocol import messages
+from mgmt.protocol import defaults, messages
 from tests.core.builders import a_hello, a_probe, a_unit
 from tests.core.linked import Cluster
 
@@ -59,6 +59,27 @@ def test_a_suspect_that_is_heard_again_is_alive_without_a_hello() -> None:
     beat = {"clock_ns": 1, "acked": 0}
     cluster.daemon.feed(ev.NodeNoticed(node.peer, node.session, "agent-heartbeat", beat))
     assert (cluster.node("n1")["state"], cluster.node("n1")["reason"]) == ("ALIVE", "heard again")
+
+
+def test_a_silent_link_is_made_anew_before_the_node_is_lost() -> None:
+    cluster = Cluster(agents={"n1": ()})
+    cluster.advance(1.0)
+    before = cluster.links["n1"].peer
+    cluster.cut("n1")
+    cluster.advance(2.7)
+    assert cluster.node("n1")["state"] == "SUSPECT"
+    cluster.heal("n1")
+    assert (cluster.node("n1")["state"], cluster.node("n1")["reason"]) == ("ALIVE", "came back")
+    assert cluster.links["n1"].peer != before
+
+
+def test_a_link_that_stays_down_is_made_anew_for_a_short_way_and_for_a_long_one_in_turn() -> None:
+    cluster = Cluster(agents={"n1": ()})
+    cluster.advance(2.0)
+    cluster.cut("n1")
+    cluster.advance(35.0)
+    short, long = defaults.NODE_CONNECT_SHORT_S, defaults.NODE_CONNECT_TIMEOUT_S
+    assert cluster.links["n1"].relinks == [short, long, short, long]
 
 
 def test_a_daemon_that_was_stopped_itself_takes_nobody_for_lost() -> None:
@@ -165,12 +186,42 @@ def test_a_start_that_fails_is_refused_with_the_end_of_its_log() -> None:
     assert code == "start-failed" and "no such file" in text and cluster.unit("u").state is State.FATAL
 
 
-def test_a_unit_waits_for_its_node() -> None:
+def test_a_unit_that_nobody_waits_for_starts_with_its_node() -> None:
     cluster = Cluster({"u": far()})
-    ticket = cluster.ask("start", targets=["u"])
-    assert ticket.waits and cluster.unit("u").waiting_for == "node n1 to be alive"
+    assert cluster.ask("start", targets=["u"], wait=False).ok["states"] == {"u": "STOPPED"}
+    assert cluster.unit("u").waiting_for == "node n1 to be alive"
     cluster.join("n1")
-    assert ticket.ok["states"] == {"u": "RUNNING"}
+    assert cluster.unit("u").state is State.RUNNING
+
+
+def test_who_would_wait_for_a_node_that_is_not_there_is_told_at_once() -> None:
+    units = {"u": far(), "v": far(TAGGED), "here": a_unit(requires=["u"])}
+    cluster = Cluster(units, {})
+    for target in ("u", "v", "here"):
+        for verb in ("start", "restart"):
+            refused = cluster.ask(verb, targets=[target])
+            assert refused.code == "unknown-node" and "--no-wait" in refused.refusal[1]
+            assert not cluster.unit(target).wanted and not cluster.unit(target).waiting_for
+    assert cluster.ask("load-model", model="u").code == "unknown-node"
+    cluster.join("n1", ("gpu",))
+    cluster.ask("node-cordon", node="n1")
+    assert [cluster.ask("start", targets=[name]).code for name in ("u", "v", "here")] == 3 * ["conflict"]
+    cluster.ask("node-cordon", node="n1", cordoned=False)
+    cluster.cut("n1")
+    cluster.advance(4.0)
+    refused = cluster.ask("start", targets=["v"])
+    assert refused.code == "node-lost" and "n1 is LOST" in refused.refusal[1]
+    assert refused.detail == {"unit": "v", "nodes": ["n1"]}
+
+
+def test_who_waits_while_its_node_is_suspected_is_told_when_it_is_lost() -> None:
+    cluster = Cluster({"u": far()}, {"n1": ()})
+    cluster.kill_daemon()
+    cluster.cut("n1")
+    ticket = cluster.ask("start", targets=["u"])
+    assert ticket.waits and cluster.node("n1")["state"] == "SUSPECT"
+    cluster.advance(4.0)
+    assert ticket.code == "node-lost"
 
 
 def test_tags_choose_the_node_with_the_fewest_units() -> None:
@@ -182,10 +233,10 @@ def test_tags_choose_the_node_with_the_fewest_units() -> None:
 
 def test_tags_of_an_operator_count_like_those_of_the_agent_and_outlive_the_daemon() -> None:
     cluster = Cluster({"u": far(TAGGED)}, {"n1": ("old",)})
-    ticket = cluster.ask("start", targets=["u"])
-    assert ticket.waits and "tags gpu" in cluster.unit("u").waiting_for
+    assert cluster.ask("start", targets=["u"], wait=False).ok
+    assert "tags gpu" in cluster.unit("u").waiting_for
     assert cluster.ask("node-tags", node="n1", add=["gpu"], remove=["old"]).ok["tags"] == ["gpu"]
-    assert ticket.ok
+    assert cluster.unit("u").state is State.RUNNING
     cluster.kill_daemon()
     cluster.heal("n1")
     assert cluster.node("n1")["tags"] == ["gpu"]
@@ -236,7 +287,9 @@ def test_an_agent_decides_nothing_that_is_its_daemons() -> None:
             body: dict[str, Any] = {"target": "u"} if verb == "wait" else {}
             for field, info in row.body.model_fields.items():
                 if info.is_required():
-                    body[field] = ["u"] if field in ("targets", "documents") else "u"
+                    lists = {"targets": ["u"], "documents": ["u"]}
+                    lists["faults"] = [{"workload": "w", "task": "t", "node": "n", "misses": 1}]  # type: ignore[list-item]
+                    body[field] = lists.get(field, "u")
             code, text = client.ask(verb, **body).refusal
             assert code == "not-available" and "tcp://daemon:1" in text, verb
 
@@ -265,11 +318,11 @@ def test_a_cordoned_node_takes_nothing_new_and_keeps_what_it_has() -> None:
     cluster = Cluster({"u": far(), "v": far()}, {"n1": ()})
     cluster.ask("start", targets=["u"])
     assert cluster.ask("node-cordon", node="n1").ok["cordoned"]
-    ticket = cluster.ask("start", targets=["v"])
-    assert ticket.waits and "uncordoned" in cluster.unit("v").waiting_for
+    assert cluster.ask("start", targets=["v"], wait=False).ok
+    assert "uncordoned" in cluster.unit("v").waiting_for
     assert cluster.unit("u").state is State.RUNNING
     cluster.ask("node-cordon", node="n1", cordoned=False)
-    assert ticket.ok
+    assert cluster.unit("v").state is State.RUNNING
 
 
 def test_a_drained_node_gives_its_units_to_others_and_is_empty() -> None:
@@ -322,25 +375,111 @@ def test_what_is_stopped_and_started_meanwhile_is_another_life() -> None:
     cluster.cut("n1")
     cluster.advance(3.5)
     cluster.ask("stop", targets=["u"])
-    ticket = cluster.ask("start", targets=["u"])
-    assert ticket.waits
+    assert cluster.ask("start", targets=["u"], wait=False).ok
     cluster.heal("n1")
     cluster.advance(1.0)
-    assert ticket.ok and cluster.unit("u").incarnation == 2 and cluster.running("u") == ["n1"]
+    assert cluster.unit("u").incarnation == 2 and cluster.running("u") == ["n1"]
     cluster.check()
 
 
-def test_replace_runs_it_elsewhere_and_ends_the_old_one() -> None:
-    cluster = Cluster({"u": far(TAGGED, on_node_lost="replace")}, {"a": ("gpu",), "b": ("gpu",)})
+ONE_ONLY = far(TAGGED, on_node_lost="replace", grace_s=2.0)
+LEASED_S = 3.0 + 2.0 + 1.0  # lost, grace, and what is left for its shim
+
+
+@pytest.mark.parametrize("how", ["cut off", "stopped", "killed"])
+def test_a_unit_is_replaced_when_its_node_must_have_ended_it(how: str) -> None:
+    """That it never runs twice is checked at every step of time."""
+    cluster = Cluster({"u": ONE_ONLY}, {"a": ("gpu",), "b": ("gpu",)})
     cluster.ask("start", targets=["u"])
-    cluster.cut("a")
-    cluster.advance(3.5)
-    assert (cluster.unit("u").node, cluster.unit("u").state) == ("b", State.RUNNING)
-    assert cluster.running("u") == ["a", "b"], "a cannot be told yet"
-    cluster.heal("a")
     cluster.advance(1.0)
+    if how != "stopped":
+        cluster.cut("a")
+    if how != "cut off":
+        cluster.stop_agent("a")
+    cluster.advance(3.5)
+    there = cluster.running("u")
+    assert there == ([] if how == "cut off" else ["a"]), (
+        "an agent that runs ends it, else its shim does later"
+    )
+    assert "given it up" in cluster.unit("u").waiting_for and cluster.unit("u").node == "a"
+    cluster.advance(LEASED_S - 3.0)
+    assert (cluster.unit("u").node, cluster.unit("u").state) == ("b", State.RUNNING)
+    assert cluster.running("u") == ["b"]
+    if how == "killed":
+        cluster.kill_agent("a")
+    cluster.go_on("a")
+    cluster.heal("a")
+    cluster.advance(2.0)
     assert cluster.running("u") == ["b"] and cluster.unit("u").incarnation == 2
     cluster.check()
+
+
+def test_a_unit_that_was_cut_off_for_a_moment_runs_on() -> None:
+    cluster = Cluster({"u": ONE_ONLY}, {"a": ("gpu",), "b": ("gpu",)})
+    cluster.ask("start", targets=["u"])
+    pid = cluster.unit("u").pid
+    for _ in range(3):
+        cluster.cut("a")
+        cluster.advance(1.5)
+        cluster.heal("a")
+        cluster.advance(2.0)
+    cluster.kill_agent("a")
+    cluster.heal("a")
+    cluster.advance(8.0)
+    assert cluster.running("u") == ["a"] and cluster.unit("u").pid == pid
+
+
+def test_a_unit_whose_node_ended_it_and_came_back_in_time_starts_there_again() -> None:
+    cluster = Cluster({"u": ONE_ONLY}, {"a": ("gpu",)})
+    cluster.ask("start", targets=["u"])
+    cluster.advance(1.0)
+    cluster.cut("a")
+    cluster.advance(4.0)
+    assert cluster.running("u") == []
+    cluster.heal("a")
+    cluster.advance(2.0)
+    assert cluster.running("u") == ["a"] and cluster.unit("u").ready and cluster.unit("u").incarnation == 2
+    cluster.check()
+
+
+def test_an_agent_alone_starts_nothing_that_may_run_elsewhere() -> None:
+    cluster = Cluster({"u": ONE_ONLY, "v": far(TAGGED)}, {"a": ("gpu",)})
+    cluster.ask("start", targets=["u", "v"])
+    cluster.advance(1.0)
+    cluster.kill_daemon()
+    cluster.cut("a")
+    cluster.advance(7.0)
+    assert cluster.running("u") == [] and cluster.running("v") == ["a"]
+    world = cluster.agent("a")
+    world.leader_ends(next(p for p in world.processes.values() if p.spawn.unit == "v" and not p.gone), 1)
+    cluster.kill_agent("a")
+    cluster.advance(5.0)
+    assert cluster.running("u") == [] and cluster.running("v") == ["a"]
+    cluster.heal("a")
+    cluster.advance(3.0)
+    assert cluster.running("u") == ["a"]
+
+
+def test_a_daemon_that_is_killed_meanwhile_waits_as_long() -> None:
+    cluster = Cluster({"u": ONE_ONLY}, {"a": ("gpu",), "b": ("gpu",)})
+    cluster.ask("start", targets=["u"])
+    cluster.advance(1.0)
+    cluster.stop_agent("a")
+    cluster.advance(3.5)
+    cluster.kill_daemon()
+    cluster.heal("b")
+    cluster.advance(1.0)
+    assert cluster.running("u") == ["a"] and cluster.unit("u").state is State.STOPPED
+    cluster.advance(LEASED_S)
+    assert cluster.running("u") == ["b"]
+
+
+def test_a_unit_bound_to_one_node_is_kept_when_that_is_lost() -> None:
+    cluster = Cluster({"u": far("a", on_node_lost="replace")}, {"a": ()})
+    cluster.ask("start", targets=["u"])
+    cluster.cut("a")
+    cluster.advance(20.0)
+    assert cluster.running("u") == ["a"]
 
 
 def test_stop_ends_it_on_both_sides() -> None:
@@ -353,6 +492,20 @@ def test_stop_ends_it_on_both_sides() -> None:
     cluster.advance(1.0)
     assert cluster.unit("u").state is State.STOPPED
     cluster.check()
+
+
+def test_patience_that_is_looked_at_a_little_early_still_ends() -> None:
+    cluster = Cluster({"u": far(on_node_lost="stop")}, {"n1": ()})
+    cluster.ask("start", targets=["u"])
+    cluster.break_off("n1")
+    agent = cluster.agent("n1")
+    key = ("uplink", "")
+    agent.now_ns = agent.timers.pop(key) - 700_000  # the loop's clock has steps of a millisecond
+    agent.feed(ev.TimerFired(key))
+    assert cluster.running("u") == ["n1"]
+    agent.advance(0.001)
+    agent.settle()
+    assert cluster.running("u") == []
 
 
 def test_an_agent_that_is_killed_adopts_and_says_so() -> None:

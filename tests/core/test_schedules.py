@@ -151,6 +151,34 @@ def test_the_same_again_is_nothing_to_do_and_something_else_is_a_conflict() -> N
     assert told(world) == [("submitted", "w"), ("refused", "w"), ("refused", "w")]
 
 
+def test_the_same_in_another_order_is_the_same() -> None:
+    client = a_daemon(topology=a_topology(4)).client()
+    tasks = [a_task("a", 2, cpus=[0, 1]), a_task("b", 3), a_task("c", 1)]
+    submit(client, a_workload("w", *tasks, nodes=nodes(far=2, near=2)))
+    again = a_workload("w", *reversed(tasks), nodes=nodes(near=2, far=2))
+    assert submit(client, again).ok["already"]
+
+
+def test_one_task_is_added_resized_and_removed_beside_the_others_which_stay() -> None:
+    client = a_daemon(topology=a_topology(3)).client()
+    tasks = {f"t{n}": a_task(f"t{n}", wcet) for n, wcet in enumerate((6, 5, 4, 3))}
+    submit(client, a_workload("w", *tasks.values()))
+    for name, wcet in (("new", 4), ("t3", 2), ("t0", None), ("t1", 6)):
+        before = places(client)
+        tasks.pop(name, None)
+        if wcet is not None:
+            tasks[name] = a_task(name, wcet)
+        assert submit(client, a_workload("w", *tasks.values()), replace=True).ok["replaced"]
+        after = places(client)
+        assert after.keys() == {f"w/{task}" for task in tasks}
+        assert all(
+            after[task] == place for task, place in before.items() if task in after and task != f"w/{name}"
+        )
+    before = places(client)
+    too_large = a_workload("w", *tasks.values(), a_task("more", 10), a_task("most", 10))
+    assert submit(client, too_large, replace=True).code == "not-schedulable" and places(client) == before
+
+
 def test_a_replacement_takes_the_place_or_leaves_the_old_one() -> None:
     world = a_daemon(topology=a_topology(1))
     client = world.client()

@@ -308,6 +308,22 @@ def test_the_next_daemon_adopts_what_lives_and_knows_how_the_rest_ended() -> Non
     world.drain()
 
 
+def test_a_unit_that_is_looked_for_is_not_told_to_be_what_it_was() -> None:
+    world = a_daemon([], {"lives": a_unit()})
+    world.client().ask("start", targets=["lives"])
+    world.settle()
+    world.die()
+
+    def told() -> tuple[str, bool, str]:
+        (unit,) = world.client().ask("status").ok["units"]
+        return unit["state"], unit["ready"], unit["reason"]
+
+    assert told() == ("RUNNING", False, "started; so it was when last heard of")
+    world.adopt_all()
+    assert told() == ("RUNNING", True, "started")
+    world.drain()
+
+
 def test_after_a_restart_of_the_machine_what_was_wanted_is_started_again() -> None:
     world = a_daemon([], {"up": a_unit(), "stopped": a_unit()})
     client = world.client()

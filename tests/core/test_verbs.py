@@ -73,6 +73,7 @@ GOOD: dict[str, dict[str, Any]] = {
     "schedule-remove": {"workload": "control"},
     "schedule-explain": {"task": "loop"},
     "schedule-rebalance": {"apply": True},
+    "fault-report": {"source": "s", "faults": [{"workload": "w", "task": "t", "node": "n", "misses": 1}]},
 }
 
 # (verb, body, code)
@@ -117,7 +118,7 @@ def test_every_verb_is_tried() -> None:
     assert set(GOOD) == set(messages.REQUESTS)
     # They name nothing that could be wrong; a configuration is refused after it was read, and what concerns a
     # schedule in its turn.
-    never_refused = {"models", "subscribe", "stop-service", "dump", "plan", "apply"}
+    never_refused = {"models", "subscribe", "stop-service", "dump", "plan", "apply", "fault-report"}
     never_refused |= {verb for verb in messages.REQUESTS if verb.startswith("schedule-")}
     assert {verb for verb, _, _ in BAD} == set(messages.REQUESTS) - never_refused
 

@@ -106,7 +106,8 @@ def test_an_agent_that_is_restarted_alone_serves_on(start: Start, join: Join) ->
     agent.crash()
     os.kill(v, signal.SIGKILL)
     agent.start()
-    assert agent.reaches("v", "RUNNING")["incarnation"] == 2, "nobody told it to, and it is its policy"
+    # By its policy: nobody told it to. Until its end is found, its last life is what is known of it.
+    eventually(lambda: agent.unit("v")["ready"] and agent.unit("v")["incarnation"] == 2, what="v runs again")
     assert agent.unit("u")["pid"] == u and alive(u)
     daemon.start()
     becomes(daemon, "n1", "ALIVE")
@@ -130,21 +131,6 @@ def test_what_is_stopped_while_its_agent_is_dead_does_not_come_back(start: Start
 
 
 # ---- lost nodes ------------------------------------------------------------------------------------------
-
-
-def test_a_unit_of_a_lost_node_runs_elsewhere_and_only_there(start: Start, join: Join) -> None:
-    daemon = a_daemon(start, {"u": sleeper({"tags": ["gpu"]}, on_node_lost="replace")})
-    first, second = join(daemon, "n1", "--tag", "gpu"), join(daemon, "n2", "--tag", "gpu")
-    daemon.control.ok("start", targets=["u"])
-    pid = daemon.unit("u")["pid"]
-    assert daemon.unit("u")["node"] == "n1"
-    first.send_signal(signal.SIGSTOP)
-    eventually(lambda: daemon.unit("u")["node"] == "n2" and daemon.unit("u")["ready"], what="u is on n2")
-    assert daemon.unit("u")["pid"] in second.children() and alive(pid)
-    first.send_signal(signal.SIGCONT)
-    becomes(daemon, "n1", "ALIVE")
-    eventually(lambda: not alive(pid), what="the one that was replaced is ended")
-    assert daemon.unit("u")["node"] == "n2" and daemon.unit("u")["ready"]
 
 
 def test_a_unit_that_must_not_outlive_its_link_ends_with_it(start: Start, join: Join) -> None:

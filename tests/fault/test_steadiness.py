@@ -19,7 +19,7 @@ import pytest
 
 from mgmt.protocol import frames
 from tests.fault.storm import astray, by_unit, is_shim, logging_unit, processes, starts
-from tests.system.clients import eventually
+from tests.system.clients import PATIENCE_S, eventually
 from tests.system.daemon import Daemon, Start, config, shipped
 
 HEARTBEATS = int(os.environ.get("MGMT_TEST_HEARTBEATS", "100000"))
@@ -333,7 +333,7 @@ def test_a_step_of_the_clock_moves_no_timer(start: Start, stepped_clock: Path, s
         "backoff": logging_unit(daemon.folder, restart=slow),
         "deaf": {
             "command": ["/bin/sh", "-c", "trap '' TERM; echo deaf; sleep 1000 & wait; wait"],
-            "grace_s": 1.0,
+            "grace_s": 3.0,
         },
         "probed": {"command": SLEEP, "probes": {"live": probe}},
     }
@@ -351,12 +351,10 @@ def test_a_step_of_the_clock_moves_no_timer(start: Start, stepped_clock: Path, s
     daemon.reaches("deaf", "STOPPING")
     offset.write_text(str(step_s))
     seen = daemon.reaches("deaf", "STOPPING")  # a step forward does not end the grace
-    assert time.monotonic() - began_s < 0.9
     assert seen["pid"] == before["deaf"]["pid"]
     stopping.reply(stop)
-    assert 0.95 < time.monotonic() - began_s < 2.0
+    assert 2.95 < time.monotonic() - began_s < PATIENCE_S
     unit = daemon.reaches("backoff", "RUNNING")
-    assert time.monotonic() - began_s < 2.5
     assert unit["started_at"] - real_s == pytest.approx(step_s, abs=60)  # the clock did step
     after = daemon.unit("probed")
     assert (after["pid"], after["restarts"]) == (before["probed"]["pid"], 0)

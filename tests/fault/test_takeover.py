@@ -69,7 +69,7 @@ def test_a_pre_start_hook_is_run_again_and_never_beside_itself(start: Start) -> 
     folder = daemon.folder
     hook = (
         f'exec 9>"{folder}/hook.lock"; flock -n 9 || echo double >>"{folder}/faults"; echo $$ >>"{folder}/hooks"; '
-        f'while [ ! -e "{folder}/go" ]; do sleep 0.02; done'
+        f'for i in $(seq 3000); do [ -e "{folder}/go" ] && exit; sleep 0.02; done'
     )
     unit = logging_unit(folder, hooks={"pre_start": {"command": ["/bin/sh", "-c", hook]}})
     daemon.configure(config(units={"a": unit}))
@@ -107,10 +107,8 @@ def test_no_hook_of_a_killed_daemon_runs_on(start: Start, which: str) -> None:
     former = [int(pid) for pid in hooks.read_text().split()]
     pid = daemon.unit("a")["pid"]
     daemon.crash()
-    assert all(alive(pid) for pid in former), "nothing ends them before"
+    eventually(lambda: not any(alive(pid) for pid in former), what="they end with their daemon")
     daemon.start()
-    assert not any(alive(pid) for pid in former)
-    assert f"a.{which}: a hook of the former daemon" in daemon.log()
     if which == "post_start":
         assert daemon.unit("a")["pid"] == pid, "its unit is left alone"
     elif which == "pre_stop":

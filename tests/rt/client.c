@@ -8,6 +8,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
+#include <unistd.h>
 
 static void burn(uint64_t us)
 {
@@ -45,6 +46,7 @@ int main(int argc, char **argv)
 {
     struct mgmt_rt_task task;
     uint64_t burn_us = 0, overrun_us = 0;
+    alarm(120); /* whoever killed the test does not pay for this for ever */
     int64_t jobs = INT64_MAX - 1, stop_at = -1, job;
     long signals = 0;
     const char *overrun_jobs = "";

@@ -19,6 +19,7 @@ import zmq
 
 from mgmt.protocol import frames
 from mgmt.protocol.symphony import decode_handshake_response
+from mgmt.shell.spawning import groups_of_units
 from tests.system.clients import PATIENCE_S, Data, Legacy, Native, Peer, eventually
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +50,13 @@ def pids_with_environ(name: str, value: str) -> set[int]:
             except OSError:
                 continue  # it ended, or belongs to somebody else
     return found
+
+
+def remove_groups(state_dir: Path) -> None:
+    """The control groups of a daemon that could not do so itself; no process is left in them."""
+    groups = groups_of_units(state_dir)
+    eventually(lambda: not groups.remove(groups.leftover()), what="its control groups are removed")
+    groups.close()
 
 
 def symphony(*arguments: str, **keys: Any) -> dict[str, Any]:
@@ -90,7 +98,8 @@ class Daemon:
     """`python -m mgmt` on a configuration, in private folders; `with` stops it and looks for what it left.
 
     On leaving the block the daemon must end with status 0, its log must hold no traceback, and neither a
-    process of it nor a socket file may be left. After an error inside the block it is only cleaned up.
+    process of it nor a control group nor a socket file may be left. After an error inside the block it is only
+    cleaned up.
     """
 
     def __init__(
@@ -357,6 +366,7 @@ class Daemon:
         assert "Traceback" not in log, log
         eventually(lambda: not self.children(), what=f"no process is left of {self.children()}")
         assert self.socket_files() == []
+        assert groups_of_units(self.state_dir).leftover() == []
 
     def _clean_up(self) -> None:
         for peer in self._peers:
@@ -376,6 +386,7 @@ class Daemon:
             return not left
 
         eventually(nothing_left, what="every process is gone")
+        remove_groups(self.state_dir)
         if self._owns_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -22,6 +22,9 @@ class Simulated:
     beat_at_s: float = 0.0
     beats: int = 0
     units: dict[str, dict[str, Any]] = field(default_factory=dict)
+    told: int = 0  # the last push that the daemon knows of as carried out
+    _changed: dict[str, None] = field(default_factory=dict)  # units that were not reported
+    _staged: list[dict[str, Any]] = field(default_factory=list)  # workloads, likewise
 
     def hello(self) -> None:
         body = {
@@ -38,6 +41,7 @@ class Simulated:
         self.socket.send(frames.encode_request(1, 0, "agent-hello", body))
 
     def tell(self, name: str, **body: Any) -> None:
+        self.told = self.acked
         self.socket.send(frames.encode_notice(self.session, name, {"acked": self.acked, **body}))
 
     def receive(self) -> None:
@@ -49,12 +53,23 @@ class Simulated:
                 self.session = message.body["session"]
             elif isinstance(message, frames.Notice) and message.name == "node-push":
                 self.acked = message.body["seq"]
-                if message.body["what"] == "assign":
-                    self._assign(message.body["body"])
-                self.tell("agent-report", units=list(self.units.values()))
+                self._carry_out(message.body["what"], message.body["body"])
             elif isinstance(message, frames.Notice) and message.name == "node-heartbeat":
                 self.beats += 1
                 self.beat_at_s = time.monotonic() + message.body["next_ns"] / 1e9
+        if self.acked != self.told:
+            units, staged = [self.units[name] for name in self._changed], list(self._staged)
+            self.tell("agent-report", units=units, staged=staged)
+            self._changed.clear()
+            self._staged.clear()
+
+    def _carry_out(self, what: str, body: dict[str, Any]) -> None:
+        if what == "assign":
+            self._assign(body)
+            self._changed[body["unit"]] = None
+        elif what == "stage":
+            told = {"workload": body["workload"], "generation": body["generation"]}
+            self._staged.append({**told, "started": False, "error": {}})
 
     def _assign(self, body: dict[str, Any]) -> None:
         up = body["wanted"]
@@ -98,13 +113,17 @@ class Crowd:
         """Beat and answer for so long."""
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:
-            for socket, _ in self._poller.poll(5):
-                self._by_socket[socket].receive()
-            now_s = time.monotonic()
-            for agent in self.agents:
-                if agent.session and agent.beat_at_s <= now_s:
-                    agent.beat_at_s = now_s + self._beat_s
-                    agent.tell("agent-heartbeat", clock_ns=time.monotonic_ns())
+            self.turn(5)
+
+    def turn(self, wait_ms: int) -> None:
+        """What has come within so long, and the beats that are due."""
+        for socket, _ in self._poller.poll(wait_ms):
+            self._by_socket[socket].receive()
+        now_s = time.monotonic()
+        for agent in self.agents:
+            if agent.session and agent.beat_at_s <= now_s:
+                agent.beat_at_s = now_s + self._beat_s
+                agent.tell("agent-heartbeat", clock_ns=time.monotonic_ns())
 
     def close(self) -> None:
         for agent in self.agents:

@@ -20,6 +20,7 @@ from types import TracebackType
 
 BOOT_S = 30.0
 HALT_S = 15.0
+REBOOT = 133  # how systemd-nspawn ends for whoever starts it again
 COMMAND_S = 60.0
 POLL_S = 0.02
 LIBRARIES = "/opt/libraries"  # the packages of the running interpreter, inside the node
@@ -66,17 +67,21 @@ class Node:
     """A booted node; `with` powers it off and removes all of it.
 
     `folder` is where its root is made; `share` in it is `/shared` inside. `unified`: control groups of version 2
-    alone; else as the host has them.
+    alone; else as the host has them. `network` is the file of a network namespace; its own, empty one without.
+    `target` is what systemd starts.
     """
 
-    def __init__(self, folder: Path, *, unified: bool = True) -> None:
+    def __init__(
+        self, folder: Path, *, unified: bool = True, network: str = "", target: str = "basic.target"
+    ) -> None:
         self.name = f"mgmt-node-{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.root = folder / "root"
         self.share = folder / "share"
         self.unified = unified
+        self.network, self.target = network, target
         self._console = folder / "console"
         self._nspawn: subprocess.Popen[bytes] | None = None
-        self._leader = 0
+        self.leader = 0  # its first process, as this machine numbers it
         self._groups = [top / self.name for top, _ in _hierarchies()]
         self._make_root()
 
@@ -135,16 +140,17 @@ class Node:
         if not Path(base).is_relative_to("/usr"):
             binds[sys.base_prefix] = sys.base_prefix
             binds[base] = base
+        network = f"--network-namespace-path={self.network}" if self.network else "--private-network"
         command = [
             "systemd-nspawn", f"--directory={self.root}", f"--machine={self.name}", "--register=no", "--keep-unit",
-            "--private-network", "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe",
+            network, "--resolv-conf=off", "--timezone=off", "--link-journal=no", "--console=pipe",
             f"--bind={self.share}:/shared", *(f"--bind-ro={here}:{there}" for here, there in binds.items()),
-            "--boot", "systemd.unit=basic.target",
+            "--boot", f"systemd.unit={self.target}",
         ]  # fmt: skip
         # In groups of its own before it starts, so that nothing of the node is anywhere else.
         enter = "for group; do echo $$ >$group/cgroup.procs || exit; done; exec $command"
         for group in self._groups:
-            group.mkdir()
+            group.mkdir(exist_ok=True)
         script = ["/bin/sh", "-c", enter.replace("$command", " ".join(f"'{word}'" for word in command)), "sh"]
         with self._console.open("wb") as console:
             self._nspawn = subprocess.Popen(
@@ -154,13 +160,27 @@ class Node:
                 stdout=console,
                 stderr=console,
             )
+        self.leader = 0
         end = time.monotonic() + BOOT_S
         while time.monotonic() < end and self._nspawn.poll() is None:
-            self._leader = self._leader or self._find_leader()
-            if self._leader and self.said("systemctl", "is-system-running") in ("running", "degraded"):
+            self.leader = self.leader or self._find_leader()
+            if self.leader and self.said("systemctl", "is-system-running") in ("running", "degraded"):
                 return
             time.sleep(POLL_S)
         raise NoNode(f"a node does not boot here: {self.console() or 'systemd said nothing'}")
+
+    def reboot(self) -> None:
+        """As `systemctl reboot` does it, until systemd says that it is up again, with another boot id."""
+        assert self._nspawn is not None
+        self.run("systemctl", "reboot", "--no-block")
+        assert self._nspawn.wait(HALT_S) == REBOOT, f"it ended otherwise: {self.console()}"
+        self.boot()
+
+    def crash(self) -> None:
+        """All of it ends at once. It can be booted again."""
+        assert self._nspawn is not None
+        os.kill(self.leader, signal.SIGKILL)
+        self._nspawn.wait(HALT_S)
 
     def _find_leader(self) -> int:
         """The node's first process, 0 until there is one."""
@@ -178,7 +198,7 @@ class Node:
         """Power off, the hard way when it takes too long, and remove its groups."""
         nspawn = self._nspawn
         if nspawn is not None and nspawn.poll() is None:
-            leader = self._leader or self._find_leader()
+            leader = self.leader or self._find_leader()
             try:
                 if leader:
                     os.kill(leader, signal.SIGRTMIN + 4)  # systemd: poweroff.target
@@ -204,7 +224,7 @@ class Node:
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """A command in the node, as root; with `check`, AssertionError with all it said when it fails."""
         done = subprocess.run(
-            ["nsenter", f"--target={self._leader}", *ENTERED, "--", *command], env=_ENVIRON, check=False,
+            ["nsenter", f"--target={self.leader}", *ENTERED, "--", *command], env=_ENVIRON, check=False,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=COMMAND_S,
         )  # fmt: skip
         said = f"{' '.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}"

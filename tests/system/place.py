@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.system.daemon import alive, pids_with_environ
+from tests.system.daemon import alive, pids_with_environ, remove_groups
 
 MGMT = [sys.executable, "-m", "mgmt_cli"]
 BOUND_S = 30.0
@@ -90,6 +90,7 @@ class Place:
             return not left
 
         until(nothing_left)
+        remove_groups(Path(self.environ["MGMT_STATE_DIR"]))
 
     def daemon_pid(self) -> int | None:
         done = self.mgmt("status", "--json")

@@ -171,11 +171,13 @@ def test_units_wait_for_their_node_and_for_each_other(start: Start, join: Join) 
         "web": sleeper("n2", requires=["app"]),
     }
     daemon = a_daemon(start, units)
-    ask = daemon.control.ask("start", targets=["web"])
-    assert "n1" in eventually(lambda: daemon.unit("db")["reason"], what="a reason")
+    refused = daemon.control.refused("start", targets=["web"])
+    assert refused["code"] == "unknown-node" and refused["detail"]["unit"] == "web"
+    daemon.control.ok("start", targets=["web"], wait=False)
+    assert "n1" in daemon.unit("db")["reason"]
     join(daemon, "n1")
     join(daemon, "n2")
-    assert daemon.control.reply(ask).outcome == "ok"
+    eventually(lambda: daemon.unit("web")["ready"])
     events = daemon.control.ok("subscribe", since=0, follow=False)["events"]
     up = [(event["unit"], event["node"]) for event in events if event.get("state") == "RUNNING"]
     assert up == [("db", "n1"), ("app", None), ("web", "n2")]

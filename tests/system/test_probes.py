@@ -38,7 +38,7 @@ class Asking:
         self.workers = ThreadPoolExecutor(1)
         self.free = threading.Event()
         self.free.set()
-        self.commands = Commands(turning.loop)
+        self.commands = Commands(turning.loop, logs)
         self.probes = Probes(turning.loop, self.commands, self.log_path, self.submit, self.on_event)
 
     def log_path(self, unit: str) -> Path:
@@ -310,10 +310,10 @@ def test_exec_answers(asking: Asking, tmp_path: Path) -> None:
 def test_a_late_exec_is_ended_with_its_children(asking: Asking, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = (
-        f"import os, time; os.fork(); open({str(pids)!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(1000)"
+        f"import os, time; os.fork(); open({str(pids)!r}, 'a').write(f'{{os.getpid()}} '); time.sleep(60)"
     )
-    asking.ask(kind="exec", command=(sys.executable, "-c", script), timeout_s=1.0)
-    assert asking.answer() == (False, "not finished after 1 s")
+    asking.ask(kind="exec", command=(sys.executable, "-c", script), timeout_s=3.0)
+    assert asking.answer() == (False, "not finished after 3 s")
     found = [int(pid) for pid in pids.read_text().split()]
     assert len(found) == 2
     assert not any(alive(pid) for pid in found)

@@ -682,8 +682,8 @@ def test_stop_of_a_leader_leaves_a_stubborn_child_visible(start: Start, tmp_path
 
 def test_signal_reaches_the_group_and_signal_leader_the_leader(start: Start, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    child = "(trap 'echo child' USR1; echo up; while :; do sleep 0.01; done)"
-    script = f"{child} & trap 'echo leader' USR1; echo up; while :; do wait; done"
+    child = "(trap 'echo child' USR1; echo up; for i in $(seq 6000); do sleep 0.01; done)"
+    script = f"{child} & trap 'echo leader' USR1; echo up; for i in 1 2 3 4 5 6; do wait; done"
     shim = start(*sh(script), options=["--log", str(log)])
     shim.started()
     until(lambda: log.exists() and log.read_text().count("up") == 2, "traps are set")
@@ -857,7 +857,7 @@ def test_rotation_keeps_no_more_than_asked(start: Start, tmp_path: Path) -> None
 def test_removed_log_is_made_anew_and_reopen_follows_a_moved_one(start: Start, tmp_path: Path) -> None:
     log, moved, go = tmp_path / "log", tmp_path / "moved", tmp_path / "go"
     os.mkfifo(go)
-    shim = start(*sh(f"while :; do read x < {go} && echo $x; done"), options=["--log", str(log)])
+    shim = start(*sh(f"for i in $(seq 1000); do read x < {go} && echo $x; done"), options=["--log", str(log)])
     shim.started()
 
     def say(word: str) -> None:
@@ -881,7 +881,8 @@ def test_a_log_is_turned_over_when_told_and_not_while_it_is_empty(start: Start, 
     log, go = tmp_path / "log", tmp_path / "go"
     os.mkfifo(go)
     shim = start(
-        *sh(f"while :; do read x < {go} && echo $x; done"), options=["--log", str(log), "--log-keep", "2"]
+        *sh(f"for i in $(seq 1000); do read x < {go} && echo $x; done"),
+        options=["--log", str(log), "--log-keep", "2"],
     )
     shim.started()
     for word in ("one", "two", "three"):
@@ -906,7 +907,7 @@ def test_full_disk_never_blocks_and_every_byte_is_accounted_for(start: Start, tm
         pytest.skip("mounting a tmpfs is refused here")
     try:
         log, total = disk / "log", 3_000_000
-        wait = f"until read x < {go}; do :; done"
+        wait = f"for i in $(seq 1000); do read x < {go} && break; done"
         shim = start(
             *sh(f"head -c {total} /dev/zero | tr '\\0' x; {wait}; echo after; {wait}; exit 6"),
             options=["--log", str(log)],

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +12,12 @@ import pytest
 
 from tests.system.clients import eventually
 from tests.system.daemon import pids_with_environ
-from tests.system.node import LIBRARIES, Node, NoNode, why_impossible
+from tests.system.installed import MGMT, install, put_files
+from tests.system.node import Node, NoNode
 
 # One node for all of them; its boot and installation are in the time of the first.
 pytestmark = [pytest.mark.xdist_group("systemd-node"), pytest.mark.timeout(180)]
 
-ROOT = Path(__file__).resolve().parents[2]
-MGMT = "/opt/mgmt/bin/mgmt"
 DROP_IN = "/etc/systemd/system/mgmt.service.d/test.conf"
 UNITS_DROP_IN = "/etc/systemd/system/mgmt-units.service.d/test.conf"
 MARK = "MGMT_TEST_NODE"
@@ -31,44 +27,9 @@ NAMES = ("first", "second")
 QUICK = {"delay_s": 0.2, "delay_max_s": 0.2}
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built of a copy: a build leaves folders in its source, and other tests read that."""
-    reason = why_impossible()
-    if reason:
-        pytest.skip(f"no systemd node: {reason}")
-    folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    source.mkdir()
-    unwanted = shutil.ignore_patterns("__pycache__", "mgmt-shim", "*.so")
-    for name in ("mgmt", "cli", "backends"):
-        shutil.copytree(ROOT / name, source / name, ignore=unwanted)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    options = ["-q", "--no-deps", "--no-index", "--no-build-isolation", f"--wheel-dir={folder}"]
-    command = [sys.executable, "-m", "pip", "wheel", *options, str(source)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return next(folder.glob("*.whl"))
-
-
-def install(node: Node, wheel: Path) -> None:
-    """As an administrator would: a virtual environment in /opt/mgmt, the files of systemd/ in their places."""
-    python = os.path.realpath(sys.executable)
-    shutil.copy(wheel, node.share)
-    node.run(python, "-m", "venv", "--without-pip", "/opt/mgmt")
-    library = next((node.root / "opt/mgmt/lib").glob("python*/site-packages"))
-    (library / "libraries.pth").write_text(f"{LIBRARIES}\n")  # what it depends on, pip among it
-    options = ("-q", "--no-index", "--no-deps", "--ignore-installed", "--root-user-action=ignore")
-    node.run("/opt/mgmt/bin/python", "-m", "pip", "install", *options, f"/shared/{wheel.name}")
-
-
 def boot(folder: Path, wheel: Path, *, unified: bool) -> Node:
     node = Node(folder, unified=unified)
-    for name in ("mgmt.service", "mgmt-units.service", "mgmt.slice"):
-        node.put(ROOT / "systemd" / name, f"/etc/systemd/system/{name}")
-    for kind in ("sysusers", "tmpfiles"):
-        node.put(ROOT / f"systemd/mgmt.{kind}.conf", f"/etc/{kind}.d/mgmt.conf")
+    put_files(node, "mgmt.service")
     try:
         node.boot()
     except NoNode as error:

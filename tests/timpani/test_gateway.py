@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,6 +20,7 @@ import psutil
 import pytest
 
 from mgmt_cli.schemas import schema_of
+from tests.rt.rig import SOURCES, build
 from tests.system.clients import PATIENCE_S
 from tests.system.daemon import ROOT, Daemon, Start
 from tests.timpani.gateway import Gateway, refused
@@ -409,6 +411,36 @@ def test_each_miss_reaches_the_sink_once_with_its_task(daemon: Daemon) -> None:
                 assert answer.status == -1 and words in answer.error_message
             await sink.hears(5)
             assert sink.calls == 5
+
+    def events() -> list[tuple[str, str, str]]:
+        told = daemon.control.ok("subscribe", since=0, follow=False)["events"]
+        mine = [event for event in told if event["kind"] == "fault" and event["source"] == "timpani-gateway"]
+        return sorted((event["workload"], event["node"], event["task"]) for event in mine)
+
+    before = len(events())
+    asyncio.run(flow())
+    assert len(events()) - before == 5 and ("w", "node02", "b") in events()
+
+
+def test_a_miss_on_the_daemons_own_node_reaches_the_sink_once(start: Start, tmp_path: Path) -> None:
+    client = str(build(SOURCES / "client.c", tmp_path / "client"))
+    daemon = start()
+
+    async def flow() -> None:
+        async with Sink() as sink:
+            with Gateway(daemon, "-f", "127.0.0.1", "-p", str(sink.port)):
+                task = {"name": "late", "period_us": 200_000, "wcet_us": 1000, "policy": "normal"}
+                late = {**task, "command": [client, "--stop-at", "3"], "max_dmiss": 2, "overrun": "kill"}
+                await asyncio.to_thread(
+                    daemon.control.ok, "schedule-submit", documents=[{"workload": "own", "tasks": [late]}]
+                )
+                heard = await sink.hears(2)
+                assert {(h.workload, h.node, h.task) for h in heard} == {("own", "local", "late")}
+                assert len({h.metadata["mgmt-fault-id"] for h in heard}) == len(heard)
+                ended = daemon.unit("own.late")["state"]
+                told = daemon.control.ok("subscribe", since=0, follow=False)["events"]
+                misses = [event for event in told if event["kind"] == "fault" and event["what"] == "miss"]
+                assert len(misses) == sink.calls and ended in ("EXITED", "RUNNING", "STOPPING")
 
     asyncio.run(flow())
 

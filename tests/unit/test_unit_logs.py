@@ -116,6 +116,29 @@ def test_a_reader_finishes_a_file_that_was_compressed_first(log: Path) -> None:
     assert reader.read() == b"2\n3\n4\n"
 
 
+def test_a_file_that_is_compressed_while_it_is_looked_for_is_found(
+    log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(log, "1\n")
+    reader = Reader(log, lines=9)
+    assert reader.read() == b"1\n"
+    write(log, "2\n")
+    turn_over(log)
+    write(log, "3\n")
+    turn_over(log)
+    write(log, "4\n")
+    listed = os.listdir
+
+    def listed_before(folder: Path) -> list[str]:
+        names = listed(folder)
+        monkeypatch.setattr(os, "listdir", listed)
+        compress_turned(log)
+        return names
+
+    monkeypatch.setattr(os, "listdir", listed_before)
+    assert reader.read() == b"2\n3\n4\n"
+
+
 def test_a_file_that_is_gone_or_was_emptied_is_begun_anew(log: Path) -> None:
     write(log, "one\n")
     reader = Reader(log, lines=9)

@@ -33,6 +33,7 @@ class Fault(NamedTuple):
     time_ns: int
     cpu: int
     misses: int
+    together: int = 1  # misses that are told as one
 
 
 class Queue:

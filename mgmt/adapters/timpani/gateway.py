@@ -25,7 +25,7 @@ from mgmt.protocol.errors import MgmtError
 from . import rpc
 from .barrier import Barrier, Missing, NotAwaited, Replaced
 from .compat import Compat
-from .faults import DEADLINE_S, Fault, Queue, Unsent
+from .faults import CAPACITY, DEADLINE_S, Fault, Queue, Unsent
 from .messages import DMISS, STATUS_FAILED, STATUS_OK
 from .plan import Plan, Slot
 from .strict import Strict
@@ -71,6 +71,7 @@ class Gateway:
         self.plan = Plan()
         self.barrier = Barrier(options.sync_timeout_s)
         self.faults = Queue(notify)
+        self.told: Queue | None = None  # misses on their way to the daemon
         self.source: Source
         self._start_file = options.start_file
         self._misses: Counter[Slot] = Counter()
@@ -177,7 +178,19 @@ class Gateway:
             text = f"{self.faults.waiting} faults wait for the sink, and more are not taken: report it again later"
             return rpc.message("NodeResponse", status=STATUS_FAILED, error_message=text)
         self._number += 1
+        if self.told is not None and not self.told.put(fault):
+            log.error(
+                "%d misses wait for the daemon: that of %r is told to the sink only", CAPACITY, fault.task
+            )
         return rpc.message("NodeResponse", status=STATUS_OK)
+
+    def missed(self, event: dict[str, Any]) -> None:
+        """A miss on one of the daemon's own nodes goes to the sink like those of the family's."""
+        self._number += 1
+        where = event["workload"], event["node"], event["task"]
+        fault = Fault(self._number, *where, round(event["at"] * 1e9), -1, event["misses"], event["count"])
+        if not self.faults.put(fault):
+            log.error("%d faults wait for the sink: a miss of %r is an event only", CAPACITY, fault.task)
 
 
 def notifier(channel: Any, session: str) -> Callable[[Fault], Any]:
@@ -196,6 +209,7 @@ def notifier(channel: Any, session: str) -> Callable[[Fault], Any]:
         ]
         metadata += [("mgmt-fault-cpu", str(fault.cpu))] if fault.cpu >= 0 else []
         metadata += [("mgmt-fault-misses", str(fault.misses))] if fault.misses else []
+        metadata += [("mgmt-fault-count", str(fault.together))] if fault.together > 1 else []
         try:
             answer = await notify_fault(info, timeout=DEADLINE_S, metadata=metadata)
         except grpc.aio.AioRpcError as error:
@@ -217,13 +231,16 @@ async def serve(options: Options, ready: Callable[[dict[str, Any]], None]) -> No
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with rpc.channel(options.sink) as sink:
-        gateway = Gateway(options, notifier(sink, f"{time.time_ns():x}"))
+        session = f"{time.time_ns():x}"
+        gateway = Gateway(options, notifier(sink, session))
         client = AsyncClient(options.endpoint, name="timpani-gateway")
         try:
             if options.mode == "compat":
                 gateway.source = Compat(options.compat_nodes, gateway.changed)
             else:
-                gateway.source = Strict(client, options.nodes, gateway.changed)
+                strict = Strict(client, options.nodes, gateway.changed, gateway.missed)
+                gateway.source = strict
+                gateway.told = Queue(lambda fault: strict.report(fault, f"{session}-{fault.number}"))
             await gateway.source.start()
             await _serve(gateway, options, ready, stop)
         finally:
@@ -244,7 +261,8 @@ async def _serve(
     )
     submit_port = rpc.bind(submitters, options.address, options.submit_port, "--schedinfo-port")
     node_port = rpc.bind(nodes, options.address, options.node_port, "--node-port")
-    tasks = [asyncio.ensure_future(gateway.source.run()), asyncio.ensure_future(gateway.faults.run())]
+    queues = [gateway.faults, *([gateway.told] if gateway.told is not None else [])]
+    tasks = [asyncio.ensure_future(work) for work in (gateway.source.run(), *(one.run() for one in queues))]
     await submitters.start()
     await nodes.start()
     try:
@@ -271,6 +289,8 @@ async def _serve(
         left = await gateway.faults.drained(STOP_S)
         if left:
             log.error("%d faults were not told: the sink at %s does not answer", left, options.sink)
+        if gateway.told is not None and (left := await gateway.told.drained(0.5)):
+            log.error("%d misses were not told to the daemon", left)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

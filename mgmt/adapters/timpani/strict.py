@@ -13,28 +13,36 @@ from mgmt.core.schedule.documents import read_nodes
 from mgmt.core.schedule.workload import LOCAL
 from mgmt.protocol.errors import MgmtError
 
+from .faults import Fault, Unsent
 from .plan import Plan, check_masks, document, in_force
 
 log = logging.getLogger(__name__)
 
+NAME = "timpani-gateway"
 SUBMIT_TIMEOUT_S = 60.0
 TRIES = 8  # a schedule that changes while its parts are asked for is asked for again
 AGAIN_S = 0.5  # after the daemon was lost
 
 
 class Strict:
-    """`changed` is called with each new plan. `nodes`: parsed documents that describe the family's nodes;
-    MgmtError `bad-workload` says what is wrong with them.
+    """`changed` is called with each new plan, `missed` with each `miss` event of the daemon's own nodes.
 
-    While the daemon is away, the last plan holds: what it had in force it has again when it comes back.
+    `nodes`: parsed documents that describe the family's nodes; MgmtError `bad-workload` says what is wrong with
+    them. While the daemon is away, the last plan holds: what it had in force it has again when it comes back.
     """
 
     def __init__(
-        self, client: AsyncClient, nodes: Sequence[Any], changed: Callable[[Plan], None], host: str = ""
+        self,
+        client: AsyncClient,
+        nodes: Sequence[Any],
+        changed: Callable[[Plan], None],
+        missed: Callable[[dict[str, Any]], None],
+        host: str = "",
     ) -> None:
         self._client = client
         self._nodes = list(nodes)
-        self._changed = changed
+        self._changed, self._missed = changed, missed
+        self._seen: int | None = None  # the last event that was looked at
         self._host = host or os.uname().nodename
         described = read_nodes(nodes)
         check_masks(described)
@@ -74,13 +82,19 @@ class Strict:
         away = False
         while True:
             try:
-                async for item in self._client.events():
+                async for item in self._client.events(since=self._seen):
                     if away:
                         log.warning("the daemon answers again")
                         away = False
                     if item["kind"] == "snapshot":
                         self._version = -1  # of a daemon that may be another one
                         await self._refresh(0)
+                        self._seen = item["seq"] if self._seen is None else min(self._seen, item["seq"])
+                        continue
+                    self._seen = item["seq"]
+                    if item["kind"] == "fault":
+                        if item["what"] == "miss" and not item["source"]:
+                            self._missed(item)
                     elif item["kind"] == "schedule" and item["what"] != "refused":
                         await self._refresh(item["seq"])
             except MgmtError as error:
@@ -88,6 +102,16 @@ class Strict:
                     log.warning("the daemon is away, its last schedule holds: %s", error)
                     away = True
             await asyncio.sleep(AGAIN_S)
+
+    async def report(self, fault: Fault, key: str) -> None:
+        """Tell the daemon of a miss on one of the family's nodes; Unsent: it has to be said again."""
+        miss = {"workload": fault.workload, "task": fault.task, "node": fault.node, "misses": fault.misses}
+        try:
+            await self._client.request("fault-report", {"source": NAME, "faults": [miss]}, key=key)
+        except MgmtError as error:
+            if error.row.retryable:
+                raise Unsent(error.text) from None
+            log.warning("the daemon does not take the miss of task %r: %s", fault.task, error)
 
     async def _refresh(self, version: int) -> None:
         """Know a schedule of this version or a later one."""

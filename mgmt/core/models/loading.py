@@ -131,6 +131,8 @@ class Loading:
             )
         units = self.units(model.name)
         self._ordering.check(units)
+        if waiter is not None:
+            self._ordering.check_reachable(units)
         states = {unit.state for unit in units}
         already = bool(states) and states <= {State.RUNNING, State.STARTING}
         waits = waiter is not None and not all(unit.is_up for unit in units)
@@ -189,6 +191,10 @@ class Loading:
         name = unit.spec.model.name
         waiters = self._waiters.get(name)
         units = self.units(name)
+        if unit.waiting_for and waiters is not None and waiters.load:
+            error = self._supervisor.unreachable(unit)
+            if error is not None:
+                self._fail_load(name, error, out)
         if units and all(other.ready for other in units):
             self._complete.add(name)
         if not self.is_declared(unit):

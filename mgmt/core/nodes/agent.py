@@ -11,14 +11,15 @@ import hashlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from mgmt.core import effect as fx
 from mgmt.core.event import Now
 from mgmt.core.nodes.assignment import Assignment, from_body
+from mgmt.core.nodes.fleet import Fleet
 from mgmt.core.nodes.policy import allows
 from mgmt.core.placement import Ledger, plan
-from mgmt.core.supervision import AT_REST, Ordering, State, Supervisor, Unit, UnitSpec, ghost
+from mgmt.core.supervision import AT_REST, Ordering, State, Unit, UnitSpec, ghost
 from mgmt.protocol import defaults, frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings.policy import PolicySettings
@@ -39,27 +40,61 @@ class AgentFacts:
     policy: PolicySettings | None = None  # None: whatever the daemon says
 
 
+FAULTS = 500  # in one report
+
+
+class Tasks(Protocol):
+    """Tasks that are processes: what the daemon said about them, and what it is told."""
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there are records that the store does not have."""
+
+    def restore(self, records: dict[str, dict[str, Any]], out: list[fx.Effect]) -> None:
+        """What it was told in an earlier life."""
+
+    def on_push(
+        self,
+        what: str,
+        body: dict[str, Any],
+        why_not: Callable[[list[UnitSpec]], str],
+        out: list[fx.Effect],
+    ) -> None:
+        """A `stage`, `start` or `hold`."""
+
+    def records(self) -> dict[str, dict[str, Any] | None]:
+        """What the store does not have yet; it has it from now on."""
+
+    def fresh_reports(self) -> list[dict[str, Any]]:
+        """StageReports that were not told yet; they are from now on."""
+
+    def reports(self) -> list[dict[str, Any]]:
+        """All of them."""
+
+
 class Agent:
     """`declare` makes specifications the units there are; `undeclared` names those that go at rest."""
 
     def __init__(
         self,
         facts: AgentFacts,
-        supervisor: Supervisor,
+        supervisor: Fleet,
         ordering: Ordering,
         ledger: Ledger,
         declare: Callable[[list[UnitSpec]], None],
         undeclared: set[str],
+        tasks: Tasks,
     ) -> None:
         self.facts = facts
         self.assignments: dict[str, Assignment] = {}
-        self.dirty: set[str] = set()  # assignments to be written
+        self._dirty: set[str] = set()  # assignments to be written
         self.joined = False
         self.ever_joined = False
         self.refused = 0  # assignments that were older than what is known
         self.refusal = ""  # the daemon's last word, when it was no
         self._supervisor, self._ordering, self._ledger = supervisor, ordering, ledger
-        self._declare, self._undeclared = declare, undeclared
+        supervisor.lease = self._lease
+        self._declare, self._undeclared, self._tasks = declare, undeclared, tasks
         self._specs: dict[str, UnitSpec] = {}
         # Units whose former life is being ended for the next one, and the epoch that reports of it still have.
         self._ending: dict[str, int] = {}
@@ -74,23 +109,45 @@ class Agent:
         self._heard_ns = 0
         self._beat_ns = int(defaults.NODE_HEARTBEAT_S * 1e9)
         self._lost_ns = int(defaults.NODE_LOST_S * 1e9)
+        self._unanswered = False  # the last heartbeat
+        self._relinks = 0  # since it was joined
+        self._renew_ns = 0  # when a link that does not come up is made anew
+        # When the heartbeat was sent that was answered last: the daemon has heard this agent later than that.
+        self._leased_ns = 0
+        self._fence_ns = 0  # when units of which there must be one only are ended
+        self._now_ns = 0
         self._samples: deque[tuple[int, int]] = deque(maxlen=defaults.CLOCK_SAMPLES)  # round trip, offset
 
     # ---- what it was told in an earlier life ----
 
     def restore(self, now: Now, records: dict[str, dict[str, Any]], out: list[fx.Effect]) -> None:
         """Its assignments are its configuration: they are declared before anything is looked for."""
-        self._heard_ns = now.mono_ns
+        self._heard_ns = self._now_ns = now.mono_ns
+        self._fence_ns = now.mono_ns + self._lost_ns  # or earlier: their shims know when the lease ends
         self._wait("silence", now.mono_ns + self._lost_ns, out)
+        self._tasks.restore({key: record for key, record in records.items() if "tasks" in record}, out)
         for name, record in records.items():
+            if "tasks" in record:
+                continue
             try:
                 assignment = from_body(record)
                 self._specs[name] = assignment.spec()
             except MgmtError:
-                self.dirty.add(name)  # of another version: the daemon will tell it again
+                self._dirty.add(name)  # of another version: the daemon will tell it again
             else:
                 self.assignments[name] = assignment
         self._redeclare()
+
+    @property
+    def has_unsaved(self) -> bool:
+        return bool(self._dirty) or self._tasks.dirty
+
+    def unsaved(self) -> dict[str, dict[str, Any] | None]:
+        """Records that the store does not have yet; it has them from now on."""
+        known = self.assignments
+        records = {name: known[name].to_record() if name in known else None for name in sorted(self._dirty)}
+        self._dirty.clear()
+        return {**records, **self._tasks.records()}
 
     # ---- the link ----
 
@@ -114,6 +171,7 @@ class Agent:
             "acked": self._seen,
             "log_dir": log_dir,
             "units": [self._report(now, name) for name in sorted(self.assignments)],
+            "staged": self._tasks.reports(),
         }
         out.append(fx.SayHello(body))
         self._unsaid.clear()
@@ -132,8 +190,9 @@ class Agent:
         self._session, self._epoch, self._heard_ns = body["session"], body["epoch"], now.mono_ns
         if not body["resumed"]:
             self._seen = 0
-        self._told = self._seen
+        self._told, self._relinks = self._seen, 0
         self._beat_ns, self._lost_ns = int(body["heartbeat_s"] * 1e9), int(body["lost_s"] * 1e9)
+        self._unanswered = False
         self._samples.clear()
         out.append(fx.OpenRelay(body["token"]))
         self._beat(now, out)
@@ -157,18 +216,70 @@ class Agent:
         self._wait("retry", now.mono_ns + int(pause_s * (1 + share / 4) * 1e9), out)
         return True
 
+    # ---- units of which there must be one only ----
+
+    def fence(self, now: Now, out: list[fx.Effect]) -> None:
+        """Before anything else at every event: a unit that may run elsewhere by now is ended.
+
+        This agent may have been stopped for long. Its daemon waits for the unit's grace, and a little, more; when
+        this agent does not run, the unit's shim kills it by then.
+        """
+        self._now_ns = now.mono_ns
+        if not self._fence_ns or now.mono_ns < self._fence_ns:
+            return
+        self._fence_ns = 0
+        why = f"{self.facts.daemon} may have started it on another node"
+        for unit in self._exclusive():
+            if unit.state not in AT_REST:
+                self._ordering.stop(now, [unit], out, why)
+
+    def _exclusive(self) -> list[Unit]:
+        units = (self._supervisor.units[name] for name, known in self.assignments.items() if known.wanted)
+        return [unit for unit in units if unit.spec.backend.on_node_lost == "replace"]
+
+    def _lease(self, unit: Unit) -> int | None:
+        """Until when its shim lets it run; 0: it may not be started, None: there may be more of it."""
+        if unit.spec.backend.on_node_lost != "replace":
+            return None
+        until_ns = self._leased_ns + self._lost_ns
+        if not self._leased_ns or self._now_ns >= until_ns:
+            return 0
+        return until_ns + int(unit.spec.backend.grace_s * 1e9)
+
+    def _renew(self, sent_ns: int, out: list[fx.Effect]) -> None:
+        had_ns, self._leased_ns = self._leased_ns, max(self._leased_ns, sent_ns)
+        self._fence_ns = self._leased_ns + self._lost_ns
+        units = self._exclusive()
+        for unit in units:
+            until_ns = self._lease(unit)
+            if unit.has_process and until_ns:
+                out.append(fx.LeaseUnit(unit.spec.name, unit.incarnation, until_ns))
+            if unit.waiting_for and self._now_ns >= had_ns + self._lost_ns:
+                self._supervisor.touch(unit)
+        if units:
+            out.append(fx.SetTimer(("fence", ""), self._fence_ns))
+
     def on_timer(self, now: Now, out: list[fx.Effect]) -> None:
         """The next heartbeat, or the end of patience."""
         silent_ns = now.mono_ns - self._heard_ns
         if silent_ns >= self._lost_ns:
             self._on_daemon_lost(now, out)
-        if self.joined and silent_ns < self._lost_ns:
+        if self.joined and silent_ns < self._patience_ns:
             self._beat(now, out)
-        elif self.joined or self._waits_for in ("hello", "retry"):
-            if self._waits_for != "retry":
+        elif self._waits_for == "silence" and now.mono_ns < self._renew_ns:
+            self._wait("silence", self._renew_ns, out)
+        else:
+            if self.joined or self._waits_for == "hello":
                 text = f"{self.facts.daemon} has not been heard for {silent_ns / 1e9:.1f} s: connecting anew"
                 out.append(fx.Note("WARNING", text, {}))
             self._relink(now, out)
+
+    @property
+    def _patience_ns(self) -> int:
+        """How long a silent link is kept. The daemon doubts this node by then: with a new one there is time left
+        to be heard before it is lost, where the kernel would send again only after as long as the old one was cut.
+        """
+        return min(self._lost_ns, int(self._beat_ns * defaults.MISSED_BEATS))
 
     def _on_daemon_lost(self, now: Now, out: list[fx.Effect]) -> None:
         """The daemon takes this node for lost by now: what must not outlive that is stopped."""
@@ -179,16 +290,29 @@ class Agent:
                 self._ordering.stop(now, [unit], out, why)
 
     def _beat(self, now: Now, out: list[fx.Effect]) -> None:
+        """Not while one is unanswered on a short way: a daemon that cannot be heard shall miss this node, too."""
+        wait_ns = min(now.mono_ns + self._beat_ns, self._heard_ns + self._patience_ns)
+        if self._unanswered and self._samples and min(self._samples)[0] * 2 < self._beat_ns:
+            self._wait("beat", wait_ns, out)
+            return
+        self._unanswered = True
         body: dict[str, Any] = {"clock_ns": now.mono_ns, "acked": self._told}
         if self._samples:
             body["round_trip_ns"], body["offset_ns"] = min(self._samples)
         out.append(fx.Beat(None, self._session, body))
-        self._wait("beat", now.mono_ns + self._beat_ns, out)
+        self._wait("beat", wait_ns, out)
 
     def _relink(self, now: Now, out: list[fx.Effect]) -> None:
         self.joined = False
-        out.append(fx.Relink())
-        self._wait("silence", max(now.mono_ns, self._heard_ns) + self._lost_ns, out)
+        self._relinks += 1
+        # What a short way does not answer at once was lost: it is asked again, for a link that comes back is to be
+        # used soon. Every second time more is waited for, since the way may have become a longer one.
+        trip_ns = min(self._samples)[0] if self._samples else defaults.NODE_CONNECT_TIMEOUT_S * 1e9
+        short = self._relinks % 2 and trip_ns * 4 <= defaults.NODE_CONNECT_SHORT_S * 1e9
+        out.append(fx.Relink(defaults.NODE_CONNECT_SHORT_S if short else defaults.NODE_CONNECT_TIMEOUT_S))
+        self._renew_ns = now.mono_ns + int(2 * defaults.NODE_HELLO_S * 1e9)
+        lost_ns = self._heard_ns + self._lost_ns
+        self._wait("silence", lost_ns if lost_ns > now.mono_ns else self._renew_ns, out)
 
     def _wait(self, what: str, at_ns: int, out: list[fx.Effect]) -> None:
         self._waits_for = what
@@ -201,12 +325,17 @@ class Agent:
 
     def on_beat(self, now: Now, body: dict[str, Any], out: list[fx.Effect]) -> None:
         """Our heartbeat came back with the daemon's clock: the way there and back, and how the clocks differ."""
+        self._unanswered = False
         self._heard_ns = now.mono_ns
+        self._renew(body["clock_ns"], out)
         round_trip_ns = now.mono_ns - body["clock_ns"]
         if round_trip_ns >= 0:
             offset_ns = body["daemon_ns"] - (body["clock_ns"] + now.mono_ns) // 2
             self._samples.append((round_trip_ns, offset_ns))
-        self._wait("beat", now.mono_ns + min(self._beat_ns, body["next_ns"]), out)
+        # Of the first few one is likely to have had a short way; with only one, a common start would be a bad one.
+        learns = len(self._samples) < defaults.CLOCK_SAMPLES
+        pause_ns = int(defaults.CLOCK_SAMPLE_S * 1e9) if learns else self._beat_ns
+        self._wait("beat", now.mono_ns + min(pause_ns, body["next_ns"]), out)
 
     def on_gone(self, now: Now, out: list[fx.Effect]) -> None:
         """The daemon does not know this session: say hello at once, on a new connection."""
@@ -231,6 +360,8 @@ class Agent:
             self._drop(now, body["unit"], out)
         elif what == "reset" and body["unit"] in self.assignments:
             self._supervisor.reset_failed(self._supervisor.units[body["unit"]], out)
+        elif what in ("stage", "start", "hold"):
+            self._tasks.on_push(what, body, self._why_not_all, out)
 
     def _assign(self, now: Now, assignment: Assignment, out: list[fx.Effect]) -> None:
         name = assignment.unit
@@ -241,7 +372,7 @@ class Agent:
             return
         unit = self._supervisor.units.get(name)
         self.assignments[name] = assignment
-        self.dirty.add(name)
+        self._dirty.add(name)
         why_not = ""
         try:
             self._specs[name] = assignment.spec()
@@ -252,6 +383,8 @@ class Agent:
         unit = self._supervisor.units[name]
         if unit.state in AT_REST and not unit.has_process:
             unit.incarnation = max(unit.incarnation, assignment.incarnation)
+        elif former is not None and unit.has_process and unit.spec.backend.on_node_lost != "replace":
+            out.append(fx.LeaseUnit(name, unit.incarnation, 0))  # it may have had one
         why_not = why_not or self._why_not(unit.spec)
         if not assignment.wanted:
             self._ordering.stop(now, [unit], out, assignment.reason or "stopped by the daemon")
@@ -303,7 +436,7 @@ class Agent:
     def _drop(self, now: Now, name: str, out: list[fx.Effect]) -> None:
         """It is another node's, or nobody's."""
         del self.assignments[name], self._specs[name]
-        self.dirty.add(name)
+        self._dirty.add(name)
         unit = self._supervisor.units[name]
         self._redeclare()
         self._undeclared.add(name)
@@ -328,18 +461,21 @@ class Agent:
             return
         changed = sorted(name for name in self._unsaid if name in self.assignments)
         self._unsaid.clear()
+        staged = self._tasks.fresh_reports()
         leaving = stopping and not self._told_leaving
-        if not changed and self._seen == self._told and not leaving:
+        if not changed and not staged and self._seen == self._told and not leaving:
             return
         self._told, self._told_leaving = self._seen, self._told_leaving or stopping
         body: dict[str, Any] = {"acked": self._seen}
         if changed:
             body["units"] = [self._report(now, name) for name in changed]
+        if staged:
+            body["staged"] = staged
         if stopping:
             body["leaving"] = True
         out.append(fx.ToDaemon(self._session, "agent-report", body))
 
-    def why_not_all(self, specs: list[UnitSpec]) -> str:
+    def _why_not_all(self, specs: list[UnitSpec]) -> str:
         """Why the policy does not allow these beside what shall be up and is not one of them."""
         if self.facts.policy is None:
             return ""
@@ -352,18 +488,27 @@ class Agent:
             beside.append(spec)
         return ""
 
-    def answer(self, ask: int, body: dict[str, Any] | MgmtError, out: list[fx.Effect]) -> None:
-        """The daemon gets its answer, when there is one and it still listens; `ask` 0: there is none."""
-        if self.joined and ask:
-            outcome = frames.Outcome.ERROR if isinstance(body, MgmtError) else frames.Outcome.OK
-            told = body.as_body() if isinstance(body, MgmtError) else body
-            answer = {"ask": ask, "outcome": str(outcome), "body": told}
-            out.append(fx.ToDaemon(self._session, "agent-answer", answer))
+    def tell_faults(self, now: Now, events: list[dict[str, Any]], gap: bool, out: list[fx.Effect]) -> None:
+        """Faults among these events of this agent's journal, each once: the daemon knows the last that it heard.
 
-    def tell_fault(self, fault: dict[str, Any], out: list[fx.Effect]) -> None:
-        """One that the daemon does not hear of is in this agent's journal."""
-        if self.joined:
-            out.append(fx.ToDaemon(self._session, "agent-report", {"acked": self._told, "faults": [fault]}))
+        `gap`: there were others before them, which the journal no longer has.
+        """
+        faults = []
+        if gap and events:
+            reason = "more happened than its journal keeps: faults before this may not have been told"
+            none: dict[str, Any] = dict.fromkeys(("workload", "task", "node", "action", "source"), "")
+            none |= dict.fromkeys(("count", "job", "misses"), 0)
+            faults.append({"seq": events[0]["seq"] - 1, "what": "executive", **none, "reason": reason})
+        for event in events:
+            if event["kind"] == "fault":
+                fault = {key: item for key, item in event.items() if key not in ("at", "kind")}
+                late_s = now.real_s - event["at"]
+                if late_s >= 1.0:
+                    fault["reason"] += f" (told {late_s:.1f} s later)"
+                faults.append(fault)
+        for first in range(0, len(faults), FAULTS):
+            body = {"acked": self._told, "faults": faults[first : first + FAULTS]}
+            out.append(fx.ToDaemon(self._session, "agent-report", body))
 
     def tell_usage(self, usage: dict[str, tuple[float | None, int]], out: list[fx.Effect]) -> None:
         known = {name: list(of) for name, of in usage.items() if name in self.assignments}

@@ -15,9 +15,11 @@ from pydantic import ValidationError
 from mgmt.core.supervision import Unit, UnitSpec
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import BackendSettings, ModelSettings, UnitSettings
+from mgmt.settings.values import Table
 
 # What only the daemon has to do with.
 _DAEMONS = {"requires", "wants", "after", "autostart", "node"}
+_MODELS_DAEMONS = {"autostart", "aliases", "replicas", "node"}
 
 
 @dataclass(slots=True)
@@ -81,6 +83,9 @@ class Assignment:
 def assignment_body(unit: Unit, posting: Posting) -> dict[str, Any]:
     """What is pushed to the node."""
     spec = unit.spec
+    backend = _differing(spec.backend, _DAEMONS)
+    if isinstance(spec.node, str) and backend.get("on_node_lost") == "replace":
+        del backend["on_node_lost"]  # there is no other node for it
     return {
         "unit": spec.name,
         "epoch": posting.epoch,
@@ -90,11 +95,14 @@ def assignment_body(unit: Unit, posting: Posting) -> dict[str, Any]:
         "config_path": unit.config_path,
         "incarnation": max(0, unit.incarnation - 1),  # the start that is asked for is counted already
         "plain": isinstance(spec.backend, UnitSettings),
-        "model": spec.model.model_dump(
-            exclude_defaults=True, exclude={"autostart", "aliases", "replicas", "node"}
-        ),
-        "backend": spec.backend.model_dump(exclude_defaults=True, exclude=_DAEMONS),
+        "model": _differing(spec.model, _MODELS_DAEMONS),
+        "backend": backend,
     }
+
+
+def _differing(settings: Table, without: set[str]) -> dict[str, Any]:
+    """What is not as by default. What was never set is not looked at, which is most of it."""
+    return settings.model_dump(include=settings.model_fields_set - without, exclude_defaults=True)
 
 
 def from_body(body: dict[str, Any]) -> Assignment:

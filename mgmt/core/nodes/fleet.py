@@ -8,6 +8,7 @@ methods below that override those of Supervisor look at it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from mgmt.core import effect as fx
@@ -16,7 +17,8 @@ from mgmt.core.nodes.assignment import Posting, assignment_body
 from mgmt.core.nodes.node import Node, NodeState
 from mgmt.core.nodes.roster import Roster
 from mgmt.core.placement import Ledger
-from mgmt.core.supervision import AT_REST, Exit, State, Supervisor, Unit
+from mgmt.core.supervision import AT_REST, Exit, State, Supervisor, Unit, UnitSpec
+from mgmt.protocol import defaults
 from mgmt.protocol.errors import MgmtError
 
 UP = frozenset({State.STARTING, State.RUNNING})
@@ -37,9 +39,12 @@ class Fleet(Supervisor):
         super().__init__(secret, epoch, control_endpoint, socket_prefix, ledger)
         self.roster = roster
         self.postings: dict[str, Posting] = {}
-        self.reposted: set[str] = set()  # to be written
+        self._reposted: set[str] = set()  # to be written
         self.strays = 0  # reports that were too late to mean anything
         self.closing = False  # nothing is put on a node any more
+        # Of an agent: until when it may run a unit of which there must be one only; 0: now not, None: for ever.
+        self.lease: Callable[[Unit], int | None] = lambda unit: None
+        self._fenced: set[str] = set()  # units that a lost node may not have given up yet
         # Above all of former lives as long as the clock is roughly right; agents tell when it is not.
         self._epoch = epoch << 12
 
@@ -47,6 +52,10 @@ class Fleet(Supervisor):
 
     def obstacle(self, unit: Unit) -> str:
         asked = unit.spec.node
+        if self.lease(unit) == 0:
+            return "its daemon to be heard: it may run on another node"
+        if unit.spec.name in self._fenced:
+            return f"node {unit.node} to have given it up"
         if asked is None:
             return ""
         if self.closing:
@@ -59,6 +68,56 @@ class Fleet(Supervisor):
         if node is not None and node.cordoned:
             return f"node {asked} to be uncordoned"
         return f"node {asked} to be alive"
+
+    def unreachable(self, unit: Unit) -> MgmtError | None:
+        asked, nodes = unit.spec.node, self.roster.nodes
+        fenced = unit.spec.name in self._fenced
+        if asked is None or self.closing or fenced or self._choose(unit) is not None:
+            return None
+        if isinstance(asked, str):
+            what, candidates = f"node {asked}", [nodes[asked]] if asked in nodes else []
+        else:
+            what = f"a node with the tags {', '.join(asked.tags)}"
+            candidates = [node for node in nodes.values() if node.tags.issuperset(asked.tags)]
+        if any(node.state is NodeState.SUSPECT and not node.cordoned for node in candidates):
+            return None  # it is known in a moment
+        name = unit.spec.name
+        names = [node.name for node in candidates]
+        then = f"or say --no-wait (`mgmt start --no-wait {name}`), and it starts as soon as it can"
+        if not candidates:
+            wait = f"`mgmt node wait {asked}`" if isinstance(asked, str) else "`mgmt node list`"
+            text = f"unit {name!r} runs on {what}, and none has ever joined: start an agent there ({wait}), {then}"
+            return MgmtError("unknown-node", text, unit=name, nodes=names)
+        each = "; ".join(
+            f"{node.name} is {'cordoned' if node.cordoned and node.state is NodeState.ALIVE else node.state}"
+            f" ({node.reason})"
+            for node in candidates[:8]
+        )
+        if any(node.cordoned and node.state is NodeState.ALIVE for node in candidates):
+            text = f"unit {name!r} runs on {what}: {each}; `mgmt node uncordon` one of them, {then}"
+            return MgmtError("conflict", text, unit=name, nodes=names)
+        text = f"unit {name!r} runs on {what}: {each}; wait for one (`mgmt node wait {names[0]}`), {then}"
+        return MgmtError("node-lost", text, unit=name, nodes=names)
+
+    def _lease_ns(self, unit: Unit) -> int:
+        return self.lease(unit) or 0
+
+    def _fence(self, unit: Unit, at_ns: int, out: list[fx.Effect]) -> None:
+        """Its node cannot be heard: it is started elsewhere when the node must have ended it by itself."""
+        grace_s = unit.spec.backend.grace_s + defaults.NODE_FENCE_S
+        self._fenced.add(unit.spec.name)
+        out.append(fx.SetTimer(("fenced", unit.spec.name), at_ns + int(grace_s * 1e9)))
+
+    def _unfence(self, unit: Unit) -> None:
+        if unit.spec.name in self._fenced:
+            self._fenced.discard(unit.spec.name)
+            self.touch(unit)
+
+    def on_timer(self, now: Now, what: str, name: str, out: list[fx.Effect]) -> None:
+        if what != "fenced":
+            super().on_timer(now, what, name, out)
+        elif name in self.units:
+            self._unfence(self.units[name])
 
     def _choose(self, unit: Unit) -> Node | None:
         """The node for a new start: the one it was on, else the one with the fewest units, ties by name."""
@@ -73,7 +132,9 @@ class Fleet(Supervisor):
         for node in candidates:
             if node.name == unit.node:
                 return node
-        return min(candidates, key=lambda node: (self.count(node.name), node.name), default=None)
+        if len(candidates) < 2:
+            return candidates[0] if candidates else None  # nothing to count
+        return min(candidates, key=lambda node: (self.count(node.name), node.name))
 
     def on_node(self, name: str) -> list[Unit]:
         """The units that are on a node, in name order."""
@@ -162,6 +223,8 @@ class Fleet(Supervisor):
             super().restore(now, unit, out, declared)
             return
         unit.node = posting.node
+        if is_exclusive(unit.spec) and posting.there and unit.state in AT_REST:
+            self._fence(unit, now.mono_ns + self.roster.lost_ns, out)
         self.units[unit.spec.name] = unit
         self.version += 1
         if unit.has_process or unit.state not in AT_REST:
@@ -177,11 +240,24 @@ class Fleet(Supervisor):
                 posting = self.postings[name] = Posting(**record)
                 self._epoch = max(self._epoch, posting.epoch)
 
+    @property
+    def has_unsaved(self) -> bool:
+        return bool(self._reposted)
+
+    def unsaved(self) -> dict[str, dict[str, Any] | None]:
+        """Records of postings that the store does not have yet; it has them from now on."""
+        known = self.postings
+        records = {
+            name: known[name].to_record() if name in known else None for name in sorted(self._reposted)
+        }
+        self._reposted.clear()
+        return records
+
     def _withdraw(self, unit: Unit, out: list[fx.Effect]) -> None:
         """It is no longer its node's. One that cannot be told now finds out when it says hello."""
         posting = self.postings.pop(unit.spec.name, None)
         if posting is not None:
-            self.reposted.add(unit.spec.name)
+            self._reposted.add(unit.spec.name)
             self.roster.push(self.roster.nodes[posting.node], "drop", {"unit": unit.spec.name}, out)
         unit.node = ""
 
@@ -189,7 +265,7 @@ class Fleet(Supervisor):
         """One more word about a unit: with a new epoch, which is written before it is sent."""
         self._epoch += 1
         posting.epoch = self._epoch
-        self.reposted.add(unit.spec.name)
+        self._reposted.add(unit.spec.name)
         self.touch(unit)
         self._push(unit, posting, out)
 
@@ -198,22 +274,22 @@ class Fleet(Supervisor):
 
     # ---- what the nodes say ----
 
-    def on_hello(
-        self, now: Now, node: Node, reports: list[dict[str, Any]], replay: bool, out: list[fx.Effect]
-    ) -> None:
-        """A node says everything it runs, and is told what of it is not so, any more or yet."""
-        said = {report["unit"]: report for report in reports}
+    def on_hello(self, now: Now, node: Node, reports: list[dict[str, Any]], out: list[fx.Effect]) -> None:
+        """A node says everything it runs."""
+        said = {report["unit"] for report in reports}
         for report in reports:
             self._epoch = max(self._epoch, report["epoch"])
             self.on_report(now, node, report, out)
-        units = self.on_node(node.name)
-        for unit in units:
+        for unit in self.on_node(node.name):
             posting = self.postings[unit.spec.name]
+            self._unfence(unit)
             if unit.spec.name not in said and not posting.wanted:
                 posting.there = False
-        if replay:
-            return
-        self.roster.start_anew(node)
+
+    def tell_all(self, node: Node, reports: list[dict[str, Any]], out: list[fx.Effect]) -> None:
+        """A node is told what of all that it runs is not so, any more or yet."""
+        said = {report["unit"]: report for report in reports}
+        units = self.on_node(node.name)
         self.roster.push(node, "keep", {"units": [unit.spec.name for unit in units]}, out)
         for unit in units:
             posting = self.postings[unit.spec.name]
@@ -272,7 +348,8 @@ class Fleet(Supervisor):
                 continue
             elif policy == "stop":
                 todo["stop"].append(unit)
-            elif policy == "replace" and not isinstance(unit.spec.node, str):
+            elif is_exclusive(unit.spec):
+                self._fence(unit, now.mono_ns, out)
                 todo["replace"].append(unit)
             else:
                 was_ready, unit.sought = unit.ready, True
@@ -282,8 +359,8 @@ class Fleet(Supervisor):
                 self.touch(unit)
         return todo
 
-    def on_alive(self) -> None:
-        """A node may take units: whoever waits for one is looked at again."""
+    def on_nodes_changed(self) -> None:
+        """A node may take units, or no more: whoever waits for one is looked at again."""
         for unit in self.units.values():
             if unit.waiting_for and unit.spec.node is not None:
                 self.touch(unit)
@@ -328,7 +405,8 @@ class Fleet(Supervisor):
     def _left_unasked(self, unit: Unit, node: Node, out: list[fx.Effect]) -> None:
         """Its agent stops it of its own accord. It comes back with the agent, unless that was its policy."""
         posting = self.postings[unit.spec.name]
-        unit.wanted = unit.start_when_empty = node.leaving and posting.wanted
+        again = node.leaving or is_exclusive(unit.spec)  # it must, when it is cut off
+        unit.wanted = unit.start_when_empty = again and posting.wanted
         if not unit.wanted and posting.wanted:
             posting.wanted, posting.reason = False, "its node stopped it"
             self._tell(unit, posting, out)
@@ -351,6 +429,12 @@ class Fleet(Supervisor):
         unit.retry_ns = None
         if state is State.BACKOFF:
             unit.retry_ns = now.mono_ns + int((report["next_start_s"] or 0.0) * 1e9)
+
+
+def is_exclusive(spec: UnitSpec) -> bool:
+    """Whether it is replaced when its node is lost, so that its node must end it by itself then."""
+    replaced = spec.backend.on_node_lost == "replace"
+    return replaced and spec.node is not None and not isinstance(spec.node, str)
 
 
 def _towards(state: State, target: State) -> tuple[str, State]:

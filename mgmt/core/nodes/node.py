@@ -59,7 +59,9 @@ class Node:
     offset_ns: int | None = None  # our monotonic clock less its own, right within half a round trip
     pushed: int = 0  # number of the last push of this daemon's life
     unacked: deque[Push] = field(default_factory=deque)
-    overdue: int = 0  # the first push that was not acknowledged at the last heartbeat
+    fault_seq: int | None = None  # the last fault that it told, by its own count
+    overdue: int = 0  # the first push that was not acknowledged at `overdue_ns`
+    overdue_ns: int = 0
 
     @property
     def tags(self) -> frozenset[str]:
@@ -84,6 +86,7 @@ def to_record(node: Node) -> dict[str, Any]:
         "facts": node.facts,
         "log_dir": node.log_dir,
         "cordoned": node.cordoned,
+        "fault_seq": node.fault_seq,
     }
 
 
@@ -100,4 +103,5 @@ def from_record(name: str, record: dict[str, Any]) -> Node:
         facts=record["facts"],
         log_dir=record["log_dir"],
         cordoned=record["cordoned"],
+        fault_seq=record.get("fault_seq"),
     )

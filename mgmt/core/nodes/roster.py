@@ -40,7 +40,7 @@ class Roster:
         self._beat_ns = int(heartbeat_s * 1e9)
         self._slot_ns = max(1, self._beat_ns // defaults.BEAT_SLOTS)
         self._suspect_ns = int(heartbeat_s * defaults.MISSED_BEATS * 1e9)
-        self._lost_ns = int(lost_s * 1e9)
+        self.lost_ns = int(lost_s * 1e9)
         self._sessions = 0
 
     def get(self, name: str) -> Node:
@@ -56,7 +56,7 @@ class Roster:
         for name, record in records.items():
             node = self.nodes[name] = from_record(name, record)
             node.seen_ns = now.mono_ns
-            self._watch(node, now.mono_ns + self._lost_ns, out)
+            self._watch(node, now.mono_ns + self.lost_ns, out)
 
     # ---- sessions ----
 
@@ -86,6 +86,8 @@ class Roster:
         self.by_peer[peer] = node
         node.state = TRANSITIONS[was, "hello"]
         node.reason = "joined" if not again else "came back"
+        if node.agent != hello.agent:
+            node.fault_seq = None  # another one, with another count
         node.agent, node.machine_id = hello.agent, hello.machine_id
         node.incarnation, node.started_at = hello.incarnation, hello.started_at
         node.version, node.pid, node.log_dir = hello.version, hello.pid, hello.log_dir
@@ -109,6 +111,7 @@ class Roster:
             "lost_s": self.lost_s,
             "token": self.token(node),
             "resumed": resumed,
+            "faults": node.fault_seq,
         }
 
     def token(self, node: Node) -> str:
@@ -144,9 +147,11 @@ class Roster:
         # What a stranger to the protocol sends in these is caught before: see the shell's validation.
         self.acknowledge(node, body["acked"])
         first = node.unacked[0][0] if node.unacked else 0
-        if first and first == node.overdue:
-            self.replay(node, first - 1, out)  # not carried out since the last heartbeat: it may be lost
-        node.overdue = first
+        if first != node.overdue:
+            node.overdue, node.overdue_ns = first, now.mono_ns
+        elif first and now.mono_ns - node.overdue_ns >= self._beat_ns // 2:
+            node.overdue_ns = now.mono_ns
+            self.replay(node, first - 1, out)  # not carried out for so long: it may be lost
         if body.get("round_trip_ns") is not None:
             node.round_trip_ns, node.offset_ns = body["round_trip_ns"], body.get("offset_ns")
         # Many agents beat together, a few times a period: to wake up for each of them costs more than to hear it.
@@ -170,11 +175,11 @@ class Roster:
         silence = f"not heard for {silent_ns / 1e9:.1f} s"
         if node.state is NodeState.ALIVE and silent_ns >= self._suspect_ns:
             self._move(node, "silent", silence)
-        if node.state is NodeState.SUSPECT and silent_ns >= self._lost_ns:
+        if node.state is NodeState.SUSPECT and silent_ns >= self.lost_ns:
             self._move(node, "silent", "its agent was stopped" if node.leaving else silence)
             self._end_session(node, out)
             return
-        limit_ns = self._suspect_ns if node.state is NodeState.ALIVE else self._lost_ns
+        limit_ns = self._suspect_ns if node.state is NodeState.ALIVE else self.lost_ns
         self._watch(node, node.seen_ns + limit_ns, out)
 
     def on_peer_lost(self, now: Now, peer: bytes, out: list[fx.Effect]) -> None:

@@ -7,7 +7,7 @@ workload is in force, so that a node which cannot, or is not there, leaves every
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import Now
 from mgmt.core.journal import Journal
-from mgmt.core.nodes import NodeState, Roster
+from mgmt.core.nodes import Node, NodeState, Roster
 from mgmt.core.nodes.assignment import Posting, assignment_body
 from mgmt.core.supervision import Ordering, State, Supervisor, Unit, UnitSpec
 from mgmt.protocol import defaults
@@ -25,7 +25,6 @@ from .force import Entry
 from .processes import plan_of, unit_name, unit_of
 from .workload import LOCAL
 
-FIRST_ASK = 1 << 61  # numbers of questions to agents that nobody waits for at an endpoint
 Done = Callable[[Now, MgmtError | None, list[fx.Effect]], None]
 
 
@@ -33,12 +32,14 @@ Done = Callable[[Now, MgmtError | None, list[fx.Effect]], None]
 class Group:
     """The tasks of a workload that are processes.
 
-    `staged`: nodes that watch theirs; `t0_real_ns` 0: not released; `late`: nodes that are to be told the start.
+    `staged`: nodes that watch theirs; `late`: of these, whoever is to be told the common start `t0_ns` (monotonic)
+    of the others. One that is not `started` enters the grid of a `t0_ns` that is known: its former place had it.
     """
 
     workload: str
     generation: int
-    t0_real_ns: int
+    t0_ns: int
+    started: bool
     units: dict[str, tuple[str, UnitSpec]] = field(default_factory=dict)  # unit -> (task, specification)
     plans: dict[str, list[fx.TaskPlan]] = field(default_factory=dict)  # by node
     staged: set[str] = field(default_factory=set)
@@ -51,10 +52,31 @@ class Group:
         plans = self.plans.get(LOCAL)
         return fx.StageTasks(self.workload, self.generation, tuple(plans)) if plans else None
 
+    def next_ns(self, soonest_ns: int) -> int:
+        """The first instant T0 + k * hyperperiod that is not before this one."""
+        cycle_ns = 1000 * next(plan.hyperperiod_us for plans in self.plans.values() for plan in plans)
+        return self.t0_ns + max(0, -((self.t0_ns - soonest_ns) // cycle_ns)) * cycle_ns
+
+
+@dataclass(slots=True)
+class _Stage:
+    """Groups that nodes prepare for, to be in force together or not at all."""
+
+    groups: list[Group]
+    done: Done
+
+    def missing(self) -> list[str]:
+        """The nodes that have not said that they are ready."""
+        return sorted({node for group in self.groups for node in group.others() if node not in group.staged})
+
 
 class Execution:
     """Groups by name of the workload; `declare` makes these specifications the tasks that there are, `started` is
-    told the common start of a workload: its instant, and its error in words."""
+    told the common start of a workload: its instant, and its error in words. Nodes have `stage_s` to prepare.
+
+    What nodes are told are numbered pushes, which are repeated until they are acknowledged; one that comes back
+    otherwise is told all of it. So no word is lost, and each names a generation, so none is misunderstood.
+    """
 
     def __init__(
         self,
@@ -64,16 +86,16 @@ class Execution:
         roster: Roster,
         declare: Callable[[dict[str, UnitSpec], list[fx.Effect]], None],
         started: Callable[[Now, str, int, str, list[fx.Effect]], None],
+        stage_s: float,
     ) -> None:
         self.groups: dict[str, Group] = {}
         self._of: dict[str, str] = {}  # unit -> workload
         self._supervisor, self._ordering, self._journal = supervisor, ordering, journal
         self._roster = roster
         self._declare, self._started = declare, started
-        self._asked: dict[int, tuple[Group, str]] = {}  # number -> what stages, on which node
-        self._asks = FIRST_ASK
-        self._pending: tuple[Group, Done] | None = None
-        self._prepared: Group | None = None  # staged, and about to be in force
+        self._stage_s = stage_s
+        self._pending: _Stage | None = None
+        self._prepared: list[Group] = []  # staged, and about to be in force
 
     # ---- before it is in force ----
 
@@ -82,37 +104,37 @@ class Execution:
         places = zip(entry.workload.tasks, entry.cpus, strict=True)
         return any(task.command and node != LOCAL for task, (node, _) in places)
 
-    def stage(self, now: Now, entry: Entry, done: Done, out: list[fx.Effect]) -> None:
+    def stage(self, now: Now, entries: Iterable[Entry], done: Done, out: list[fx.Effect]) -> None:
         """Have all other nodes prepare; MgmtError `unreachable` when one is not there, before any is asked."""
-        group = _group(entry)
-        for name in group.others():
-            node = self._roster.nodes.get(name)
-            if node is None or not node.peer or node.state is not NodeState.ALIVE:
-                why = f"is {node.state}: {node.reason}" if node is not None else "has never joined"
-                raise _unreachable(
-                    group, [name], f"node {name}, where tasks with a command are to run, {why}"
-                )
-        self._pending, self._prepared = (group, done), group
-        for name in group.others():
-            self._ask_to_stage(group, name, out)
-        out.append(fx.SetTimer(("tasks", group.workload), now.mono_ns + int(defaults.STAGE_S * 1e9)))
+        groups = [_group(entry) for entry in entries]
+        for group in groups:
+            for name in group.others():
+                node = self._roster.nodes.get(name)
+                if node is None or not node.peer or node.state is not NodeState.ALIVE:
+                    why = f"is {node.state}: {node.reason}" if node is not None else "has never joined"
+                    raise _unreachable([name], f"node {name}, where tasks with a command are to run, {why}")
+        self._pending, self._prepared = _Stage(groups, done), groups
+        for group in groups:
+            for name in group.others():
+                self._push_stage(group, name, out)
+        out.append(fx.SetTimer(("staging", ""), now.mono_ns + int(self._stage_s * 1e9)))
 
     def discard(self, out: list[fx.Effect]) -> None:
         """What was staged is not wanted."""
-        group, self._prepared = self._prepared, None
-        if group is not None:
-            for name in group.others():
-                self._tell(name, "drop", group, out)
+        groups, self._prepared = self._prepared, []
+        self._hold({name for group in groups for name in group.others()}, out)
+
+    def on_stage_timer(self, now: Now, out: list[fx.Effect]) -> None:
+        if self._pending is not None:
+            late = self._pending.missing()
+            why = f"{_nodes(late)} did not prepare within {self._stage_s:g} s (`timing.stage_s`)"
+            self._finish(now, _unreachable(late, why), out)
 
     def _finish(self, now: Now, error: MgmtError | None, out: list[fx.Effect]) -> None:
         assert self._pending is not None
-        (group, done), self._pending = self._pending, None
-        out.append(fx.CancelTimer(("tasks", group.workload)))
+        done, self._pending = self._pending.done, None
+        out.append(fx.CancelTimer(("staging", "")))
         done(now, error, out)
-
-    def _missing(self, now: Now, names: list[str], why: str, out: list[fx.Effect]) -> None:
-        assert self._pending is not None
-        self._finish(now, _unreachable(self._pending[0], names, why), out)
 
     # ---- what is in force ----
 
@@ -126,12 +148,13 @@ class Execution:
         former, former_units = self.groups, self._of
         self._set(entries, out)
         units = self._supervisor.units
+        left: set[str] = set()
         for name, group in former.items():
             if self.groups.get(name) is not group:
+                left |= set(group.others())
                 if group.here() is not None:
                     out.append(fx.DropTasks(name, group.generation))
-                for node in group.others():
-                    self._tell(node, "drop", group, out)
+        self._hold(left, out)
         gone = [units[unit] for unit in former_units if unit not in self._of and unit in units]
         if gone:
             self._ordering.stop(now, gone, out, "its workload no longer has it")
@@ -143,42 +166,47 @@ class Execution:
                 out.append(here)
             for node in group.others():
                 if node not in group.staged:
-                    self._ask_to_stage(group, node, out)
+                    self._push_stage(group, node, out)
             why = dict.fromkeys(group.units, f"workload {name} is new, or was moved")
-            for unit in group.units:
-                try:
-                    self._ordering.restart(now, [units[unit]], out, why)
-                except MgmtError as error:
-                    self._supervisor.refuse(units[unit], error.text)
+            mine = [units[unit] for unit in group.units]
+            try:
+                self._ordering.restart(now, mine, out, why)
+            except MgmtError:  # for one of them, and nothing was changed
+                self._restart_each(now, mine, why, out)
+
+    def _restart_each(self, now: Now, units: list[Unit], why: dict[str, str], out: list[fx.Effect]) -> None:
+        for unit in units:
+            try:
+                self._ordering.restart(now, [unit], out, why)
+            except MgmtError as error:
+                self._supervisor.refuse(unit, error.text)
 
     def _set(self, entries: Mapping[str, Entry], out: list[fx.Effect]) -> None:
         groups: dict[str, Group] = {}
         for name, entry in entries.items():
             group = self.groups.get(name)
             if group is None or group.generation != entry.generation:
-                prepared, group = self._prepared, _group(entry)
-                if prepared is not None and prepared.generation == group.generation:
-                    group.staged, self._prepared = prepared.staged, None
+                prepared = (group for group in self._prepared if group.generation == entry.generation)
+                group = next(prepared, None) or _group(entry)
             if group.units:
                 groups[name] = group
+        self._prepared = []
         if not groups and not self.groups:
             return
         self.groups = groups
         self._of = {unit: name for name, group in groups.items() for unit in group.units}
         self._declare({unit: spec for g in groups.values() for unit, (_, spec) in g.units.items()}, out)
 
-    def rows(
-        self, entries: Mapping[str, Entry], workload: str | None
-    ) -> list[tuple[str, int, dict[str, Any]]]:
-        """(unit, version, the first fields of a TaskStatistics) of the tasks that run here, in order of name."""
+    def rows(self, entries: Mapping[str, Entry]) -> list[tuple[str, int, dict[str, Any]]]:
+        """(unit, version, the first fields of a TaskStatistics) of all tasks that are processes, by workload."""
         found = []
-        for name in sorted(self.groups) if workload is None else [workload] * (workload in self.groups):
+        for name in sorted(self.groups):
             group, entry = self.groups[name], entries[name]
             for task, (node, cpu) in zip(entry.workload.tasks, entry.cpus, strict=True):
                 unit = unit_name(name, task.name)
-                if unit in group.units and node == LOCAL:
+                if unit in group.units:
                     body = {"workload": name, "task": task.name, "unit": unit, "node": node, "cpu": cpu}
-                    times = {"period_us": task.period_us, "deadline_us": task.deadline_us}
+                    times = {"period_us": task.period_us, "deadline_us": task.deadline_us, "offset_ns": 0}
                     found.append((unit, group.generation, {**body, **times}))
         return found
 
@@ -195,8 +223,8 @@ class Execution:
     def on_staged(self, now: Now, event: ev.TasksStaged, out: list[fx.Effect]) -> None:
         group = self.groups.get(event.workload)
         if group is not None and group.generation == event.version and not event.error:
-            if group.t0_real_ns and not event.started:
-                out.append(fx.ReleaseTasks(group.workload, group.generation, _here_ns(now, group)))
+            if group.started and not event.started:
+                out.append(fx.ReleaseTasks(group.workload, group.generation, group.next_ns(_soonest_ns(now))))
             group.staged.add(LOCAL)
             self._release(now, group, out)
 
@@ -217,6 +245,7 @@ class Execution:
             "misses": event.misses,
             "action": event.action,
             "reason": event.reason,
+            "source": "",
         }
         self._journal.record(now, "fault", body, out)
         out.append(fx.Note("WARNING", f"{event.unit or event.what}: {event.reason}", {"unit": event.unit}))
@@ -229,82 +258,113 @@ class Execution:
     def on_node_fault(self, now: Now, node: str, fault: dict[str, Any], out: list[fx.Effect]) -> None:
         self._journal.record(now, "fault", {**fault, "node": node}, out)
 
-    def is_mine(self, number: int) -> bool:
-        return number >= FIRST_ASK
+    def on_told(self, now: Now, source: str, faults: list[dict[str, Any]], out: list[fx.Effect]) -> None:
+        """ReportedMisses of nodes that are another program's."""
+        for fault in faults:
+            reason = f"a deadline was missed, says {source}"
+            body = {"what": "miss", **fault, "count": 1, "job": 0, "action": "", "reason": reason}
+            self._journal.record(now, "fault", {**body, "source": source}, out)
 
-    def on_answer(
-        self, now: Now, number: int, node: str, error: MgmtError | None, out: list[fx.Effect]
-    ) -> None:
-        group, name = self._asked.pop(number, (None, ""))
-        if group is None or name != node:
-            return
-        if self._pending is not None and self._pending[0] is group:
+    def on_node_staged(self, now: Now, node: str, report: dict[str, Any], out: list[fx.Effect]) -> None:
+        """A StageReport of a node; one of what is not wanted any more says nothing."""
+        workload, generation = report["workload"], report["generation"]
+        error = MgmtError.from_body(report["error"]) if report["error"] else None
+        stage, group = self._pending, self.groups.get(workload)
+        pending = (
+            [g for g in stage.groups if (g.workload, g.generation) == (workload, generation)] if stage else []
+        )
+        if pending and error is not None:
+            text = f"node {node} refuses workload {workload!r}: {error.text}"
+            refusal = MgmtError("not-schedulable", text, node=node, reason="refused", workload=workload)
+            self._finish(now, refusal, out)
+        elif pending:
+            pending[0].staged.add(node)
+            if stage is not None and not stage.missing():
+                self._finish(now, None, out)
+        elif group is not None and group.generation == generation and node in group.plans:
             if error is not None:
-                text = f"node {node} refuses workload {group.workload!r}: {error.text}"
-                refusal = MgmtError(
-                    "not-schedulable", text, node=node, reason="refused", workload=group.workload
-                )
-                self._finish(now, refusal, out)
+                text = f"node {node} no longer takes workload {workload!r}: {error.text}"
+                out.append(fx.Note("ERROR", text, {"node": node, "workload": workload}))
                 return
             group.staged.add(node)
-            if group.staged.issuperset(group.others()):
-                self._finish(now, None, out)
-        elif self.groups.get(group.workload) is group and error is None:
-            group.staged.add(node)
-            if group.t0_real_ns:
+            if group.started and not report["started"]:
                 group.late.add(node)
             self._release(now, group, out)
 
-    def on_hello(self, now: Now, node: str, out: list[fx.Effect]) -> None:
-        """An agent that comes back may know nothing: it is told again, which changes nothing of what it knows."""
-        for group in self.groups.values():
+    def tell_all(self, node: str, out: list[fx.Effect]) -> None:
+        """An agent that comes back may know nothing: it is told all, which changes nothing of what it knows."""
+        self._hold({node}, out)
+        for group in (*self._staging(), *self.groups.values()):
             if node in group.plans:
-                self._ask_to_stage(group, node, out)
+                group.staged.discard(node)
+                self._push_stage(group, node, out)
 
     def on_node_lost(self, now: Now, node: str, out: list[fx.Effect]) -> None:
-        if self._pending is not None and node in self._pending[0].plans:
-            self._missing(now, [node], f"node {node} was lost before it was ready", out)
+        if self._pending is not None and any(node in group.plans for group in self._pending.groups):
+            self._finish(now, _unreachable([node], f"node {node} was lost before it was ready"), out)
+        for group in list(self.groups.values()):
+            if node in group.plans:
+                group.staged.discard(node)
+                self._release(now, group, out)
 
     def on_timer(self, now: Now, name: str, out: list[fx.Effect]) -> None:
-        if self._pending is not None and self._pending[0].workload == name:
-            late = [node for node in self._pending[0].others() if node not in self._pending[0].staged]
-            self._missing(now, late, f"{', '.join(late)}: not ready within {defaults.STAGE_S:g} s", out)
-        elif name in self.groups:
+        if name in self.groups:
             self._release(now, self.groups[name], out)
 
     def _release(self, now: Now, group: Group, out: list[fx.Effect]) -> None:
-        """Once all are there. One that comes later, or again, enters at the next hyperperiod by itself."""
+        """Once all are there but for those of lost nodes. Who comes later, or again, enters at a hyperperiod."""
         self._release_late(now, group, out)
-        units = [self._supervisor.units[name] for name in group.units]
-        there = all(unit.state is State.RUNNING and unit.pid is not None for unit in units)
-        if group.t0_real_ns or not there or not group.staged.issuperset(group.plans):
+        known = self._roster.nodes
+        lost = {n for n in group.others() if n not in known or known[n].state is NodeState.LOST}
+        if group.started or not group.staged.issuperset(group.plans.keys() - lost):
             return
-        others = group.others()
-        nodes = [self._roster.nodes[name] for name in others]
+        units = self._supervisor.units
+        waited = 0
+        for name in group.units:
+            unit = units[name]
+            if unit.node not in lost:
+                if unit.state is not State.RUNNING or unit.pid is None:
+                    return
+                waited += 1
+        if not waited:
+            return
+        nodes = [self._roster.nodes[name] for name in group.others() if name not in lost]
         if any(node.offset_ns is None for node in nodes):
             self._look_again(now, group, out)
             return
-        lead_ns = int((defaults.TASK_LEAD_NODES_S if others else defaults.TASK_LEAD_S) * 1e9)
-        group.t0_real_ns = int(now.real_s * 1e9) + lead_ns
-        t0_ns = now.mono_ns + lead_ns
+        soonest_ns = _soonest_ns(now) if nodes else now.mono_ns + int(defaults.TASK_LEAD_S * 1e9)
+        group.t0_ns = group.next_ns(soonest_ns) if group.t0_ns else soonest_ns
+        group.started = True
         if LOCAL in group.plans:
-            out.append(fx.ReleaseTasks(group.workload, group.generation, t0_ns))
-        for name in others:
-            self._tell(name, "release", group, out, t0_ns)
-        error_ns = max((node.round_trip_ns or 0) // 2 for node in nodes) if nodes else 0
-        reason = f"{len(group.units)} processes start together"
-        if others:
-            reason += f", on {', '.join(sorted(group.plans))}: within {error_ns / 1e6:.3f} ms of one another"
-        self._started(now, group.workload, group.t0_real_ns, reason, out)
+            out.append(fx.ReleaseTasks(group.workload, group.generation, group.t0_ns))
+        for node in nodes:
+            self._push_start(group, node, group.t0_ns, out)
+        reason = f"{waited} processes start together"
+        if nodes:
+            # Each is right within half its round trip of this machine, so two of them within the sum of theirs.
+            errors_ns = sorted((node.round_trip_ns or 0) / 2 for node in nodes)
+            there_too = sorted(group.plans.keys() - lost)
+            error_ns = sum(errors_ns[-2:]) if len(there_too) > 1 else 0.0
+            reason += f", on {', '.join(there_too)}: within {error_ns / 1e6:.3f} ms of one another"
+        if lost:
+            reason += f"; {_nodes(sorted(lost))} enter at a later hyperperiod"
+        self._started(now, group.workload, group.t0_ns, reason, out)
 
     def _release_late(self, now: Now, group: Group, out: list[fx.Effect]) -> None:
         """Nodes that came when the others were released already."""
         for name in sorted(group.late):
-            if self._roster.nodes[name].offset_ns is None:
+            node = self._roster.nodes[name]
+            if node.offset_ns is None:
                 self._look_again(now, group, out)
             else:
                 group.late.discard(name)
-                self._tell(name, "release", group, out, _here_ns(now, group))
+                self._push_start(group, node, group.next_ns(_soonest_ns(now)), out)
+                error_ms = (node.round_trip_ns or 0) / 2e6
+                reason = (
+                    f"node {name} enters at a later hyperperiod: within {error_ms:.3f} ms of this machine"
+                )
+                body = {"what": "started", "workload": group.workload, "reason": reason}
+                self._journal.record(now, "schedule", body, out)
 
     def _look_again(self, now: Now, group: Group, out: list[fx.Effect]) -> None:
         """A node's clock is not known yet: the next heartbeat tells."""
@@ -313,54 +373,52 @@ class Execution:
 
     # ---- words to agents ----
 
-    def _ask_to_stage(self, group: Group, name: str, out: list[fx.Effect]) -> None:
-        tasks = []
-        for plan in group.plans[name]:
-            unit = Unit(group.units[plan.unit][1])
-            assignment = assignment_body(unit, Posting(name, 0, 0, wanted=True))
-            tasks.append({"plan": asdict(plan), "assignment": assignment})
-        number = self._tell(name, "stage", group, out, tasks=tasks)
-        if number:
-            self._asked[number] = group, name
+    def _staging(self) -> list[Group]:
+        return [group for group in self._prepared if self.groups.get(group.workload) is not group]
 
-    def _tell(
-        self,
-        name: str,
-        what: str,
-        group: Group,
-        out: list[fx.Effect],
-        t0_ns: int = 0,
-        tasks: list[dict[str, Any]] | None = None,
-    ) -> int:
-        """The number of the question; 0 when nobody is there. `t0_ns` on our clock."""
+    def _hold(self, names: Iterable[str], out: list[fx.Effect]) -> None:
+        """These nodes let go of all other generations."""
+        for name in sorted(names):
+            node = self._roster.nodes.get(name)
+            if node is not None:
+                groups = (*self._staging(), *self.groups.values())
+                held = [[group.workload, group.generation] for group in groups if name in group.plans]
+                self._roster.push(node, "hold", {"groups": held}, out)
+
+    def _push_stage(self, group: Group, name: str, out: list[fx.Effect]) -> None:
         node = self._roster.nodes.get(name)
-        if node is None or not node.peer:
-            return 0
-        self._asks += 1
-        body: dict[str, Any] = {"ask": self._asks, "what": what, "workload": group.workload}
-        body |= {"generation": group.generation, "tasks": tasks or []}
-        if t0_ns:
-            body["t0_ns"] = t0_ns - (node.offset_ns or 0)
-        out.append(fx.ToNode(node.peer, node.session, "node-tasks", body))
-        return self._asks
+        if node is not None:
+            tasks = []
+            for plan in group.plans[name]:
+                unit = Unit(group.units[plan.unit][1])
+                assignment = assignment_body(unit, Posting(name, 0, 0, wanted=True))
+                tasks.append({"plan": asdict(plan), "assignment": assignment})
+            body = {"workload": group.workload, "generation": group.generation, "tasks": tasks}
+            self._roster.push(node, "stage", body, out)
+
+    def _push_start(self, group: Group, node: Node, t0_ns: int, out: list[fx.Effect]) -> None:
+        """`t0_ns` on our clock; the node is told on its own."""
+        body = {"workload": group.workload, "generation": group.generation}
+        self._roster.push(node, "start", {**body, "t0_ns": t0_ns - (node.offset_ns or 0)}, out)
 
 
-def _here_ns(now: Now, group: Group) -> int:
-    """The next instant T0 + k * hyperperiod that all can still be told, on our monotonic clock."""
-    cycle_ns = 1000 * next(plan.hyperperiod_us for plans in group.plans.values() for plan in plans)
-    soonest_ns = int((now.real_s + defaults.TASK_LEAD_NODES_S) * 1e9)
-    cycles = max(0, -((group.t0_real_ns - soonest_ns) // cycle_ns))
-    return now.mono_ns + group.t0_real_ns + cycles * cycle_ns - int(now.real_s * 1e9)
+def _soonest_ns(now: Now) -> int:
+    """When all nodes have heard what they are told now."""
+    return now.mono_ns + int(defaults.TASK_LEAD_NODES_S * 1e9)
 
 
-def _unreachable(group: Group, nodes: list[str], why: str) -> MgmtError:
+def _nodes(names: list[str]) -> str:
+    return f"node{'s' * (len(names) > 1)} {', '.join(names)}"
+
+
+def _unreachable(nodes: list[str], why: str) -> MgmtError:
     text = f"{why}; nothing was changed: start its agent, or give the tasks other nodes (`mgmt node list`)"
-    return MgmtError("unreachable", text, nodes=nodes, workload=group.workload)
+    return MgmtError("unreachable", text, nodes=nodes)
 
 
 def _group(entry: Entry) -> Group:
     name = entry.workload.name
-    group = Group(name, entry.generation, entry.t0_real_ns)
+    group = Group(name, entry.generation, entry.t0_ns, entry.started)
     for task, (node, cpu) in zip(entry.workload.tasks, entry.cpus, strict=True):
         if task.command:
             spec = unit_of(name, task, node, cpu, entry.generation)

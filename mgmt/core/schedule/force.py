@@ -6,14 +6,15 @@ are done, which `Schedules` looks after.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from mgmt.protocol import defaults
 from mgmt.protocol.errors import MgmtError
 
-from .admission import Algorithm, Placed, Test, place
+from .admission import Algorithm, Placed, Schedule, Test, place
 from .analysis import analysed
 from .documents import read
 from .processes import unit_names
@@ -26,8 +27,9 @@ class Entry:
 
     `workload` has the nodes that it may use, this machine under the name `local`. `cpus`: (node, CPU) of each of
     its tasks, in their order. `version`: number of the event that told its last change; `at`: of its submission,
-    epoch seconds. `generation`: of its segments; whatever moves it is another one. `t0_real_ns`: the common start
-    of its processes on the wall clock of then; 0: none yet.
+    epoch seconds. `generation`: of its segments; whatever moves it is another one. `t0_ns`: the common start
+    of its processes on the monotonic clock of this boot, `t0_real_ns`: on the wall clock of then; 0: none yet.
+    Processes that are not `started` are to enter the grid of that start.
     """
 
     workload: Workload
@@ -38,7 +40,9 @@ class Entry:
     version: int = 0
     at: float = 0.0
     generation: int = 0
+    t0_ns: int = 0
     t0_real_ns: int = 0
+    started: bool = False
 
     def placed(self) -> list[Placed]:
         """Its tasks where they are; their responses are not known here."""
@@ -86,7 +90,7 @@ def admit(
     workload = at_home(read(documents, nodes), snapshot)
     name = workload.name
     former = snapshot.entries.get(name)
-    if former is not None and (former.workload, former.algorithm) == (workload, algorithm):
+    if former is not None and _same(former.workload, workload) and former.algorithm == algorithm:
         return Admitted(former, on_nodes(snapshot.entries, workload), already=True, replaced=False)
     if former is not None and not replaces:
         text = f"workload {name!r} is in force already, and differs"
@@ -113,14 +117,15 @@ def admit(
         )
         for node in workload.nodes
     ]
+    put = partial(
+        place,
+        nodes=open_nodes,
+        held=[placed for entry in others for placed in entry.placed()],
+        algorithm=algorithm,
+        held_chains={entry.workload.name: entry.workload.chains for entry in others},
+    )
     try:
-        schedule = place(
-            workload,
-            open_nodes,
-            [placed for entry in others for placed in entry.placed()],
-            algorithm=algorithm,
-            held_chains={entry.workload.name: entry.workload.chains for entry in others},
-        )
+        schedule = _beside_itself(put, workload, former) if former is not None else put(workload)
     except MgmtError as error:
         raise _with_reasons(error, workload, snapshot.closed) from None
     mine = {placed.task.name: placed for placed in schedule.placed if placed.workload == name}
@@ -135,6 +140,43 @@ def admit(
     named = {node.name for node in workload.nodes}
     seen = tuple(placed for placed in schedule.placed if placed.node in named)
     return Admitted(entry, seen, already=False, replaced=former is not None)
+
+
+def _same(one: Workload, other: Workload) -> bool:
+    """Whether they are the same, in whatever order things are told."""
+
+    def told(workload: Workload) -> tuple[Any, ...]:
+        nodes = {node.name: replace(node, cpus=tuple(sorted(node.cpus))) for node in workload.nodes}
+        return workload.name, set(workload.tasks), nodes, set(workload.chains)
+
+    return told(one) == told(other)
+
+
+def _beside_itself(put: Callable[[Workload], Schedule], workload: Workload, former: Entry) -> Schedule:
+    """Tasks that are as they were stay where they are, if the others fit beside them; else all are placed anew."""
+    at = dict(zip(former.workload.tasks, former.cpus, strict=True))
+    known = {node.name: set(node.cpus) for node in workload.nodes}
+    stay = {
+        task: at[task] for task in workload.tasks if task in at and at[task][1] in known.get(at[task][0], ())
+    }
+    bound = (
+        replace(task, node=stay[task][0], cpus=(stay[task][1],)) if task in stay else task
+        for task in workload.tasks
+    )
+    if stay:
+        try:
+            schedule = put(replace(workload, tasks=tuple(bound)))
+        except MgmtError as error:
+            if error.code != "not-schedulable":
+                raise
+        else:
+            whole = {task.name: task for task in workload.tasks}
+            placed = (
+                replace(one, task=whole[one.task.name]) if one.workload == workload.name else one
+                for one in schedule.placed
+            )
+            return replace(schedule, placed=tuple(placed))
+    return put(workload)
 
 
 def on_nodes(entries: Mapping[str, Entry], workload: Workload) -> tuple[Placed, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -107,23 +108,37 @@ def unit_of(workload: str, task: Task, node: str, cpu: int, version: int) -> Uni
     Its variable MGMT_RT names its segment without the folder, which the node's own shell knows.
     """
     name = unit_name(workload, task.name)
-    scheduling: dict[str, object] = {"policy": "other"}
-    if task.policy in ("fifo", "rr"):
-        scheduling = {"policy": task.policy, "priority": task.priority}
-    backend = UnitSettings.model_validate(
-        {
+    urgent = task.policy in ("fifo", "rr")
+    backend = _plain_unit(task.policy if urgent else "other", task.priority if urgent else None, task.overrun)
+    # What is said of one task was checked with its document: to validate it again takes longer than to admit it.
+    backend = backend.model_copy(
+        update={
             "command": task.command,
             "cpus": str(cpu),
-            "scheduling": scheduling,
             "env": {"MGMT_RT": segment_name(name, version)},
-            # Killed for its lateness is killed; whoever wants it back says restart.
-            "restart": {"policy": "no" if task.overrun == "kill" else "on-failure"},
-            "autostart": True,
-            "grace_s": defaults.TASK_GRACE_S,
             "node": None if node == LOCAL else node,
         }
     )
-    return UnitSpec(name, ModelSettings(name=name, type="unit"), backend, admitted=True)
+    model = _PLAIN_MODEL.model_copy(update={"name": name})
+    return UnitSpec(name, model, backend, admitted=True)
+
+
+_PLAIN_MODEL = ModelSettings(name="task", type="unit")
+
+
+@cache
+def _plain_unit(policy: str, priority: int | None, overrun: Overrun) -> UnitSettings:
+    """What tasks of this kind have in common."""
+    return UnitSettings.model_validate(
+        {
+            "command": ("/bin/true",),
+            "scheduling": {"policy": policy} | ({} if priority is None else {"priority": priority}),
+            # Killed for its lateness is killed; whoever wants it back says restart.
+            "restart": {"policy": "no" if overrun == "kill" else "on-failure"},
+            "autostart": True,
+            "grace_s": defaults.TASK_GRACE_S,
+        }
+    )
 
 
 def segment_name(unit: str, version: int) -> str:

@@ -19,7 +19,9 @@ def to_record(entry: Entry) -> dict[str, Any]:
         "version": entry.version,
         "at": entry.at,
         "generation": entry.generation,
+        "t0_ns": entry.t0_ns,
         "t0_real_ns": entry.t0_real_ns,
+        "started": entry.started,
         "nodes": [_plain(node) for node in workload.nodes],
         "tasks": [_plain(task) for task in workload.tasks],
         "chains": [_plain(chain) for chain in workload.chains],
@@ -47,7 +49,9 @@ def from_record(name: str, record: dict[str, Any]) -> Entry:
         record["version"],
         record["at"],
         record.get("generation", record["version"]),
+        record.get("t0_ns", 0),
         record.get("t0_real_ns", 0),
+        record.get("started", bool(record.get("t0_real_ns", 0))),
     )
 
 

@@ -41,7 +41,7 @@ class Staging(Protocol):
     def needed(self, entry: Entry) -> bool:
         """Whether it has processes on other nodes."""
 
-    def stage(self, now: Now, entry: Entry, done: Staged, out: list[fx.Effect]) -> None:
+    def stage(self, now: Now, entries: list[Entry], done: Staged, out: list[fx.Effect]) -> None:
         """Ask them all; `done` is called when all agreed, or with an error. MgmtError when one cannot be asked."""
 
     def discard(self, out: list[fx.Effect]) -> None:
@@ -114,17 +114,12 @@ class Schedules:
             admitted, reply, record = result
             if admitted.already or body.dry_run:
                 return {**reply, "version": self.version}
-            # Of the moment, and above all of former ones, whatever became of those.
-            self._generation = max(self._generation + 1, int(now.real_s * 1e6))
-            admitted = replace(admitted, entry=replace(admitted.entry, generation=self._generation))
-            if not self.staging.needed(admitted.entry):
+            admitted = replace(admitted, entry=replace(admitted.entry, generation=self._next_generation(now)))
+
+            def put(now: Now, out: list[fx.Effect]) -> Body:
                 return in_force(now, admitted, reply, record, out)
 
-            def staged(now: Now, error: MgmtError | None, out: list[fx.Effect]) -> None:
-                self._resume(now, error, lambda: in_force(now, admitted, reply, record, out), out)
-
-            self.staging.stage(now, admitted.entry, staged, out)
-            return None
+            return self._when_staged(now, [admitted.entry], put, out)
 
         def in_force(now: Now, admitted: Admitted, reply: Body, record: Record, out: list[fx.Effect]) -> Body:
             (row,) = reply["workloads"]
@@ -172,22 +167,28 @@ class Schedules:
 
         def done(
             now: Now, result: tuple[Rebalancing, dict[str, tuple[Entry, Record]]], out: list[fx.Effect]
-        ) -> Body:
+        ) -> Body | None:
             found, moved = result
-            applied = apply and bool(moved)
-            if applied:
+            if not apply or not moved:
+                return report.rebalanced(found, False, self.version)
+            # Not started, but with the grid of their former places: they enter it together.
+            entries = {
+                name: replace(entry, generation=self._next_generation(now), started=False)
+                for name, (entry, _) in moved.items()
+            }
+
+            def put(now: Now, out: list[fx.Effect]) -> Body:
                 load = f"{float(found.before) * 100:.1f} % to {float(found.after) * 100:.1f} %"
                 text = f"{len(found.moves)} moves take the fullest CPU from {load}"
                 self._tell(now, "rebalanced", "", text, out)
-                for name, (entry, record) in moved.items():
-                    self._generation = max(self._generation + 1, int(now.real_s * 1e6))
-                    fresh = {"version": self.version, "generation": self._generation, "t0_real_ns": 0}
-                    self.entries[name] = replace(
-                        entry, version=self.version, generation=self._generation, t0_real_ns=0
-                    )
-                    self.dirty[name] = {**record, **fresh}
+                for name, entry in entries.items():
+                    self.entries[name] = replace(entry, version=self.version)
+                    fresh = {"version": self.version, "generation": entry.generation, "started": False}
+                    self.dirty[name] = {**moved[name][1], **fresh}
                 self._changed()
-            return report.rebalanced(found, applied, self.version)
+                return report.rebalanced(found, True, self.version)
+
+            return self._when_staged(now, list(entries.values()), put, out)
 
         self._ask(now, Job(asked, work, done, _unsaid), out)
 
@@ -248,6 +249,29 @@ class Schedules:
             self._sessions.answer(job.asked.route, frames.Outcome.OK, body, out)
         return body is not None
 
+    def _next_generation(self, now: Now) -> int:
+        """Of the moment, and above all of former ones, whatever became of those."""
+        self._generation = max(self._generation + 1, int(now.real_s * 1e6))
+        return self._generation
+
+    def _when_staged(
+        self,
+        now: Now,
+        entries: list[Entry],
+        put: Callable[[Now, list[fx.Effect]], Body],
+        out: list[fx.Effect],
+    ) -> Body | None:
+        """Put these in force, all at once: now, or (None) when the nodes of their processes are ready."""
+        needed = [entry for entry in entries if self.staging.needed(entry)]
+        if not needed:
+            return put(now, out)
+
+        def staged(now: Now, error: MgmtError | None, out: list[fx.Effect]) -> None:
+            self._resume(now, error, lambda: put(now, out), out)
+
+        self.staging.stage(now, needed, staged, out)
+        return None
+
     def _resume(
         self, now: Now, error: MgmtError | None, put_in_force: Callable[[], Body], out: list[fx.Effect]
     ) -> None:
@@ -267,9 +291,11 @@ class Schedules:
         finally:
             self._begin(out)
 
-    def on_started(self, now: Now, name: str, t0_real_ns: int, reason: str, out: list[fx.Effect]) -> None:
-        """The processes of a workload have their common start."""
-        entry = self.entries[name] = replace(self.entries[name], t0_real_ns=t0_real_ns)
+    def on_started(self, now: Now, name: str, t0_ns: int, reason: str, out: list[fx.Effect]) -> None:
+        """The processes of a workload have their common start, on the monotonic clock."""
+        t0_real_ns = int(now.real_s * 1e9) + t0_ns - now.mono_ns
+        entry = replace(self.entries[name], t0_ns=t0_ns, t0_real_ns=t0_real_ns, started=True)
+        self.entries[name] = entry
         self.dirty[name] = to_record(entry)
         self._tell(now, "started", name, reason, out)
 
@@ -292,9 +318,16 @@ class Schedules:
 
     # ---- changes ----
 
-    def restore(self, records: Mapping[str, Record], out: list[fx.Effect]) -> None:
+    def restore(self, now: Now, records: Mapping[str, Record], same_boot: bool, out: list[fx.Effect]) -> None:
         """What a former daemon left, exactly; before its units, and after its events."""
         self.entries = {name: from_record(name, record) for name, record in records.items()}
+        self._generation = max((entry.generation for entry in self.entries.values()), default=0)
+        for name, entry in self.entries.items():
+            if entry.t0_real_ns and not (same_boot and entry.t0_ns):
+                # Of another monotonic clock: where the grid is now, the wall clock tells.
+                t0_ns = now.mono_ns + entry.t0_real_ns - int(now.real_s * 1e9)
+                self.entries[name] = replace(entry, t0_ns=t0_ns)
+                self.dirty[name] = to_record(self.entries[name])
         events = self._journal.since(0)[0]
         told = (e["seq"] for e in events if e["kind"] == "schedule" and e["what"] not in UNCHANGED)
         self.version = max([0, *told, *(entry.version for entry in self.entries.values())])

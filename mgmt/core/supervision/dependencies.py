@@ -21,6 +21,10 @@ class Needs:
     wants: Mapping[str, str] = field(default_factory=dict)
     after: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def any(self) -> bool:
+        return bool(self.requires or self.wants or self.after)
+
     def all(self) -> dict[str, str]:
         """Every other unit with its condition; a requirement outranks a want, a want an ordering."""
         return {**self.after, **self.wants, **self.requires}

@@ -26,7 +26,9 @@ class Ordering:
         self._supervisor = supervisor
 
     def graph(self) -> dict[str, Needs]:
-        return {name: unit.spec.needs for name, unit in self._supervisor.units.items()}
+        """The units that have relations to others. It looks at all units: made once for many of them."""
+        units = self._supervisor.units.items()
+        return {name: needs for name, unit in units if (needs := unit.spec.needs).any}
 
     def check(self, units: list[Unit]) -> None:
         """MgmtError `no-capacity` when one of these at rest has no place, now or when others have left theirs."""
@@ -34,6 +36,20 @@ class Ordering:
         for unit in units:
             if unit.state in AT_REST and not unit.has_process:
                 self._leaving(unit.spec.name, names)
+
+    def check_reachable(self, units: Iterable[Unit]) -> None:
+        """MgmtError when one of these, or that they require, is at rest and nothing is there to run it."""
+        todo, seen = [unit.spec.name for unit in units], set[str]()
+        while todo:
+            name = todo.pop(0)
+            unit = self._supervisor.units.get(name)
+            if name in seen or unit is None or unit.state not in AT_REST:
+                continue
+            seen.add(name)
+            error = self._supervisor.unreachable(unit)
+            if error is not None:
+                raise error
+            todo += unit.spec.needs.requires
 
     def start(
         self, now: Now, units: list[Unit], out: list[fx.Effect], config_path: str | None = None
@@ -64,6 +80,12 @@ class Ordering:
         for unit in todo:
             self._try(now, unit, out)
 
+    def along(self, units: Iterable[Unit]) -> list[Unit]:
+        """Who is stopped when these are, because it requires one of them."""
+        graph = self.graph()
+        names = dict.fromkeys(name for unit in units for name in dependants(graph, unit.spec.name))
+        return [self._supervisor.units[name] for name in names]
+
     def stop(
         self, now: Now, units: Iterable[Unit], out: list[fx.Effect], reason: str, wanted: bool = False
     ) -> None:
@@ -82,7 +104,7 @@ class Ordering:
             unit.wanted, unit.stop_reason, unit.start_when_empty = wanted and unit.wanted, why, False
             self._supervisor.touch(unit)
         for name in victims:
-            self._try_to_stop(now, self._supervisor.units[name], out)
+            self._try_to_stop(now, self._supervisor.units[name], out, graph)
 
     def restart(self, now: Now, units: list[Unit], out: list[fx.Effect], reasons: Mapping[str, str]) -> None:
         """Stop the units, and before each whoever requires it, then start them all; one at rest is just started.
@@ -107,17 +129,19 @@ class Ordering:
             unit.wanted, unit.stop_reason, unit.start_when_empty = True, why, True
             self._supervisor.touch(unit)
         for name in victims:
-            self._try_to_stop(now, self._supervisor.units[name], out)
+            self._try_to_stop(now, self._supervisor.units[name], out, graph)
         if at_rest:
             self.start(now, at_rest, out)
 
     def on_change(self, now: Now, out: list[fx.Effect]) -> None:
         """Somebody changed: whoever waited for that goes on."""
+        graph: dict[str, Needs] | None = None
         for unit in self._supervisor.units.values():
             if unit.waiting_for or (unit.start_when_empty and unit.state is State.STOPPED):
                 self._try(now, unit, out)
             elif unit.stop_reason:
-                self._try_to_stop(now, unit, out)
+                graph = self.graph() if graph is None else graph
+                self._try_to_stop(now, unit, out, graph)
 
     def _try(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
         if unit.state not in AT_REST:
@@ -191,9 +215,9 @@ class Ordering:
             return other.ready
         return other.pid is not None or other.is_completed
 
-    def _try_to_stop(self, now: Now, unit: Unit, out: list[fx.Effect]) -> None:
+    def _try_to_stop(self, now: Now, unit: Unit, out: list[fx.Effect], graph: Mapping[str, Needs]) -> None:
         if unit.state in (State.STARTING, State.RUNNING):
-            for name in dependants(self.graph(), unit.spec.name):
+            for name in dependants(graph, unit.spec.name):
                 other = self._supervisor.units[name]
                 stays = other.state in UP and not other.stop_reason  # it came to require this one only lately
                 if (other.has_process or other.state not in AT_REST) and not stays:

@@ -17,6 +17,7 @@ from mgmt.core.placement import Ledger, Place, memory_nodes
 from mgmt.core.supervision.health import Health, startup_kind
 from mgmt.core.supervision.restart import after_end
 from mgmt.core.supervision.unit import AT_REST, Exit, State, Unit, UnitSpec
+from mgmt.protocol.errors import MgmtError
 
 
 class Change(NamedTuple):
@@ -48,6 +49,7 @@ class Supervisor:
         self._secret = secret
         self._control_endpoint = control_endpoint
         self._socket_prefix = socket_prefix
+        self._former_endpoints: set[str] = set()  # of units that are from a daemon before this
         self._sockets_named = epoch & 0xFFFFFFFF  # another stretch of the names than the last daemon's
 
     # ---- what the slices above ask for ----
@@ -156,6 +158,10 @@ class Supervisor:
         """What a unit at rest that could be started otherwise has to wait for; empty when there is nothing."""
         return ""
 
+    def unreachable(self, unit: Unit) -> MgmtError | None:
+        """Why nobody should wait for the obstacle to go; None when it may go soon, or there is none."""
+        return None
+
     def forget(self, name: str, out: list[fx.Effect]) -> None:
         """Nothing is left of a unit that no configuration has."""
         del self.units[name]
@@ -163,11 +169,7 @@ class Supervisor:
 
     def token(self, unit: Unit) -> str:
         """The secret of this incarnation, which its process must show when it says hello."""
-        return self.token_of(unit.spec.name, unit.incarnation)
-
-    def token_of(self, name: str, incarnation: int) -> str:
-        """The token of any incarnation, past ones included; the same for every daemon of this state folder."""
-        text = f"{name}:{incarnation}".encode()
+        text = f"{unit.spec.name}:{unit.incarnation}".encode()
         return hmac.new(self._secret, text, hashlib.sha256).hexdigest()[:32]
 
     def is_present(self, name: str, incarnation: int, token: str) -> Unit | None:
@@ -201,6 +203,7 @@ class Supervisor:
         """
         name = unit.spec.name
         self.units[name] = unit
+        self._former_endpoints.add(unit.endpoint)
         self.version += 1
         if unit.has_process or unit.state not in AT_REST:
             self.ledger.held[name] = unit.place
@@ -443,9 +446,14 @@ class Supervisor:
                 endpoint=unit.endpoint,
                 config_path=unit.config_path,
                 env=self._env(unit),
+                lease_ns=self._lease_ns(unit),
             )
         )
         out.append(fx.SetTimer(("ready", spec.name), now.mono_ns + int(spec.backend.ready_timeout_s * 1e9)))
+
+    def _lease_ns(self, unit: Unit) -> int:
+        """When its shim is to kill it by itself; 0: never."""
+        return 0
 
     def _env(self, unit: Unit) -> dict[str, str]:
         spec = unit.spec
@@ -548,11 +556,10 @@ class Supervisor:
 
     def _new_endpoint(self) -> str:
         """A socket name nobody has: an odd multiplier walks all 2^32 names before one repeats."""
-        taken = {unit.endpoint for unit in self.units.values()}
         offset = int.from_bytes(self._secret[:4], "big")
         while True:
             self._sockets_named += 1
             name = (self._sockets_named * 0x9E3779B1 + offset) % 2**32
             endpoint = f"ipc://{self._socket_prefix}{name:08x}"
-            if endpoint not in taken:
+            if endpoint not in self._former_endpoints:
                 return endpoint

@@ -111,17 +111,10 @@ static void set_identity(void)
 
 _Noreturn static void run_child(int pipe_write, int born_in)
 {
-    /* Not by sigaction(): the C library keeps 32 and 33 to itself and refuses them, but a parent that ignores
-     * them hands that down. Whatever its layout, all zero is the default action. */
-    static const unsigned long normal[8];
-    for (int s = 1; s <= SIGRTMAX; s++)
-        syscall(SYS_rt_sigaction, s, normal, NULL, 8);
+    reset_signals();
     setsid(); /* a fresh fork never leads a group: this cannot fail */
     if (dup2(pipe_write, 1) < 0 || dup2(pipe_write, 2) < 0)
         refuse("stdio", errno, NULL);
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
 
     join_cgroups(born_in);
     if (opt.cpus_arg)

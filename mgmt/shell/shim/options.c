@@ -23,6 +23,7 @@ static struct {
     unsigned long nodes[MAX_NODES / (8 * sizeof(unsigned long))];
     struct policy policy;
     long nice, oom_score_adj, timer_slack_ns, umask, user, group;
+    long lease_ns; /* on CLOCK_MONOTONIC; 0: none */
     bool has_nice, has_oom, has_slack, has_groups, mlock, gated;
     struct rlimit_arg rlimits[MAX_RLIMITS];
     int n_rlimits;
@@ -215,6 +216,8 @@ static bool parse_option(const char *name, const char *value)
         return number(value, 10, 0, id_max, &opt.group);
     if (!strcmp(name, "--timer-slack-ns"))
         return opt.has_slack = number(value, 10, 0, LONG_MAX, &opt.timer_slack_ns);
+    if (!strcmp(name, "--lease"))
+        return number(value, 10, 0, LONG_MAX, &opt.lease_ns);
     return !strcmp(name, "--fd"); /* read before all others */
 }
 

@@ -11,11 +11,37 @@ struct cgroup { const char *path; bool ours; /* it was empty before the unit: al
 enum {
     MAX_SWEEP = 16384,     /* processes seen by one pass; the next pass sees the rest */
     MAX_STOP_PASSES = 32,  /* a fork loop is frozen when a pass finds nobody running */
+    KILL_RETRY_MAX_MS = 250,
     FORKED_NO_EXEC = 0x40, /* PF_FORKNOEXEC, in field 9 of /proc/PID/stat */
 };
 
 static pid_t self;
 static bool has_children_files; /* /proc/PID/task/TID/children: a kernel option; without it, all of /proc is read */
+
+/* From here on orphans among our descendants become our children. */
+static bool adopt_descendants(void)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)self, (int)self);
+    has_children_files = access(path, R_OK) == 0;
+    return prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0;
+}
+
+/* A descriptor that can be read when children have ended, which is blocked as a signal. */
+static int open_child_signals(void)
+{
+    sigset_t child;
+    sigemptyset(&child);
+    sigaddset(&child, SIGCHLD);
+    return signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static void drain_signals(int fd)
+{
+    struct signalfd_siginfo ended[8];
+    while (read(fd, ended, sizeof ended) > 0)
+        ;
+}
 
 struct proc { char state; pid_t ppid; unsigned flags; long threads; unsigned long long start; };
 
@@ -202,6 +228,21 @@ static int signal_descendants(int sig)
             }
         }
     return count;
+}
+
+/* Some may escape one call by forking: that nobody is left, only wait() tells. */
+static void kill_descendants(void)
+{
+    for (int pass = 0; pass < MAX_STOP_PASSES && signal_descendants(SIGSTOP) > 0; pass++)
+        ;
+    signal_descendants(SIGKILL);
+}
+
+/* What is still there cannot die yet (a system call that does not return): ask less and less often. */
+static int kill_again_after_ms(int after_ms, bool some_ended)
+{
+    after_ms = some_ended ? 1 : 2 * after_ms + 1;
+    return after_ms < KILL_RETRY_MAX_MS ? after_ms : KILL_RETRY_MAX_MS;
 }
 
 static void cgroup_file(char *path, size_t cap, const struct cgroup *g, const char *file)
