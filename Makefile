@@ -8,7 +8,7 @@ PYTEST_ARGS ?=
 FUZZ_S ?=
 CANDIDATES := $(if $(PYTHON),$(PYTHON),python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3 /usr/bin/python3.11)
 # What a rebuild depends on. Plain Python needs none: the installation is editable.
-SOURCES := $(wildcard mgmt/shell/shim.c mgmt/shell/shim/*.c mgmt/shell/build.py mgmt/rt/*.[ch] mgmt/kernel/*.c mgmt/kernel/core/*.[ch])
+SOURCES := $(wildcard mgmt/shell/shim.c mgmt/shell/shim/*.c mgmt/shell/build.py mgmt/worker/*.c mgmt/worker/worker/*.c mgmt/rt/*.[ch] mgmt/kernel/*.c mgmt/kernel/core/*.[ch])
 
 .DEFAULT_GOAL := help
 .PHONY: help venv observe run test check sanitize bench drift wheel clean
@@ -65,7 +65,7 @@ wheel: venv ## build a wheel into dist/
 	@$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir dist . && ls dist/*.whl
 
 clean: ## remove .venv and everything built
-	@rm -rf $(VENV) build dist *.egg-info mgmt/shell/mgmt-shim mgmt/rt/mgmt-executive mgmt/rt/mgmt-observer .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	@rm -rf $(VENV) build dist *.egg-info mgmt/shell/mgmt-shim mgmt/rt/mgmt-executive mgmt/rt/mgmt-observer mgmt/worker/mgmt-worker .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	@find mgmt cli backends tests bench -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The interpreter: made again when it is missing, broken or too old, kept otherwise.
@@ -96,7 +96,7 @@ again:
 $(VENV)/.built: $(VENV)/.python pyproject.toml $(SOURCES)
 	@rm -f $@
 	@if [ -n "$(filter $(VENV)/.python pyproject.toml,$?)" ]; then \
-	    echo '== packages and the build of mgmt (a minute on a first visit)'; set -- '.[dev,magika,grpc,debian]'; \
+	    echo '== packages and the build of mgmt (a minute on a first visit)'; set -- '.[dev,magika,grpc,debian,postgres]'; \
 	else \
 	    echo '== build: C sources changed'; set -- . --no-deps --no-build-isolation; \
 	fi; \

@@ -24,6 +24,7 @@ from bench import (
     resources,
     rt,
     supervision,
+    workers,
 )
 from bench.figure import HEAD, Figure
 
@@ -40,6 +41,7 @@ GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
     "kernel-placement": kernel_placement.kernel_placement,
     "candidates": candidates.candidates,
     "rt": rt.rt,
+    "workers": workers.workers,
     "nodes": nodes.nodes,
 }
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"

@@ -30,12 +30,49 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "source": "Who tells it.",
         },
     ),
+    "group-add": (
+        "Let a user into a group.",
+        {
+            "role": "Read: see; write: submit, cancel, upload; admin: let others in.",
+        },
+    ),
+    "group-create": (
+        "Make a group; you are its admin.",
+        {},
+    ),
+    "group-delete": (
+        "Delete a group; the name stays taken.",
+        {},
+    ),
+    "group-grant": (
+        "Let a group send work to a node or worker, or manage it; for whoever manages it.",
+        {
+            "node": "The node; either this or a worker.",
+            "worker": "The worker.",
+            "role": "Write: send work; admin: manage it; none: nothing any more.",
+        },
+    ),
+    "group-remove": (
+        "Put a user out of a group.",
+        {},
+    ),
+    "group-role": (
+        "Change what a user may do in a group.",
+        {},
+    ),
+    "groups": (
+        "List the groups, or show some of them.",
+        {
+            "groups": "Only these; empty: all that you may see.",
+        },
+    ),
     "hello": (
         "Open a session: agree on a version, and optionally get a lease on a model at once.",
         {
             "versions": "Protocol versions the peer speaks.",
             "name": "Who is speaking, for people.",
             "model": "Model to lease; none: no lease.",
+            "token": "Speak as the user of this token; none: as the connection's own.",
         },
     ),
     "lease": (
@@ -99,6 +136,20 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "config": "Its content; none: the daemon reads its own file.",
             "path": "File it came from; base of relative folders.",
+        },
+    ),
+    "quota-set": (
+        "Change how much a user or group may have; what is there stays.",
+        {
+            "name": "A user, a group, or both.",
+            "groups": "Groups the user may create.",
+            "storage_bytes": "Bytes the group may store.",
+        },
+    ),
+    "quotas": (
+        "Show how much users and groups may have, and have.",
+        {
+            "name": "A user, a group or both; none: all that you may see.",
         },
     ),
     "release": (
@@ -195,6 +246,132 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "follow": "False: only the answer, no subscription.",
         },
     ),
+    "suite-agents": (
+        "Have nodes work on a suite whatever their tags, or keep them from it.",
+        {
+            "suite": "Its number, UUID or name.",
+        },
+    ),
+    "suite-cancel": (
+        "Cancel a suite for good. Running tasks go on unless told otherwise; a second cancel changes nothing.",
+        {
+            "suite": "Its number, UUID or name.",
+            "cancel_running": "End running tasks, too.",
+        },
+    ),
+    "suite-close": (
+        "Close a suite: nodes may leave it. A new task opens it again.",
+        {
+            "suite": "Its number, UUID or name.",
+        },
+    ),
+    "suite-create": (
+        "Create a suite: an open list of tasks, and how nodes work on them.",
+        {
+            "name": "Unique among the suites that are not ended.",
+            "group": "The group it belongs to; your own when absent.",
+            "tags": "A node must have all of these.",
+            "labels": "For queries.",
+            "priority": "Suites with more go first.",
+        },
+    ),
+    "suite-refresh": (
+        "Match nodes by tags anew; this also happens whenever a suite or a node changes.",
+        {
+            "suite": "Its number, UUID or name.",
+        },
+    ),
+    "suite-wait": (
+        "Wait until a suite is complete, or ended in any way; the request's deadline bounds it.",
+        {
+            "suite": "Its number, UUID or name.",
+            "condition": "Progress: anything of it changed since `seen`.",
+            "seen": "Of progress: what is known.",
+        },
+    ),
+    "suites": (
+        "List suites, newest first.",
+        {
+            "suites": "Only these.",
+            "tags": "That have all of these.",
+        },
+    ),
+    "task-cancel": (
+        "Cancel tasks that have not ended; running ones are ended with all they started.",
+        {
+            "tasks": "Only these.",
+            "exit_status": "A number, with = != < <= > >= before it.",
+            "node": "That ran, or runs, on it.",
+            "running": "False: leave running ones alone.",
+        },
+    ),
+    "task-change": (
+        "Change a task that waits to be run.",
+        {
+            "task": "Number of the task.",
+        },
+    ),
+    "task-retry": (
+        "Run tasks again that ended: failed and cancelled ones, and finished ones that are named.",
+        {
+            "tasks": "Only these.",
+            "exit_status": "A number, with = != < <= > >= before it.",
+            "node": "That ran, or runs, on it.",
+        },
+    ),
+    "task-show": (
+        "Show one task: what it does, where it is, how it ended, and why it does not run.",
+        {
+            "task": "Number of the task.",
+        },
+    ),
+    "task-submit": (
+        "Submit tasks, all or none. Answered when they are durable.",
+        {
+            "suite": "None: independent tasks, for independent workers.",
+            "group": "Of independent tasks; your own when absent.",
+            "tags": "Of independent tasks: their worker must have all of these.",
+            "key": "Submitting again with the same key and tasks changes nothing.",
+        },
+    ),
+    "task-wait": (
+        "Wait until a task has come so far; the request's deadline bounds it.",
+        {
+            "task": "Number of the task.",
+            "state": "An exec state; by default: ended.",
+        },
+    ),
+    "tasks": (
+        "List tasks, newest first.",
+        {
+            "tasks": "Only these.",
+            "exit_status": "A number, with = != < <= > >= before it.",
+            "node": "That ran, or runs, on it.",
+        },
+    ),
+    "token-new": (
+        "Let a secret in as a user. The daemon is told its SHA-256 only.",
+        {
+            "user": "Whose it is; none: your own.",
+            "name": "What it is called among the user's.",
+            "digest": "SHA-256 of the token's text, which has 256 bits of chance.",
+            "scope": "Whose verbs it may say.",
+            "node": "With scope node: for the agent of this node.",
+            "lifetime_s": "How long it is let in.",
+        },
+    ),
+    "token-revoke": (
+        "Let a token in no more, and close what it has opened.",
+        {
+            "user": "Whose it is; none: your own.",
+        },
+    ),
+    "tokens": (
+        "List the tokens of a user.",
+        {
+            "user": "Whose; none: your own.",
+        },
+    ),
     "unload-model": (
         "Unload a model: stop its backends with their whole process trees.",
         {
@@ -202,10 +379,46 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "wait": "Answer when the last process is gone.",
         },
     ),
+    "user-create": (
+        "Make a user, and a group of the same name.",
+        {
+            "admin": "May do whatever an operator may.",
+        },
+    ),
+    "user-delete": (
+        "Delete a user with the group of that name, all tokens and memberships; the name stays taken.",
+        {},
+    ),
+    "user-lock": (
+        "Shut a user out, or let them in again; what is theirs is kept.",
+        {
+            "locked": "False: let them in again.",
+        },
+    ),
+    "users": (
+        "List the users, or show some of them.",
+        {
+            "users": "Only these; empty: all that you may see.",
+        },
+    ),
     "wait": (
         "Wait until a unit or model is in a condition; the request's deadline bounds it.",
         {
             "target": "Unit or model.",
         },
+    ),
+    "whoami": (
+        "Show who you are to the daemon, and the groups you are in.",
+        {},
+    ),
+    "worker-pause": (
+        "Have the workers of a node finish what they run and take nothing new, or go on.",
+        {
+            "paused": "False: go on.",
+        },
+    ),
+    "workers": (
+        "List workers.",
+        {},
     ),
 }

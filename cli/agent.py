@@ -20,6 +20,13 @@ from .invocation import Invocation, verb
 @click.option("--name", metavar="NAME", help="Name of this node; the machine's when absent.")
 @click.option("--tag", "tags", multiple=True, help="What this node is, for units that ask; may be repeated.")
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="For people; may be repeated.")
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="NAME[:ROLE]",
+    help="May send work here (write, the default) or manage it (admin); may be repeated; takes --token-file.",
+)
 @click.option("--insecure", is_flag=True, help="Join over tcp without keys, where the daemon wants none.")
 @click.option(
     "--policy",
@@ -39,6 +46,7 @@ def agent(
     name: str | None,
     tags: tuple[str, ...],
     labels: tuple[str, ...],
+    groups: tuple[str, ...],
     state_dir: str | None,
     backend_path: str | None,
     log_level: str | None,
@@ -47,18 +55,21 @@ def agent(
 ) -> int:
     """Stays in the foreground. The daemon decides what runs here; that goes on while the daemon is away, and when
     this agent is killed and started again. Over tcp it needs --key, whose role is agent:NAME, and --server-key.
+    With --token-file the token's user, who brings this node, manages it.
     `mgmt --endpoint ipc://DIR/run/control status` asks it locally."""
     options = {
         "--name": name,
         "--state-dir": state_dir and os.path.abspath(state_dir),
         "--key": _path(invocation.key),
         "--server-key": _path(invocation.server_key),
+        "--token-file": _path(invocation.token_file),
         "--policy": policy if policy == "any" else _path(policy),
     }
     command = [*spawn.argv(None, backend_path, log_level, insecure), "--join", join]
     command += [part for option, value in options.items() if value for part in (option, value)]
     command += [part for tag in tags for part in ("--tag", tag)]
     command += [part for label in labels for part in ("--label", label)]
+    command += [part for group in groups for part in ("--group", group)]
     os.execve(sys.executable, command, spawn.environment())
 
 

@@ -58,6 +58,21 @@ def complete_tasks(context: click.Context, _: click.Parameter, prefix: str) -> l
     return _items(context, prefix, (("schedule-show", "tasks", "task"),))
 
 
+def complete_users(context: click.Context, _: click.Parameter, prefix: str) -> list[CompletionItem]:
+    """Names of users."""
+    return _items(context, prefix, (("users", "users", "user"),))
+
+
+def complete_groups(context: click.Context, _: click.Parameter, prefix: str) -> list[CompletionItem]:
+    """Names of groups."""
+    return _items(context, prefix, (("groups", "groups", "group"),))
+
+
+def complete_nodes(context: click.Context, _: click.Parameter, prefix: str) -> list[CompletionItem]:
+    """Names of nodes."""
+    return _items(context, prefix, (("nodes", "nodes", "node"),))
+
+
 def _items(
     context: click.Context, prefix: str, questions: tuple[tuple[str, str, str], ...]
 ) -> list[CompletionItem]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mgmt.protocol import defaults, keys, places
+from mgmt.protocol import defaults, keys, places, tokens
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.keys import Credentials
 
@@ -25,7 +25,7 @@ else:
     _Seconds = click.ParamType  # generic for the type checker only, and in the newest click
 
 QUERY_TIMEOUT_S = 10.0  # of a request the daemon answers from its memory
-UNITS_OF_TIME = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+UNITS_OF_TIME = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 
 
 def _wants_json() -> bool:
@@ -43,6 +43,7 @@ class Invocation:
     config: str | None = None
     server_key: str | None = None
     key: str | None = None
+    token_file: str | None = None
 
     def name_config(self, path: str | None) -> None:
         self.config = path
@@ -72,6 +73,7 @@ class Invocation:
             timeout_s=timeout_s,
             connect_timeout_s=connect_timeout_s,
             credentials=self.credentials(),
+            token=tokens.find(self.token_file),
         )
 
     def credentials(self) -> Credentials | None:
@@ -155,14 +157,14 @@ def endpoint_of_the_place() -> str | None:
 
 
 class Duration(_Seconds):
-    """Seconds, or a number with a unit: 500ms, 60s, 5m, 1h."""
+    """Seconds, or a number with a unit: 500ms, 60s, 5m, 1h, 30d."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, float):
             return value
-        digits = str(value).rstrip("mhs")
+        digits = str(value).rstrip("mhsd")
         unit = str(value)[len(digits) :] or "s"
         try:
             seconds = float(digits) * UNITS_OF_TIME[unit]
@@ -214,6 +216,12 @@ def shared_options() -> list[click.Parameter]:
             metavar="FILE",
             help="File of your own key (also: $MGMT_KEY_FILE).",
             callback=_keep("key"),
+        ),
+        option(
+            "--token-file",
+            metavar="FILE",
+            help="Speak as the user of the token in this file (also: $MGMT_TOKEN_FILE, $MGMT_TOKEN).",
+            callback=_keep("token_file"),
         ),
         option(
             "--timeout",

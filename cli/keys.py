@@ -23,13 +23,22 @@ def keys() -> None:
 
 
 @keys.add_command
-@verb("new", "Make a key for an operator, a client or an agent.")
+@verb("new", "Make a key for an operator, a user, a client or an agent.")
 @click.argument("name")
-@click.option("--role", required=True, metavar="ROLE", help=ROLE)
+@click.option("--role", metavar="ROLE", help=ROLE)
+@click.option("--user", metavar="NAME", help="It speaks as this user; the same as --role user:NAME.")
 @click.option("--comment", default="", metavar="TEXT", help="One line for people.")
 @click.option("--output", metavar="DIR", help="Where to write it; the state folder's `keys` when absent.")
 @click.option("--allow", is_flag=True, help="Allow it here, too: this machine's daemon lets it in.")
-def new(invocation: Invocation, name: str, role: str, comment: str, output: str | None, allow: bool) -> int:
+def new(
+    invocation: Invocation,
+    name: str,
+    role: str | None,
+    user: str | None,
+    comment: str,
+    output: str | None,
+    allow: bool,
+) -> int:
     """Writes NAME.key, the secret, for the machine that will use it, and NAME.pub, which may be shown to
     everybody. The role counts where the key is allowed, and is only proposed here."""
     import zmq
@@ -37,6 +46,9 @@ def new(invocation: Invocation, name: str, role: str, comment: str, output: str 
     from mgmt.protocol import curve
 
     curve.need_curve()
+    role = _role(role, user)
+    if role is None:
+        raise click.UsageError("Say what it is for: --role or --user.")
     if name in (files.SERVER, files.LOCAL, files.BACKENDS):
         raise MgmtError("conflict", f"the name {name!r} is that of a key the daemon makes for itself")
     pair = files.new_pair(
@@ -73,13 +85,21 @@ def list_(invocation: Invocation, no_headers: bool) -> int:
 @verb("allow", "Let a key in, or change what it may do; in force within a second.")
 @click.argument("which", metavar="KEY")
 @click.option("--role", metavar="ROLE", help=f"{ROLE} The file's when absent.")
+@click.option("--user", metavar="NAME", help="It speaks as this user; the same as --role user:NAME.")
 @click.option("--name", metavar="NAME", help="What it is called here; the file's name for it when absent.")
 @click.option("--comment", metavar="TEXT", help="One line for people.")
-def allow(invocation: Invocation, which: str, role: str | None, name: str | None, comment: str | None) -> int:
+def allow(
+    invocation: Invocation,
+    which: str,
+    role: str | None,
+    user: str | None,
+    name: str | None,
+    comment: str | None,
+) -> int:
     """KEY is a file (NAME.pub), the name of a file in the state folder's `keys`, or the public key itself."""
     found = _find(which)
     known = files.read_allowed(files.keys_dir()).get(found.public)
-    role = role or (known.role if known else found.role)
+    role = _role(role, user) or (known.role if known else found.role)
     name = name or (known.name if known else found.name)
     if not role or not name:
         lacks = "--role" if not role else "--name"
@@ -120,6 +140,12 @@ def show(invocation: Invocation, which: str) -> int:
     invocation.say(found.public)
     _emit(invocation, found, None)
     return Exit.OK
+
+
+def _role(role: str | None, user: str | None) -> str | None:
+    if role is not None and user is not None:
+        raise click.UsageError("Give either --role or --user.")
+    return files.USER + user if user is not None else role
 
 
 def _find(told: str) -> KeyFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import click
@@ -10,8 +11,8 @@ import click
 from mgmt.protocol.errors import Exit
 
 from . import render
-from ._table import VERBS
-from .invocation import Invocation, shared_options, verb
+from .groups import NearGroup, sub
+from .invocation import Invocation, shared_options
 
 WAIT_TIMEOUT_S = 60.0
 DRAIN_TIMEOUT_S = 120.0
@@ -46,20 +47,12 @@ COLUMNS: dict[str, Callable[[Node], str]] = {
 RIGHT = "RTT UNITS PROCESSES CPUS MEM GPUS"
 
 
-@click.group("node", params=shared_options())
+@click.group("node", cls=NearGroup, params=shared_options())
 def node() -> None:
     """Show and manage the nodes that agents joined with."""
 
 
-def _sub(name: str, key: str) -> Callable[[Callable[..., int]], click.Command]:
-    """A command of this group; its help is that of the message table."""
-
-    def declare(function: Callable[..., int]) -> click.Command:
-        command = verb(name, VERBS[key][0])(function)
-        node.add_command(command)
-        return command
-
-    return declare
+_sub = partial(sub, node)
 
 
 @_sub("list", "nodes")
@@ -71,9 +64,7 @@ def list_(invocation: Invocation, no_headers: bool) -> int:
     if invocation.json:
         invocation.emit("mgmt.nodes/1", reply)
     else:
-        rows = [[column(one) for column in COLUMNS.values()] for one in reply["nodes"]]
-        lines = render.table(list(COLUMNS), rows, RIGHT)
-        click.echo("\n".join(lines[1:] if no_headers else lines))
+        render.show(COLUMNS, reply["nodes"], no_headers, RIGHT)
     return Exit.OK
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
+import click
+
 STATE_COLOR = {"RUNNING": "32", "STARTING": "33", "BACKOFF": "33", "STOPPING": "33", "FATAL": "31"}
-TIMES = frozenset({"at", "started_at"})  # fields that travel as epoch seconds and are shown as ISO 8601
+TIMES = frozenset(
+    {"at", "started_at", "created_at", "expires_at", "used_at"}
+)  # fields that travel as epoch seconds and are shown as ISO 8601
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: str = "") -> list[str]:
@@ -30,6 +34,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: str = "")
         ).rstrip()
         for line in lines
     ]
+
+
+def show(
+    columns: Mapping[str, Callable[[Any], str]],
+    rows: Sequence[Any],
+    no_headers: bool = False,
+    right: str = "",
+) -> None:
+    """Print a table with these columns of each row."""
+    lines = table(list(columns), [[column(row) for column in columns.values()] for row in rows], right)
+    click.echo("\n".join(lines[1:] if no_headers else lines))
 
 
 def painted(line: str, state: str) -> str:

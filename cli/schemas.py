@@ -98,6 +98,19 @@ FIGURES = _object(
 STORE = _object(path=STRING, rows={"type": "object", "additionalProperties": COUNT}, text=STRING)
 KEY = _object(name=STRING, role=STRING, comment=STRING, public=STRING, file=_maybe(STRING))
 
+TOKEN = _object(
+    user=STRING,
+    name=STRING,
+    scope={"enum": ["user", "node", "worker"]},
+    node=_maybe(STRING),
+    created_at=TIME,
+    expires_at=TIME,
+    used_at=_maybe(TIME),
+    expired=BOOL,
+    token=_maybe(STRING),
+    file=_maybe(STRING),
+)
+
 # Outputs of our own. A reply of the daemon is named in REPLIES instead.
 OWN: dict[str, Schema] = {
     "mgmt.error/1": _object(error=ERROR),
@@ -124,6 +137,7 @@ OWN: dict[str, Schema] = {
     "mgmt.dump/1": _object(state={"type": "object"}),
     "mgmt.keys/1": _object(keys=_list(KEY)),
     "mgmt.key/1": KEY,
+    "mgmt.token-new/1": TOKEN,
     "mgmt.store-check/1": STORE,
     "mgmt.store-recover/1": STORE,
     "mgmt.schedule-compat/1": _object(
@@ -199,6 +213,14 @@ REPLIES = {
     "mgmt.explain/1": "explain",
     "mgmt.nodes/1": "nodes",
     "mgmt.node/1": "node-wait",
+    "mgmt.whoami/1": "whoami",
+    "mgmt.users/1": "users",
+    "mgmt.user/1": "user-create",
+    "mgmt.tokens/1": "tokens",
+    "mgmt.token/1": "token-revoke",
+    "mgmt.groups/1": "groups",
+    "mgmt.group/1": "group-create",
+    "mgmt.quotas/1": "quotas",
     "mgmt.schedule-submit/1": "schedule-submit",
     "mgmt.schedule-show/1": "schedule-show",
     "mgmt.schedule-stat/1": "schedule-stat",

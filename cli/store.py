@@ -78,7 +78,7 @@ def held() -> Iterator[Path]:
 
 def count(path: Path) -> dict[str, int]:
     """Rows by table, none when there was never a store; MgmtError `bad-store` names the damage."""
-    from mgmt.store import SqliteStore
+    from mgmt.store.sqlite import ACCOUNTS, TABLES, SqliteStore
 
     if not path.exists() and not path.with_name(f"{path.name}.id").exists():
         return {}  # opening it would make one
@@ -87,8 +87,10 @@ def count(path: Path) -> dict[str, int]:
         restored = opened.load()
     finally:
         opened.close()
-    tables = ("meta", "units", "events", "workloads", "assignments", "nodes")
-    return {table: len(getattr(restored, table)) for table in tables}
+    return {
+        table: len(restored.accounts.get(table, ()) if table in ACCOUNTS else getattr(restored, table))
+        for table in TABLES
+    }
 
 
 def told(invocation: Invocation, schema: str, path: Path, rows: dict[str, int], text: str) -> None:

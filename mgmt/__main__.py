@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mgmt import config
-from mgmt.protocol import defaults, places
+from mgmt.protocol import defaults, places, tokens
 from mgmt.protocol.errors import Exit, MgmtError
 from mgmt.protocol.keys import Credentials, credentials
 from mgmt.shell import agent as agents
@@ -49,6 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     joins.add_argument(
         "--policy", metavar="FILE", help="what may be run here; policy.json of the state folder; `any`"
     )
+    joins.add_argument("--token-file", metavar="FILE", help="a token of this node, of the user who brings it")
+    joins.add_argument(
+        "--group",
+        action="append",
+        default=[],
+        metavar="NAME[:ROLE]",
+        help="may use the node; may be repeated",
+    )
     arguments = parser.parse_args(argv)
     runtime, state_dir = places.runtime_dir(), places.state_dir()
     try:
@@ -85,6 +93,12 @@ def _agent(arguments: argparse.Namespace) -> agents.AgentOptions:
                 )
                 raise MgmtError("bad-config", text)
     join = endpoint_of(arguments.join)
+    token = tokens.find(arguments.token_file)
+    if arguments.group and token is None:
+        text = (
+            "--group: takes --token-file with a token of this node (`mgmt user token new NAME --node NODE`)"
+        )
+        raise MgmtError("bad-config", text)
     return agents.AgentOptions(
         join=join,
         name=name,
@@ -93,6 +107,8 @@ def _agent(arguments: argparse.Namespace) -> agents.AgentOptions:
         credentials=_credentials(arguments, join),
         policy=Path(arguments.policy) if arguments.policy not in (None, "any") else None,
         any_policy=arguments.policy == "any",
+        token=token,
+        groups=tuple(dict.fromkeys(arguments.group)),
     )
 
 

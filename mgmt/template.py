@@ -31,6 +31,11 @@ def fault(texts: Iterable[str]) -> str | None:
     return None
 
 
+def escape(text: str) -> str:
+    """The template of exactly this text."""
+    return _HOLE.sub(lambda match: "{" + match[0] + "}", text)
+
+
 def fill(text: str, values: Mapping[str, str | None]) -> str:
     """Replace each name by its value, None by nothing. A value is inserted as it is, not filled again."""
 

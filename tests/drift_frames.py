@@ -99,6 +99,17 @@ VALUES: dict[str, Any] = {
     "allowed": [2, 3],
     "utilisation": 0.25,
     "before": 0.75,
+    "user": "alice",
+    "users": ["alice"],
+    "group": "vision",
+    "groups": ["vision"],
+    "role": "write",
+    "digest": bytes(range(32)).hex(),
+    "created_at": AT,
+    "expires_at": AT + 2_592_000,
+    "used_at": AT + 60,
+    "lifetime_s": 86_400.0,
+    "via": "token 'golden'",
     "after": 0.5,
     "chain": "sense-to-steer",
 }
@@ -152,9 +163,72 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("FaultEvent", "what"): "fault",
     ("StageReport", "error"): {"code": "denied", "text": "its policy does not allow it"},
     ("TaskStatistics", "state"): "released",
+    ("Hello", "token"): "mgmt_0123456789abcdef",
+    ("AgentHello", "token"): "mgmt_0123456789abcdef",
+    ("AgentHello", "groups"): ["vision:write"],
+    ("UserQuota", "groups"): 2,
+    ("QuotaSet", "groups"): 10,
+    ("GroupStatus", "creator"): "alice",
+    ("GroupStatus", "tasks"): 2,
     ("Observed", "mechanism"): "ebpf",
+    **{(owner, "suite"): 12 for owner in ("SuiteStatus", "TasksSubmitted", "TaskStatus", "WorkerStatus")},
+    **{
+        (owner, "task"): 41
+        for owner in ("Watch", "TaskStatus", "TaskShow", "TaskChange", "TaskWait", "WorkerStatus")
+    },
+    **{
+        (owner, "tasks"): [41]
+        for owner in ("TasksSubmitted", "Tasks", "TaskCancel", "TaskRetry", "TasksRetried")
+    },
+    **{
+        (owner, "labels"): ["nightly"]
+        for owner in (
+            "SuiteCreate",
+            "SuiteStatus",
+            "Suites",
+            "Task",
+            "Tasks",
+            "TaskCancel",
+            "TaskRetry",
+            "TaskStatus",
+        )
+    },
+    **{(owner, "creators"): ["alice"] for owner in ("Tasks", "TaskCancel", "TaskRetry")},
+    **{(owner, "exit_status"): "!=0" for owner in ("Tasks", "TaskCancel", "TaskRetry")},
+    **{(owner, "priority"): ">=5" for owner in ("Tasks", "TaskCancel", "TaskRetry")},
+    ("CpuBinding", "cores"): [0, 1, 2, 3],
+    ("Task", "args"): ["/bin/true"],
+    ("Task", "function"): None,
+    ("Task", "params"): [],
+    ("Task", "kw"): {},
+    ("Task", "after"): [40],
+    ("Task", "cwd"): "/tmp",
+    ("Task", "envs"): {"LANG": "C"},
+    ("SuiteHook", "args"): ["sh", "-c", "true"],
+    ("BackgroundHook", "args"): ["sleep", "1000"],
+    ("Watch", "state"): "ExecSpawned",
+    ("TaskWait", "state"): "TaskCommitted",
+    ("WorkerStatus", "worker"): "suite-12.w0",
+    ("WorkerStatus", "state"): "busy",
+    ("TaskStatus", "worker"): "suite-12.w0",
+    ("TaskStatus", "state"): "FINISHED",
+    ("SuiteStatus", "state"): "OPEN",
+    ("SuiteCounters", "total"): 10,
+    ("Suites", "suites"): ["nightly"],
+    ("SuiteNode", "reason"): "",
+    ("Retries", "on_exit"): [75],
+    ("TaskDetail", "lines"): ["it ended with exit status 0"],
+    ("TaskResult", "message"): "",
+    ("TaskStatus", "message"): "",
+    ("SuiteWait", "condition"): "ended",
+    ("CrewExchange", "outcomes"): [["returned", 41, 1]],
+    ("CrewExchange", "states"): [[41, 1, 11]],
+    ("CrewWork", "tasks"): [[41, 1, b"\x80", "f9002738-eea6-859b-b4ea-f341460ca510", ""]],
+    ("CrewWork", "cancelling"): [[40, 2]],
+    ("CrewPhase", "held"): [[41, 1]],
     ("TaskExplanation", "lines"): ["on CPU 2 of node 'local': chosen by best_fit_decreasing"],
 }
+NEEDED = {("Task", "args")}  # or another field instead, so neither is required
 # One for each outcome that is not ok.
 REFUSALS: dict[str, dict[str, Any]] = {
     "bad-body": {"field": "model"},
@@ -184,8 +258,9 @@ def example(model: type[Message], full: bool) -> dict[str, Any]:
     """A valid body. Full: every field, and a value where none is allowed; else only what is required."""
     body: dict[str, Any] = {}
     for name, field in model.model_fields.items():
-        if full or field.is_required():
-            body[name] = _value(model.__name__, name, field.annotation, full, default=field.default)
+        if full or (model.__name__, name) in NEEDED or field.is_required():
+            whole = full or (model.__name__, name) in NEEDED
+            body[name] = _value(model.__name__, name, field.annotation, whole, default=field.default)
     model.model_validate(body)
     return body
 
@@ -209,8 +284,12 @@ def _value(owner: str, name: str, kind: Any, full: bool, default: Any = Pydantic
     if origin is Literal:
         return next((part for part in parts if part != default), parts[0])
     if origin is list:
-        return [{"kind": "daemon", "seq": 41, "at": AT}] if origin is list and parts[0] is not str else []
-    simple = {bool: True, int: 3, float: 1.5, str: name, bytes: b"\x00\xff"}
+        if get_origin(parts[0]) is dict:
+            return [{"kind": "daemon", "seq": 41, "at": AT}]
+        return [] if parts[0] is str else [_value(owner, f"{name}[]", parts[0], full)]
+    if origin is dict:
+        return {}
+    simple = {bool: True, int: 3, float: 1.5, str: name.removesuffix("[]"), bytes: b"\x00\xff", Any: 3}
     return simple[kind]
 
 

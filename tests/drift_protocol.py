@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from pydantic.fields import FieldInfo
+
 from mgmt.core.supervision import TRANSITIONS, State
 from mgmt.protocol import defaults, frames
 from mgmt.protocol.errors import TABLE
 from mgmt.protocol.frames import DataKind
-from mgmt.protocol.messages import EVENTS, NOTICES, REQUESTS, Message
+from mgmt.protocol.messages import EVENTS, NOTICES, REQUESTS, Audience, Message, Verb
 
 PATH = "docs/protocol.md"
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
@@ -43,12 +45,20 @@ def requests() -> str:
     for name, row in REQUESTS.items():
         assert row.reply is not None
         anchor = f"[`{name}`](#request-{name})"
-        lines.append(f"| {anchor} | {row.audience} | {_help(row.body)} | {_linked(row.reply)} |")
+        lines.append(f"| {anchor} | {_who(row)} | {_help(row.body)} | {_linked(row.reply)} |")
     for name, row in REQUESTS.items():
         assert row.reply is not None
         lines += ["", f"#### request {name}", "", _help(row.body), "", *_fields(row.body), ""]
         lines.append(f"Reply: {_linked(row.reply)}.")
     return "\n".join(lines) + "\n"
+
+
+def _who(row: Verb) -> str:
+    """The audience, and what a user needs besides."""
+    need = row.need
+    if row.audience is not Audience.USER or need is None or need.object == "service":
+        return str(row.audience)
+    return f"{row.audience}: {'own' if need.object == 'user' else f'{need.role} on the {need.object}'}"
 
 
 def notices() -> str:
@@ -94,7 +104,7 @@ def _fields(model: type[Message]) -> list[str]:
         return ["The body is an empty map."]
     lines = ["| field | type | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
-        default = "required" if field.is_required() else f"`{_json(field.default)}`"
+        default = "required" if field.is_required() else f"`{_json(_default(field))}`"
         meaning = "; ".join([*([field.description] if field.description else []), *_bounds(field.metadata)])
         lines.append(f"| `{name}` | {_type(field.annotation)} | {default} | {meaning} |")
     return lines
@@ -141,6 +151,12 @@ def _linked(model: type[Message]) -> str:
 
 def _help(model: type[Message]) -> str:
     return " ".join((model.__doc__ or "").split())
+
+
+def _default(field: FieldInfo) -> Any:
+    """As it would be sent; a message whose fields all have defaults is said to be an empty map."""
+    value = field.get_default(call_default_factory=True)
+    return {} if isinstance(value, Message) else value
 
 
 def _json(value: Any) -> str:

@@ -97,7 +97,9 @@ def _frame(kind: Kind, name: dict[str, Any], body: dict[str, Any], *rest: dict[s
 
 def _row(row: Verb) -> dict[str, Any]:
     reply = {"reply": _ref(row.reply.__name__)} if row.reply is not None else {}
-    audience = {"audience": str(row.audience)}
+    audience: dict[str, Any] = {"audience": str(row.audience)}
+    if row.need is not None and row.reply is not None:
+        audience["needs"] = {"object": row.need.object, "role": str(row.need.role)}
     return {"help": _help(row.body), **audience, "body": _ref(row.body.__name__), **reply}
 
 

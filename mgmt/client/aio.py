@@ -18,7 +18,7 @@ from mgmt.client.conversation import Conversation, Target
 from mgmt.client.session import NEVER, Answer
 from mgmt.client.sync import packed, single
 from mgmt.client.wires import Wires
-from mgmt.protocol import defaults, frames, places
+from mgmt.protocol import defaults, frames, places, tokens
 from mgmt.protocol.keys import Credentials, for_endpoint
 
 
@@ -38,10 +38,12 @@ class AsyncClient:
         server_key: str | None = None,
         key_file: str | None = None,
         credentials: Credentials | None = None,
+        token: str | None = None,
     ) -> None:
         self.endpoint = endpoint or places.default_control_endpoint()
         self._loop = asyncio.get_running_loop()
-        self._conversation = Conversation(self.endpoint, name, timeout_s, connect_timeout_s)
+        token = tokens.find() if token is None else token
+        self._conversation = Conversation(self.endpoint, name, timeout_s, connect_timeout_s, token)
         self._wires = Wires(
             self._conversation,
             self._watch,

@@ -85,8 +85,9 @@ class Conversation(Session):
         name: str = "",
         timeout_s: float = defaults.REQUEST_TIMEOUT_S,
         connect_timeout_s: float = defaults.CONNECT_TIMEOUT_S,
+        token: str | None = None,
     ) -> None:
-        super().__init__(endpoint, name, timeout_s, connect_timeout_s)
+        super().__init__(endpoint, name, timeout_s, connect_timeout_s, token)
         self._targets: set[Target] = set()  # those that have a lease or ask for one
         self._leases: dict[int, Lease] = {}
         self._calls: dict[int, _Call] = {}

@@ -91,8 +91,11 @@ class _Request:
 class Session:
     """Requests and their answers; subclassed by Conversation, which adds leases and events."""
 
-    def __init__(self, endpoint: str, name: str, timeout_s: float, connect_timeout_s: float) -> None:
+    def __init__(
+        self, endpoint: str, name: str, timeout_s: float, connect_timeout_s: float, token: str | None = None
+    ) -> None:
         self.endpoint = endpoint
+        self._token = token
         self.welcome: dict[str, Any] = {}
         self._name = name
         self._timeout_s = timeout_s
@@ -313,7 +316,9 @@ class Session:
         self._greetings += 1
         self._patient = patient
         self._hello = self._new_id()
-        body = {"versions": [frames.VERSION], "name": self._name}
+        body: dict[str, Any] = {"versions": [frames.VERSION], "name": self._name}
+        if self._token is not None:
+            body["token"] = self._token
         request = _Request(self._hello, "hello", body, now_s + self._connect_timeout_s, "", self._welcomed)
         self._requests[self._hello] = request
         heapq.heappush(self._timers, (request.deadline_s, self._hello))

@@ -18,7 +18,7 @@ import zmq
 from mgmt.client.conversation import Conversation, Target
 from mgmt.client.session import NEVER, Answer
 from mgmt.client.wires import Wires
-from mgmt.protocol import defaults, frames, places
+from mgmt.protocol import defaults, frames, places, tokens
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.keys import Credentials, for_endpoint
 
@@ -32,9 +32,10 @@ class Client:
     is for requests that name none (`inf`: wait for ever), `connect_timeout_s` for the daemon's welcome, and for
     a daemon that restarts. Over tcp a daemon wants a key: `server_key` is its public key or a file with it,
     `key_file` the file of your own (default: $MGMT_SERVER_KEY, $MGMT_KEY_FILE); `credentials` are both.
+    `token` speaks as its user (default: $MGMT_TOKEN, $MGMT_TOKEN_FILE).
 
-    Every failure is an MgmtError: `unreachable` (nobody answers), `not-authorised` (a key is missing, wrong or not
-    allowed), `expired` (no answer in time), or what the daemon said.
+    Every failure is an MgmtError: `unreachable` (nobody answers), `not-authorised` (a key or token is missing,
+    wrong or not allowed), `expired` (no answer in time), or what the daemon said.
     """
 
     def __init__(
@@ -47,9 +48,11 @@ class Client:
         server_key: str | None = None,
         key_file: str | None = None,
         credentials: Credentials | None = None,
+        token: str | None = None,
     ) -> None:
         self.endpoint = endpoint or places.default_control_endpoint()
-        self._conversation = Conversation(self.endpoint, name, timeout_s, connect_timeout_s)
+        token = tokens.find() if token is None else token
+        self._conversation = Conversation(self.endpoint, name, timeout_s, connect_timeout_s, token)
         self._poller = zmq.Poller()
         self._wires = Wires(
             self._conversation,

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import NODES_PLANE, Asked, Now
 from mgmt.core.nodes import Agent
 from mgmt.core.state import State
+from mgmt.core.suites.crew import Assignment
+from mgmt.core.suites.pool import Ending, Phase
+from mgmt.core.suites.upward import ToDaemon
 from mgmt.protocol.errors import MgmtError
 
 # What an agent answers to anybody who may ask it; the rest is its daemon's to decide.
@@ -62,6 +67,7 @@ def on_welcomed(state: State, now: Now, event: ev.Welcomed, out: list[fx.Effect]
     agent.on_welcome(now, event.body, out)
     if event.body.get("faults") is not None:
         agent.tell_faults(now, *state.journal.since(event.body["faults"]), out)
+    state.crew.on_link(now, out)
     out.append(fx.Note("INFO", f"joined {agent.facts.daemon} as node {agent.facts.name}", {}))
 
 
@@ -85,8 +91,29 @@ def on_daemon_noticed(state: State, now: Now, event: ev.DaemonNoticed, out: list
         state.count("stale_notices")
     elif event.name == "node-heartbeat":
         agent.on_beat(now, body, out)
+    elif event.name == "crew-work":
+        tasks = [tuple(task) for task in body["tasks"]]
+        state.crew.on_work(now, body["holder"], body["number"], tasks, body["cancelling"], body["stale"], out)
     elif event.name == "node-push" and not state.quit_said:
         agent.on_push(now, body["seq"], body["what"], body["body"], out)
+
+
+def on_suite(state: State, now: Now, what: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
+    """A word of the daemon about suites."""
+    if what == "suite":
+        try:
+            state.crew.assign(now, Assignment(**body), out)
+        except MgmtError as error:
+            holder = body["holder"]
+            ToDaemon(of(state)).phase(
+                now, holder, Phase.IDLE, error.text, failed=True, completed=0, held=None, out=out
+            )
+    elif what == "suite-end":
+        state.crew.end(now, body["holder"], Ending(body["how"]), body["reason"], out)
+    elif what == "suite-cancel":
+        state.crew.cancel(now, body["holder"], body["tasks"], out)
+    elif what == "suite-pause":
+        state.crew.pause(now, body["paused"], out)
 
 
 def on_tasks_staged(state: State, now: Now, event: ev.TasksStaged, out: list[fx.Effect]) -> None:

@@ -6,14 +6,16 @@ from typing import Any
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from mgmt.core.event import NODES_PLANE, Asked, Now, Route
+from mgmt.core.event import ADMINISTRATOR, NODES_PLANE, Asked, Now, Route
 from mgmt.core.nodes import Node, NodeState
 from mgmt.core.state import Ask, State
+from mgmt.core.suites.pool import Phase
 from mgmt.core.supervision import AT_REST, LOCAL, Unit
 from mgmt.core.verbs import Body, agree, handles
 from mgmt.protocol import frames
 from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.messages import Role
 
 # ---- agents ----------------------------------------------------------------------------------------------
 
@@ -24,7 +26,14 @@ def _agent_hello(state: State, now: Now, asked: Asked, body: msg.AgentHello, out
     if asked.route.plane != NODES_PLANE:
         text = "agents join at `endpoints.nodes` of the configuration, this is another endpoint"
         raise MgmtError("denied", text)
+    planned: dict[str, Role] = {}
+    if asked.by.user not in ("", ADMINISTRATOR):
+        planned = state.users.plan_enrolment(asked.by, "node", body.node, body.groups)
+    elif body.groups:
+        text = "groups are given by whoever brings the node: use --token-file with a token of it"
+        raise MgmtError("denied", text, node=body.node)
     node, replay = state.roster.hello(now, asked.route.peer, body, out)
+    state.users.enrol("node", node.name, planned)
     # The welcome goes first: what is pushed is of the session that it opens.
     state.sessions.answer(asked.route, frames.Outcome.OK, state.roster.welcome(node, replay), out)
     reports = [unit.model_dump() for unit in body.units]
@@ -38,6 +47,7 @@ def _agent_hello(state: State, now: Now, asked: Asked, body: msg.AgentHello, out
     for staged in body.staged:
         state.execution.on_node_staged(now, node.name, staged.model_dump(), out)
     _fail_asks(state, node, out)  # their answers would have come on the former connection
+    state.board.on_hello(now, node, replay, out)
     return None
 
 
@@ -66,6 +76,11 @@ def on_node_noticed(state: State, now: Now, event: ev.NodeNoticed, out: list[fx.
                 state.roster.dirty.add(node.name)
                 state.execution.on_node_fault(now, node.name, fault, out)
         _answer_waiters(state, now, out)
+    elif event.name == "crew-exchange":
+        state.roster.heard(now, node)
+        state.board.exchange(now, **body, out=out, node=node.name)
+    elif event.name == "crew-phase":
+        state.board.phase(now, **{**body, "phase": Phase(body["phase"])}, out=out, node=node.name)
     elif event.name == "agent-answer":
         _on_answer(state, now, node, body, out)
 
@@ -87,6 +102,7 @@ def settle(state: State, now: Now, out: list[fx.Effect]) -> None:
         if node.state is NodeState.LOST:
             _on_lost(state, now, node, out)
         state.supervisor.on_nodes_changed()
+        state.board.on_node(now, node, out)
         _answer_waiters(state, now, out)
 
 
@@ -283,6 +299,7 @@ def _node_tags(state: State, now: Now, asked: Asked, body: msg.NodeTags, out: li
     node.removed = (node.removed | (remove & node.own_tags)) - add
     state.roster.dirty.add(node.name)
     state.supervisor.on_nodes_changed()
+    state.board.match(now, out)
     return node_body(state, now, node)
 
 

@@ -162,8 +162,8 @@ class CancelHook:
 class Commit:
     """Make this durable before anything else of the same step is carried out.
 
-    `units`, `workloads`, `assignments` (by unit), `nodes`: record by name, None to forget it. `events` are
-    numbered; older ones than `keep_events_from` go.
+    `units`, `workloads`, `assignments` (by unit), `nodes`: record by name, None to forget it; `accounts` has such
+    records for `users`, `groups` and `tokens`. `events` are numbered; older ones than `keep_events_from` go.
     """
 
     units: Mapping[str, Mapping[str, Any] | None]
@@ -172,6 +172,8 @@ class Commit:
     workloads: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     assignments: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
     nodes: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    accounts: Mapping[str, Mapping[str, Mapping[str, Any] | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,6 +410,46 @@ class Relink:
     connect_s: float
 
 
+# ---- task suites ----
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """Have the queue of tasks carry out an operation; Queued with the same tag follows when it is durable."""
+
+    tag: tuple[Any, ...]
+    operation: Any  # of mgmt.core.suites.operations
+
+
+@dataclass(frozen=True, slots=True)
+class MakeSuiteFolder:
+    """Make the folder of a suite, with (blob, path) pairs put below its `resources`; SuiteFolderMade follows."""
+
+    holder: int
+    path: str
+    resources: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveSuiteFolder:
+    path: str
+
+
+@dataclass(slots=True)
+class ToWorker:
+    """Messages of mgmt.worker.wire to a worker, in order."""
+
+    connection: int
+    messages: tuple[list[Any], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseWorker:
+    """Nobody expects this worker, or another one took its place."""
+
+    connection: int
+
+
 Effect = (
     Answer
     | Tell
@@ -447,4 +489,9 @@ Effect = (
     | ToDaemon
     | OpenRelay
     | Relink
+    | Queue
+    | MakeSuiteFolder
+    | RemoveSuiteFolder
+    | ToWorker
+    | CloseWorker
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from mgmt.protocol import keys
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.keys import Grant
 from mgmt.protocol.messages import Message
@@ -21,6 +22,31 @@ class Now(NamedTuple):
 
     mono_ns: int
     real_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: `role` is a row of `core.access`, `via` says for people how that is known.
+
+    `user` is one of `core.users`, empty for nobody by name; `node` is the only one an agent may speak for, or
+    empty; `token` is the id of the one that was shown, or empty.
+    """
+
+    role: str
+    user: str = ""
+    via: str = ""
+    node: str = ""
+    token: str = ""
+
+    @property
+    def is_administrator(self) -> bool:
+        return self.role in (MACHINE, keys.OPERATOR)
+
+
+MACHINE = "machine"  # role of who came through a file of this machine, whose mode is the authority
+ADMINISTRATOR = "administrator"  # the user behind that file and behind operators' keys
+OWNER = Caller(MACHINE, ADMINISTRATOR, "the socket's file")
+NOBODY = Caller("nobody")
 
 
 # Nobody changes these either, but a frozen one takes three times as long to make, and each request makes them.
@@ -47,13 +73,14 @@ class Route:
 
 @dataclass(slots=True)
 class Asked:
-    """A valid request; `deadline_ns` is monotonic, 0 for none."""
+    """A valid request; `deadline_ns` is monotonic, 0 for none. `by` is found out before anything is done."""
 
     route: Route
     verb: str
     body: Message
     deadline_ns: int = 0
     key: str = ""
+    by: Caller = NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +144,10 @@ class Restored:
     workloads: dict[str, dict[str, Any]] = field(default_factory=dict)
     assignments: dict[str, dict[str, Any]] = field(default_factory=dict)
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    accounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)  # users, groups, tokens
+    crew: dict[str, Any] | None = None  # what this machine was at work on
+    suites: tuple[Any, ...] = ()  # of the queue
+    holders: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +376,51 @@ class DaemonNoticed:
     body: dict[str, Any]
 
 
+# ---- task suites ----
+
+
+@dataclass(slots=True)
+class Queued:
+    """What the queue of tasks answered to the Queue of this tag: its result, durable, or why there is none."""
+
+    tag: tuple[Any, ...]
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class SuiteFolderMade:
+    """The folder of a suite is there; `error`: why it is not."""
+
+    holder: int
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHello:
+    """A worker connected; `held` has the [task, attempt] of what it was handed and has not told the end of."""
+
+    connection: int
+    unit: str
+    incarnation: int
+    token: str
+    held: list[list[int]]
+
+
+@dataclass(slots=True)
+class WorkerSaid:
+    """Messages of a worker, in order."""
+
+    connection: int
+    messages: list[list[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerGone:
+    """The connection is closed and all that was said on it is heard."""
+
+    connection: int
+
+
 Event = (
     Asked
     | HandshakeAsked
@@ -379,4 +455,9 @@ Event = (
     | Welcomed
     | Refused
     | DaemonNoticed
+    | Queued
+    | SuiteFolderMade
+    | WorkerHello
+    | WorkerSaid
+    | WorkerGone
 )

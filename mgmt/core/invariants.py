@@ -14,6 +14,7 @@ from mgmt.core.sessions import Sessions
 from mgmt.core.state import State
 from mgmt.core.supervision import AT_REST, Unit
 from mgmt.core.supervision import State as UnitState
+from mgmt.core.users import Users, UserState
 
 # The states in which a process or a part of one must exist.
 PRESENT = frozenset({UnitState.STARTING, UnitState.RUNNING, UnitState.STOPPING})
@@ -40,11 +41,30 @@ def check(state: State) -> None:
     _waiters(state)
     _journal(state)
     _nodes(state)
+    _users(state.users)
     _stop(state)
 
 
 def _broken(rule: str, about: object) -> NoReturn:
     raise InvariantBroken(rule, str(about))
+
+
+def _users(users: Users) -> None:
+    there = {name for name, user in users.users.items() if user.state is not UserState.DELETED}
+    for name in users.users:
+        group = users.groups.get(name)
+        if group is None or group.deleted is (name in there):
+            _broken("a user has a group of the same name for as long", name)
+        elif name in there and name not in group.admins:
+            _broken("a user is admin of the own group", name)
+    for name, group in users.groups.items():
+        if not group.deleted and not there >= group.members.keys():
+            _broken("members of a group are users", name)
+        if group.storage_used_bytes < 0:
+            _broken("a group stores no less than nothing", name)
+    for id, token in users.tokens.by_id.items():
+        if token.id != id or token.user not in there:
+            _broken("a token is a user's", id)
 
 
 def _sessions(sessions: Sessions) -> None:

@@ -205,6 +205,7 @@ def _dump(state: State, now: Now, asked: Asked, body: msg.Dump, out: list[fx.Eff
                 {
                     "session": session.id,
                     "name": session.name,
+                    "user": session.user,
                     "unit": session.unit,
                     "subscribed": session.subscribed,
                     "leases": sorted(session.leases),

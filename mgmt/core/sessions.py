@@ -16,7 +16,7 @@ from mgmt.protocol.errors import MgmtError
 # What these answer means something to the session that asked only: their idempotency keys are its own.
 SESSION_BOUND = frozenset({"lease", "release", "subscribe"})
 
-Key = tuple[int, str]  # session (0: any), idempotency key
+Key = tuple[int, str, str]  # session (0: any), user, idempotency key
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,8 @@ class Session:
     seen_ns: int
     unit: str | None = None  # the unit this session is the backend of
     key: str = ""  # the public key it was opened with; empty: without one
+    user: str = ""  # whom it speaks for; empty: nobody by name
+    token: str = ""  # the token that says so; empty: the key or the socket does
     subscribed: bool = False
     leases: set[int] = field(default_factory=set)
     waiting: dict[Route, None] = field(default_factory=dict)  # an ordered set
@@ -299,4 +301,4 @@ class Sessions:
         if not asked.key:
             return None
         session = self.of(asked.route) if asked.verb in SESSION_BOUND else None
-        return (session.id if session is not None else 0, asked.key)
+        return (session.id if session is not None else 0, asked.by.user, asked.key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,12 @@ from mgmt.core.schedule.execution import Execution
 from mgmt.core.schedule.hosting import Hosting
 from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
+from mgmt.core.suites.board import Board
+from mgmt.core.suites.crew import Crew
+from mgmt.core.suites.pool import Outcome, Phase, Upward
+from mgmt.core.suites.upward import ToDaemon
 from mgmt.core.supervision import Ordering, UnitSpec
+from mgmt.core.users import Users
 from mgmt.protocol import defaults
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import Settings
@@ -40,6 +45,11 @@ class Identity:
     started: Now
     topology: Topology = field(default_factory=lambda: Topology(()))
     host: str = ""  # what the machine calls itself
+    suites_dir: str = ""  # where suites have their folders
+    workers: str = ""  # the socket to which workers connect
+    worker: str = ""  # the program of workers that run processes
+    queue: int = 0  # id of the queue of tasks
+    environ: Mapping[str, str] = field(default_factory=dict)  # of tasks, before their own
 
 
 @dataclass(slots=True)
@@ -71,6 +81,41 @@ class StatusCache:
     packed: bytes | None = None  # for all others
 
 
+class _ToBoard:
+    """The crew of this machine talks to the board of the same daemon."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    def exchange(
+        self,
+        now: Now,
+        holder: int,
+        number: int,
+        want: int,
+        outcomes: list[Outcome],
+        states: list[list[int]],
+        out: list[Effect],
+    ) -> None:
+        self._state.board.exchange(now, holder, number, want, outcomes, states, out)
+
+    def phase(
+        self,
+        now: Now,
+        holder: int,
+        phase: Phase,
+        reason: str,
+        *,
+        failed: bool,
+        completed: int,
+        held: list[list[int]] | None,
+        out: list[Effect],
+    ) -> None:
+        self._state.board.phase(
+            now, holder, phase, reason, failed=failed, completed=completed, held=held, out=out
+        )
+
+
 class State:
     """Built once; changed by `step` alone. `agent` is who it is when it serves another daemon."""
 
@@ -88,6 +133,7 @@ class State:
                 key_ns=int(settings.timing.idempotency_keep_s * 1e9),
             ),
         )
+        self.users = Users()
         self.journal = Journal(self.sessions, limits.max_event_history)
         self.registry = Registry(settings)
         prefix = f"{settings.endpoints.model_socket_dir}/{defaults.MODEL_SOCKET_PREFIX}"
@@ -152,6 +198,18 @@ class State:
                 self.undeclared,
                 self.hosting,
             )
+        upward: Upward = ToDaemon(self.agent) if self.agent is not None else _ToBoard(self)
+        self.crew = Crew(
+            self.supervisor,
+            self.ordering,
+            self._declare_crew,
+            upward,
+            root=identity.suites_dir,
+            socket=identity.workers,
+            worker=identity.worker,
+            environ=identity.environ,
+        )
+        self.board = Board(self.roster, self.crew, identity.queue, identity.host, self._may_send)
         self.stopping = False
         self.quit_said = False
         self.handed_over = False  # left with units that run on
@@ -161,11 +219,25 @@ class State:
     def _declare(self, specs: list[UnitSpec]) -> None:
         self.loading.declare(specs, [])  # nobody waits for a load at an agent
 
-    def _declare_tasks(self, specs: dict[str, UnitSpec], out: list[Effect]) -> None:
+    def _declare_crew(self, specs: dict[str, UnitSpec], out: list[Effect]) -> None:
+        """These are the hooks and workers of this machine's suite."""
+        if self.agent is None:
+            self._declare_tasks(specs, out, "crew")
+            return
+        units = self.supervisor.units
+        self.undeclared.update(name for name in self.agent.also if name not in specs and name in units)
+        self.agent.also = specs
+        for name, spec in specs.items():
+            if name in units:
+                units[name].spec = spec
+                self.undeclared.discard(name)
+        self.agent.redeclare()
+
+    def _declare_tasks(self, specs: dict[str, UnitSpec], out: list[Effect], source: str = "tasks") -> None:
         """Other tasks of this machine are in force; those that are gone go as soon as nothing of them is left."""
         units = self.supervisor.units
-        self.undeclared.update(name for name in self.registry.tasks if name not in specs and name in units)
-        self.registry.set_tasks(specs)
+        gone = self.registry.set_tasks(specs, source)
+        self.undeclared.update(name for name in gone if name in units)
         declared = self.registry.all_specs()
         for spec in declared:
             if spec.name in specs and spec.name in units:
@@ -176,6 +248,9 @@ class State:
 
     def _on_started(self, now: Now, name: str, t0_ns: int, reason: str, out: list[Effect]) -> None:
         self.schedules.on_started(now, name, t0_ns, reason, out)
+
+    def _may_send(self, group: str, node: str) -> bool:
+        return self.users.may_send(group, "node", node)
 
     def replan(self) -> None:
         """Plan the places of the units anew: other ones are declared, or other CPUs have periodic tasks."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from mgmt.core import access, agency, cluster, operate, scheduling, status
+from mgmt.core import access, accounts, agency, cluster, operate, scheduling, status, suiting
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import LEGACY_PLANE, SESSIONLESS, Asked, Now
@@ -24,8 +25,9 @@ from mgmt.protocol import defaults, frames
 from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
+from mgmt.worker.wire import Kind
 
-__all__ = ["HANDLERS", "LEGACY_PLANE", "scheduling", "step"]
+__all__ = ["HANDLERS", "LEGACY_PLANE", "accounts", "scheduling", "step", "suiting"]
 
 # Each opens a session of its own: there is nothing to repeat, so they take no idempotency key.
 HELLOS = frozenset({"hello", "backend-hello", "agent-hello"})
@@ -68,6 +70,9 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
         finally:
             supervisor.changes[:0] = changes  # a bug in one of them costs nobody the others
         state.operations.on_change(out)
+        version = supervisor.version
+        state.crew.look(now, out)
+        touched = touched or supervisor.version != version
     _forget_undeclared(state, out)
     if state.agent is not None:
         state.agent.tell(now, state.stopping, out)
@@ -84,8 +89,9 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
 def _commit(state: State, out: list[fx.Effect]) -> None:
     """What must survive comes first among the effects: nothing of this step is done before it is durable."""
     supervisor, journal, roster, agent = state.supervisor, state.journal, state.roster, state.agent
-    keeper = supervisor if agent is None else agent
-    if supervisor.dirty or journal.fresh or keeper.has_unsaved or roster.dirty:
+    keeper, crew = supervisor if agent is None else agent, state.crew
+    fresh = supervisor.dirty or journal.fresh or keeper.has_unsaved or roster.dirty
+    if fresh or state.users.dirty or crew.dirty:
         units = supervisor.units
         records = {
             name: to_record(units[name]) if name in units else None for name in sorted(supervisor.dirty)
@@ -98,7 +104,10 @@ def _commit(state: State, out: list[fx.Effect]) -> None:
             state.schedules.records(),
             assignments=keeper.unsaved(),
             nodes=nodes,
+            meta={"crew": crew.record()} if crew.dirty else {},
+            accounts=state.users.take_changes(),
         )
+        crew.dirty = False
         out.insert(0, commit)
         roster.dirty.clear()
         supervisor.dirty.clear()
@@ -148,6 +157,7 @@ def _on_change(state: State, now: Now, change: Change, out: list[fx.Effect]) -> 
     state.conditions.on_unit_change(out)
     state.execution.on_unit_change(now, unit, out)
     state.hosting.on_unit_change(unit, out)
+    state.crew.on_unit_change(now, unit, was, out)
 
 
 def _journal_unit(state: State, now: Now, change: Change, out: list[fx.Effect]) -> None:
@@ -176,12 +186,17 @@ def _on_asked(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> Non
     try:
         if state.quit_said:
             refuse_while_stopping(state)
-        access.authorise(asked)
+        found = state.sessions.of(asked.route) if asked.verb not in HELLOS else None
+        session = found if found is not None and access.owns(found, asked.route.grant) else None
+        asked.by = access.authenticate(state, now, asked, session)
+        access.authorise(state, asked)
         agency.refuse_what_is_the_daemons(state, asked)
-        if asked.verb not in HELLOS and asked.route.plane not in SESSIONLESS:
-            session = state.sessions.find(now, asked.route.peer, asked.route.session)
-            if not access.owns(session, asked.route.grant):
-                raise MgmtError("session-gone", "this session is another key's; say hello first")
+        if session is not None:
+            session.seen_ns = now.mono_ns
+        elif found is not None:
+            raise MgmtError("session-gone", "this session is another key's; say hello first")
+        elif asked.verb not in HELLOS and asked.route.plane not in SESSIONLESS:
+            state.sessions.find(now, asked.route.peer, asked.route.session)  # there is none: it says so
         if asked.key and asked.verb not in HELLOS:
             if state.sessions.repeats(asked, out):
                 return
@@ -205,6 +220,7 @@ def _hello(state: State, now: Now, asked: Asked, body: msg.Hello, out: list[fx.E
         if body.mode == "relay":
             _speaks_native(state, state.registry.resolve(body.model))
     session = state.sessions.open(now, asked.route.peer, body.name, out, key=access.key_of(asked.route.grant))
+    session.user, session.token = asked.by.user, asked.by.token
     lease = None
     if body.model is not None:
         model = state.registry.resolve(body.model).name
@@ -432,6 +448,9 @@ def _on_noticed(state: State, now: Now, event: ev.Noticed, out: list[fx.Effect])
         session = state.sessions.find(now, event.peer, event.session)
     except MgmtError:
         session = None
+    if session is not None and access.owns(session, event.grant) and not access.lives(state, now, session):
+        state.sessions.end(session, out)
+        session = None
     if session is None or not access.owns(session, event.grant):
         out.append(fx.Tell(event.peer, event.session, "session-gone", {}))
         return
@@ -468,6 +487,10 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.roster.on_timer(now, about, out)
     elif what == "tasks":
         state.execution.on_timer(now, about, out)
+    elif what == "crew":
+        state.crew.on_timer(now, about, out)
+    elif what == "suites":
+        state.board.on_timer(now, about, out)
     elif what == "staging":
         state.execution.on_stage_timer(now, out)
     elif what == "fence":
@@ -535,6 +558,7 @@ def _on_stop_requested(state: State, now: Now, event: ev.StopRequested, out: lis
 def _stop(state: State, now: Now, reason: str, out: list[fx.Effect]) -> None:
     if not state.stopping:
         state.stopping = True
+        state.board.stop(now, out)
         state.journal.record(now, "daemon", {"what": "stopping", "reason": reason}, out)
         out.append(fx.Note("INFO", f"stopping: {reason}", {}))
         state.loading.fail_all(MgmtError("stopping", "the daemon is stopping"), out)
@@ -557,11 +581,14 @@ def _on_hand_over(state: State, now: Now, event: ev.HandOver, out: list[fx.Effec
 def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect]) -> None:
     """The first event of a daemon's life: what the former one left, then what is to be started anyway."""
     state.journal.restore(event.events)
+    state.users.restore(event.accounts)
     state.schedules.restore(now, event.workloads, event.same_boot, out)
     state.schedules.changed = False
     state.execution.restore(state.schedules.entries, out)
     supervisor = state.supervisor
     state.roster.restore(now, event.nodes, out)
+    if event.crew is not None:
+        state.crew.restore(now, event.crew, out)
     if state.agent is not None:
         state.agent.restore(now, event.assignments, out)
     else:
@@ -596,6 +623,22 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
             except MgmtError as error:
                 supervisor.refuse(unit, error.text)
     state.ordering.on_change(now, out)  # whoever waited when the former daemon ended
+    state.crew.resume(now, out)
+    if state.agent is None:
+        state.board.restore(now, event.suites, event.holders, out)
+    else:
+        state.agent.on_suite = partial(agency.on_suite, state)
+
+
+def _on_worker_hello(state: State, now: Now, event: ev.WorkerHello, out: list[fx.Effect]) -> None:
+    """Who proves to be a present process of a worker is one."""
+    unit = state.supervisor.is_present(event.unit, event.incarnation, event.token)
+    if unit is None or not state.crew.on_worker(now, event.connection, event.unit, event.held, out):
+        why = (
+            f"{event.unit!r} incarnation {event.incarnation} is no worker of this node, or its token is wrong"
+        )
+        out.append(fx.ToWorker(event.connection, ([Kind.REFUSED, why],)))
+        out.append(fx.CloseWorker(event.connection))
 
 
 _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
@@ -631,5 +674,14 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.DaemonNoticed: agency.on_daemon_noticed,
     ev.TasksStaged: agency.on_tasks_staged,
     ev.TaskReported: agency.on_task_reported,
+    ev.Queued: lambda state, now, event, out: state.board.on_queued(now, event, out),
+    ev.SuiteFolderMade: lambda state, now, event, out: state.crew.on_folder(
+        now, event.holder, event.error, out
+    ),
+    ev.WorkerHello: _on_worker_hello,
+    ev.WorkerSaid: lambda state, now, event, out: state.crew.on_said(
+        now, event.connection, event.messages, out
+    ),
+    ev.WorkerGone: lambda state, now, event, out: state.crew.on_worker_gone(now, event.connection, out),
     ev.Computed: lambda state, now, event, out: state.schedules.on_computed(now, event, out),
 }

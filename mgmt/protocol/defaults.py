@@ -52,6 +52,10 @@ NODE_REFUSED_MAX_S = 10.0  # longest pause of an agent that was refused; it star
 CLOCK_SAMPLE_S = 0.02  # between the first heartbeats of a session
 CLOCK_SAMPLES = 8  # heartbeats of which the one with the shortest way tells the clocks' difference
 
+# --- suites of tasks ---
+MAX_TASK_ATTEMPTS = 10  # losses of a worker or node after which a task is Failed, wherever they happened
+MAX_TASK_HISTORY = 16  # deaths that are remembered of one task on one node
+
 # --- one backend (config: `model_backends.*`) ---
 READY_TIMEOUT_S = 60.0  # from spawn to ready, else the start failed
 GRACE_S = 10.0  # from the stop signal to SIGKILL of the whole tree
@@ -125,3 +129,33 @@ MAX_WORKLOAD_PROBLEMS = 20  # faults reported at once; the rest is counted
 MAX_TIMELINE_JOBS = 20_000  # that are drawn; what comes later is said to be left out
 
 LOCAL_NODE = "local"  # how this machine is called among its nodes
+
+# --- task suites ---
+MAX_LABELS = 64  # of one task or suite
+MAX_VARIABLES = 1024  # of one task or hook
+MAX_ARGUMENTS = 4096  # of one command
+MAX_WORKERS = 256  # of a suite on one node
+MAX_SUBMITTED_TASKS = 10_000  # in one request; more come in several
+MAX_TASK_S = 31_536_000.0  # a year
+TASK_PREFETCH = 16  # tasks fetched ahead for each worker
+TASK_OUTPUT_BYTES = 64 << 20  # of a task with terminal_output; more is cut off
+TASK_CANCEL_GRACE_S = 10.0  # from SIGTERM to SIGKILL of a task that is cancelled or too late
+PROVISION_S, MAX_PROVISION_S = 600.0, 3600.0  # of a provision hook
+CLEANUP_S, MAX_CLEANUP_S = 120.0, 600.0  # of a cleanup hook
+SUITE_AUTO_CLOSE_S = 180.0  # without a new task, an open suite is closed
+SUITE_LINGER_S = 5.0  # how long a node stays with a suite that is complete, when no other wants it
+CREW_STOP_S = 30.0  # for workers to finish what they run when a suite ends
+CREW_PARK_S = 5.0  # an exchange that found no work is answered within this
+CREW_ANSWER_S = 10.0  # one that was not answered within this is sent again
+CREW_FIND_S = 3.0  # after a restart, for workers to come back before what they had is given up
+
+# --- users, groups and tokens ---
+MAX_ACCOUNT_CHARS = 64  # of the name of a user, a group or a token
+MAX_USERS = 10_000  # deleted ones included: their names stay taken
+MAX_USER_TOKENS = 64  # of one user; expired ones go first
+TOKEN_BYTES = 32  # of chance in a token
+TOKEN_LIFETIME_S = 30 * 86_400.0  # of a token whose maker says nothing else
+MAX_TOKEN_LIFETIME_S = 10 * 366 * 86_400.0  # ten years; longer is for ever
+TOKEN_USE_S = 60.0  # how exactly the last use of a token is written down
+GROUP_QUOTA = 8  # groups that a user may create
+STORAGE_QUOTA_BYTES = 16_000_000_000  # of one group

@@ -58,14 +58,21 @@ TABLE: dict[str, Row] = {
         Fault.CLIENT,
         False,
         Exit.DENIED,
-        "the key is missing, not known, or its role does not allow the request",
+        "the key or token is missing or not good any more, or its role does not allow the request",
     ),
     "session-gone": Row(Fault.CLIENT, True, Exit.FAILED, "the session is unknown or ended; say hello again"),
     "lease-gone": Row(Fault.CLIENT, True, Exit.FAILED, "the lease is unknown or closed; ask for a new one"),
     "unknown-model": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no model of that name is configured"),
     "unknown-unit": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no unit of that name exists"),
     "unknown-workload": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no workload of that name was submitted"),
-    "unknown-task": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no workload has a task of that name"),
+    "unknown-task": Row(Fault.CLIENT, False, Exit.UNKNOWN, "there is no task of that name or number"),
+    "unknown-suite": Row(Fault.CLIENT, False, Exit.UNKNOWN, "there is no suite of that name or number"),
+    "stale": Row(
+        Fault.CLIENT,
+        False,
+        Exit.FAILED,
+        "the lease it belongs to has ended; what it says is no longer wanted",
+    ),
     "bad-workload": Row(
         Fault.CLIENT, False, Exit.USAGE, "a document of tasks or nodes is missing a field or has a wrong one"
     ),
@@ -77,6 +84,10 @@ TABLE: dict[str, Row] = {
         Fault.CLIENT, False, Exit.FAILED, "a deadline could not be kept, so nothing was placed or changed"
     ),
     "unknown-node": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no node of that name has ever joined"),
+    "unknown-user": Row(Fault.CLIENT, False, Exit.UNKNOWN, "there is no user of that name"),
+    "unknown-group": Row(Fault.CLIENT, False, Exit.UNKNOWN, "there is no group of that name"),
+    "unknown-token": Row(Fault.CLIENT, False, Exit.UNKNOWN, "the user has no token of that name"),
+    "over-quota": Row(Fault.CLIENT, False, Exit.DENIED, "a user or group would have more than it may"),
     "no-backend": Row(
         Fault.CLIENT, False, Exit.FAILED, "the model's type has no backend in the configuration"
     ),

@@ -36,7 +36,8 @@ MAX_FILE_BYTES = 1 << 20
 OPERATOR, CLIENT, BACKEND = "operator", "client", "backend"
 REVOKED = "revoked"  # of a key whose connection is older than its revocation
 AGENT = "agent:"  # and the name of the node
-ROLES = "operator, client or agent:NODE"
+USER = "user:"  # ... of the user
+ROLES = "operator, client, user:NAME or agent:NODE"
 
 _KEY = re.compile(r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -47,7 +48,7 @@ _HEAD_PAIR = """\
 """
 _HEAD_PUBLIC = "# The public half of a key of mgmt; not a secret.\n"
 _HEAD_ALLOWED = """\
-# Who may speak to this daemon over tcp: public key, role (operator, client, agent:NODE), name, comment.
+# Who may speak to this daemon over tcp: public key, role (operator, client, user:NAME, agent:NODE), name, comment.
 # A daemon sees changes within a second; `mgmt keys allow` and `mgmt keys revoke` make them.
 """
 
@@ -64,6 +65,11 @@ class Grant(NamedTuple):
     def node(self) -> str:
         """The node an agent's key is for; empty for other roles."""
         return self.role.removeprefix(AGENT) if self.role.startswith(AGENT) else ""
+
+    @property
+    def user(self) -> str:
+        """The user a key speaks as; empty for other roles."""
+        return self.role.removeprefix(USER) if self.role.startswith(USER) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +95,8 @@ def is_key(text: str) -> bool:
 
 def role_of(text: str) -> str:
     """The role, checked; MgmtError `bad-body`."""
-    node = text.removeprefix(AGENT)
-    if text in (OPERATOR, CLIENT) or (node != text and _NAME.fullmatch(node)):
+    whose = text.removeprefix(AGENT).removeprefix(USER)
+    if text in (OPERATOR, CLIENT) or (whose != text and _NAME.fullmatch(whose)):
         return text
     raise MgmtError("bad-body", f"{text!r} is no role: {ROLES}")
 
@@ -378,6 +384,11 @@ def _give(path: Path, like: Path) -> None:
         os.chown(path, owner.st_uid, owner.st_gid)
 
 
+def read_private(path: Path) -> str:
+    """The text of a file for its owner only; MgmtError `bad-config`."""
+    return _read(path, private=True)
+
+
 def _read(path: Path, *, private: bool, written_by_others: bool = True) -> str:
     try:
         mode = path.stat().st_mode
@@ -397,7 +408,8 @@ def _read(path: Path, *, private: bool, written_by_others: bool = True) -> str:
     except FileNotFoundError:
         if not written_by_others:
             raise
-        raise _bad(str(path), "there is no such file, and it is no key either") from None
+        either = "" if private else ", and it is no key either"
+        raise _bad(str(path), f"there is no such file{either}") from None
     except OSError as error:
         raise _bad(str(path), f"cannot be read: {error.strerror}") from None
 

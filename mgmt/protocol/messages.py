@@ -1,79 +1,24 @@
 """THE message table: every request, reply, notice and event of the native protocol, declared once.
 
 The command line's help, `proto/mgmt.schema.json`, docs/protocol.md and the golden frames in `proto/vectors/`
-are derived from this module. A model's docstring is its help text; a field's description is its documentation.
+are derived from this module and from those it imports at its end. A model's docstring is its help text; a field's
+description is its documentation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from mgmt.protocol import defaults
 from mgmt.protocol.frames import FrameError, Request
+from mgmt.protocol.table import EVENTS, NOTICES, REQUESTS, Audience, Message, Name, Need, Role, Verb
+from mgmt.protocol.table import enter_event as _event
+from mgmt.protocol.table import enter_notice as _notice
+from mgmt.protocol.table import enter_request as _request
 
-
-class Message(BaseModel):
-    """Base of all message bodies: strict types, no unknown fields, immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Audience(StrEnum):
-    """Who may say it; the unit of authorisation."""
-
-    CLIENT = "client"
-    OPERATOR = "operator"
-    BACKEND = "backend"
-    AGENT = "agent"
-
-
-@dataclass(frozen=True, slots=True)
-class Verb:
-    """One row of the table: a request with its one reply, or a notice when `reply` is None."""
-
-    name: str
-    body: type[Message]
-    reply: type[Message] | None
-    audience: Audience
-
-
-REQUESTS: dict[str, Verb] = {}
-NOTICES: dict[str, Verb] = {}
-EVENTS: dict[str, type[Message]] = {}
-
-Name = Annotated[str, Field(min_length=1, max_length=defaults.MAX_NAME_CHARS)]
-
-
-M = TypeVar("M", bound=type[Message])
-
-
-def _request(name: str, reply: type[Message], audience: Audience = Audience.OPERATOR) -> Callable[[M], M]:
-    def enter(body: M) -> M:
-        REQUESTS[name] = Verb(name, body, reply, audience)
-        return body
-
-    return enter
-
-
-def _notice(name: str, audience: Audience = Audience.CLIENT) -> Callable[[M], M]:
-    def enter(body: M) -> M:
-        NOTICES[name] = Verb(name, body, None, audience)
-        return body
-
-    return enter
-
-
-def _event(name: str) -> Callable[[M], M]:
-    def enter(body: M) -> M:
-        EVENTS[name] = body
-        return body
-
-    return enter
+__all__ = ["EVENTS", "NOTICES", "REQUESTS", "Audience", "Message", "Need", "Role", "Verb", "validate"]
 
 
 def validate(request: Request) -> Message:
@@ -104,9 +49,23 @@ class Empty(Message):
     """No fields."""
 
 
+__all__ = [
+    "EVENTS",
+    "NOTICES",
+    "REQUESTS",
+    "Audience",
+    "Empty",
+    "Message",
+    "Name",
+    "Verb",
+    "validate",
+]
+
 # ---- shared shapes ---------------------------------------------------------------------------------------
 
 Mode = Literal["direct", "relay"]
+Secret = Annotated[str, Field(min_length=1, max_length=defaults.MAX_NAME_CHARS)]
+MANAGES = Need("node", Role.ADMIN, "node")
 UnitState = Literal["STOPPED", "STARTING", "RUNNING", "BACKOFF", "STOPPING", "EXITED", "FATAL"]
 NodeState = Literal["ALIVE", "SUSPECT", "LOST"]
 Tag = Annotated[
@@ -196,7 +155,7 @@ class Welcome(Message):
     lease: Lease | None
 
 
-@_request("hello", Welcome, Audience.CLIENT)
+@_request("hello", Welcome, Audience.ANYBODY)
 class Hello(Message):
     """Open a session: agree on a version, and optionally get a lease on a model at once."""
 
@@ -206,6 +165,9 @@ class Hello(Message):
     )
     model: Name | None = Field(default=None, description="model to lease; none: no lease")
     mode: Mode = "direct"
+    token: Secret | None = Field(
+        default=None, repr=False, description="speak as the user of this token; none: as the connection's own"
+    )
 
 
 @_notice("heartbeat")
@@ -983,7 +945,7 @@ class Nodes(Message):
     nodes: list[Name] = Field(default=[], max_length=1024, description="only these; empty: all")
 
 
-@_request("node-cordon", NodeStatus)
+@_request("node-cordon", NodeStatus, Audience.USER, MANAGES)
 class NodeCordon(Message):
     """Put nothing new on a node, or allow it again; what runs there is left alone."""
 
@@ -991,7 +953,7 @@ class NodeCordon(Message):
     cordoned: bool = Field(default=True, description="false: allow it again")
 
 
-@_request("node-drain", NodeStatus)
+@_request("node-drain", NodeStatus, Audience.USER, MANAGES)
 class NodeDrain(Message):
     """Cordon a node and stop its units; those that another node may run go on there."""
 
@@ -1007,7 +969,7 @@ class NodeWait(Message):
     condition: Literal["alive", "lost", "drained"] = "alive"
 
 
-@_request("node-tags", NodeStatus)
+@_request("node-tags", NodeStatus, Audience.USER, MANAGES)
 class NodeTags(Message):
     """Give a node tags or take some away, those of its agent included."""
 
@@ -1087,11 +1049,19 @@ class AgentHello(Message):
     pid: int
     tags: list[Tag] = Field(default=[], max_length=defaults.MAX_NODE_TAGS)
     labels: dict[str, str] = Field(default={}, max_length=defaults.MAX_NODE_TAGS)
-    facts: dict[str, Any] = {}
+    facts: dict[str, Any] = Field(default={})
     epoch: int = Field(default=0, ge=0, description="run of the daemon whose pushes it knows; 0: none")
     acked: int = Field(default=0, ge=0, description="number of the last push of that run it has carried out")
     log_dir: str = Field(default="", max_length=4096)
     units: list[UnitReport] = Field(default=[], max_length=100_000)
+    token: Secret | None = Field(
+        default=None, repr=False, description="a node's token: its user manages a node that has nobody yet"
+    )
+    groups: list[str] = Field(
+        default=[],
+        max_length=defaults.MAX_NODE_TAGS,
+        description="what such a node gives: NAME[:ROLE], or write",
+    )
     staged: list[StageReport] = Field(default=[], max_length=100_000)
 
 
@@ -1149,10 +1119,14 @@ class NodePush(Message):
     drop: forget one; reset: forget the failures of one. Of tasks that are processes, by workload and generation:
     stage: lay down and watch their segments beside those of other generations, a `staged` of a report follows;
     start: release them from this instant of the agent's monotonic clock on; hold: these generations, no others.
+    suite: work on this one; suite-end: leave it; suite-cancel: end some of its tasks; suite-pause: take none.
     """
 
     seq: int = Field(ge=1)
-    what: Literal["assign", "keep", "drop", "reset", "stage", "start", "hold"]
+    what: Literal[
+        "assign", "keep", "drop", "reset", "stage", "start", "hold",
+        "suite", "suite-end", "suite-cancel", "suite-pause",
+    ]  # fmt: skip
     body: dict[str, Any]
 
 
@@ -1169,3 +1143,8 @@ class NodeAsk(Message):
 @_notice("node-gone", Audience.AGENT)
 class NodeGone(Message):
     """Daemon to agent: the session is unknown or ended; say hello again."""
+
+
+# Their rows follow these.
+import mgmt.protocol.messages_suites  # noqa: E402
+import mgmt.protocol.messages_users  # noqa: E402, F401

@@ -38,6 +38,8 @@ class AgentOptions:
     credentials: Credentials | None = None
     policy: Path | None = None  # file of the policy, other than that of the state folder
     any_policy: bool = False  # the command line said: whatever the daemon wants
+    token: str | None = field(default=None, repr=False)
+    groups: tuple[str, ...] = ()
 
 
 def folders(state_dir: Path | None, environ: Mapping[str, str] | None = None) -> tuple[Path, Path]:
@@ -113,6 +115,8 @@ def facts_of(
         options.labels,
         facts,
         policy,
+        options.token,
+        options.groups,
     )
 
 

@@ -22,7 +22,7 @@ from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError
 
 OBSERVER = "mgmt.rt.mgmt-observer"
-PROGRAMS = ("mgmt.shell.mgmt-shim", "mgmt.rt.mgmt-executive", OBSERVER)
+PROGRAMS = ("mgmt.shell.mgmt-shim", "mgmt.rt.mgmt-executive", "mgmt.worker.mgmt-worker", OBSERVER)
 PROGRAM_FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Wconversion")
 # -g: the types by which the kernel finds fields. v3: atomic instructions with a result, Linux 5.12.
 BPF_FLAGS = ("-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Wextra")

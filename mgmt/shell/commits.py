@@ -84,17 +84,23 @@ class Commits:
         workloads: dict[str, Any] = {}
         assignments: dict[str, Any] = {}
         nodes: dict[str, Any] = {}
+        meta: dict[str, Any] = {}
+        accounts: dict[str, dict[str, Any]] = {}
         events: list[Any] = []
         for commit in self._gathered:
             units |= commit.units
             workloads |= commit.workloads
             assignments |= commit.assignments
             nodes |= commit.nodes
+            meta |= commit.meta
+            for table, records in commit.accounts.items():
+                accounts.setdefault(table, {}).update(records)
             events += commit.events
         keep_events_from = self._gathered[-1].keep_events_from
         self._gathered.clear()
         synced = any(_is_told(effect) for effect in self._held[-1])
         batch = Batch(
+            meta=meta,
             units=units,
             events=tuple(events),
             keep_events_from=keep_events_from,
@@ -102,6 +108,7 @@ class Commits:
             workloads=workloads,
             assignments=assignments,
             nodes=nodes,
+            accounts=accounts,
         )
         self._store.commit(batch, self._on_written)
 

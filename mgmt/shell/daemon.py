@@ -12,7 +12,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Barrier
 from typing import Any
 
@@ -26,6 +28,7 @@ from mgmt.core import event as ev
 from mgmt.core.event import NODES_PLANE, UPLINK_PLANE, Now
 from mgmt.core.state import Identity, State
 from mgmt.core.step import LEGACY_PLANE, step
+from mgmt.core.suites import operations
 from mgmt.protocol import frames, keys
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.keys import Grant
@@ -55,10 +58,15 @@ from mgmt.shell.timers import Timers
 from mgmt.shell.topology import NvmlGpus, read_topology
 from mgmt.shell.units import Units
 from mgmt.shell.uplink import Uplink
+from mgmt.shell.workers import Workers, make_folder, remove_folder
 from mgmt.store import FILE_NAME, Batch, Lock, SqliteStore
+from mgmt.store.queue.sqlite import SqliteEngine
+from mgmt.store.queue.thread import Queue
+from mgmt.worker import PROGRAM as PROCESS_WORKER
 
 log = logging.getLogger("symphony-mgmt")  # the ancestor's name: its users filter on it
 
+QUEUE_NAME = "queue.db"  # in the state folder
 FIRST_SAMPLE_S = 0.02  # after a start
 SAMPLE_S = 5.0  # how often CPU and memory of units are looked at
 WORKERS = 2  # threads for what may block: reading logs, walking /proc
@@ -91,6 +99,8 @@ class Daemon:
         self._notifier = Notifier.from_environ()
         self._cgroups = groups_of_units(state_dir)
         self._environ = dict(os.environ)
+        for name in ("MGMT_TOKEN", "MGMT_TOKEN_FILE"):  # of whoever started it, and not of its units
+            self._environ.pop(name, None)
         for endpoint in settings.endpoints.served().values():
             claim(endpoint)
         self._loop = uvloop.new_event_loop()
@@ -173,6 +183,17 @@ class Daemon:
         self._commits = Commits(
             self._loop, self._store, self._prepare, lambda effect: self._perform[type(effect)](effect)
         )
+        self._tasks: Queue | None = None  # an agent has none
+        queue_id, suites, holders = 0, (), ()
+        if agent is None:
+            engine = SqliteEngine(state_dir / QUEUE_NAME)
+            self._running = False
+            self._tasks = Queue(engine, self._deliver)
+            queue_id = engine.queue_id
+            suites = ask(self._tasks, operations.ListSuites(limit=1 << 31)).suites
+            holders = ask(self._tasks, operations.ListHolders())
+        workers_socket = runtime / "workers"
+        self._suite_workers = Workers(self._loop, workers_socket, self.emit)
         self._rotation = Rotation(self._spawner.log_path)
         self._looks_at_logs = False
         self._runtime, self._state_dir = runtime, state_dir
@@ -201,6 +222,11 @@ class Daemon:
                 started=_now(),
                 topology=topology,
                 host=os.uname().nodename,
+                suites_dir=str(state_dir / "suites"),
+                workers=str(workers_socket),
+                worker=str(PROCESS_WORKER),
+                queue=queue_id,
+                environ={name: value for name, value in self._environ.items() if not _is_private(name)},
             ),
             agents.facts_of(agent, agent_id, topology, policy) if agent is not None else None,
         )
@@ -212,6 +238,10 @@ class Daemon:
             workloads=restored.workloads,
             assignments=restored.assignments,
             nodes=restored.nodes,
+            crew=restored.meta.get("crew"),
+            suites=suites,
+            holders=holders,
+            accounts=restored.accounts,
         )
         meta = {"secret": secret, "boot": boot, "agent": agent_id}
         self._store.commit(Batch(meta=meta), lambda failure: None)
@@ -254,6 +284,11 @@ class Daemon:
             fx.SayHello: lambda effect: self._up().say_hello(effect),
             fx.ToDaemon: lambda effect: self._up().tell(effect),
             fx.OpenRelay: lambda effect: self._up().open_relay(effect),
+            fx.Queue: self._ask_queue,
+            fx.MakeSuiteFolder: self._make_suite_folder,
+            fx.RemoveSuiteFolder: lambda effect: self._submit(partial(remove_folder, effect.path)),
+            fx.ToWorker: self._suite_workers.send,
+            fx.CloseWorker: self._suite_workers.close_one,
             fx.Relink: lambda effect: self._up().relink(effect),
         }
 
@@ -262,6 +297,7 @@ class Daemon:
     def run(self) -> int:
         """Serve until stopped; the exit status."""
         loop = self._loop
+        self._running = True
         for number in (signals.SIGTERM, signals.SIGINT):
             loop.add_signal_handler(number, self._on_stop_signal, number)
         loop.add_signal_handler(signals.SIGHUP, self._on_hangup)
@@ -349,6 +385,9 @@ class Daemon:
             routers.append(self._nodes.router)
         while not all(router.flush() for router in routers) and time.monotonic() < deadline:
             self._loop.run_until_complete(asyncio.sleep(0.01))
+        if self._tasks is not None:
+            self._tasks.close()
+        self._suite_workers.close()
         self._timers.close()
         self._executor.close()
         if self._door is not None:
@@ -445,6 +484,28 @@ class Daemon:
 
     def _cancel_hook(self, effect: fx.CancelHook) -> None:
         self._commands.cancel((effect.unit, effect.which, effect.incarnation))
+
+    def _deliver(self, call: Callable[[], None]) -> None:
+        """Carry an answer of the queue's thread to whoever asked; before the loop runs that is waiting for it."""
+        if self._running:
+            self._loop.call_soon_threadsafe(call)
+        else:
+            call()
+
+    def _ask_queue(self, effect: fx.Queue) -> None:
+        def done(result: Any) -> None:
+            # In a turn of its own: the answers of one commit come together, and none may cost the others.
+            self._post(ev.Queued(effect.tag, result))
+
+        assert self._tasks is not None, "agents have no queue"
+        self._tasks.ask(effect.operation, done)
+
+    def _make_suite_folder(self, effect: fx.MakeSuiteFolder) -> None:
+        def make() -> None:
+            event = ev.SuiteFolderMade(effect.holder, make_folder(effect.path))
+            self._loop.call_soon_threadsafe(self.emit, event)
+
+        self._submit(make)
 
     def _read_config(self, effect: fx.ReadConfig) -> None:
         def read() -> None:
@@ -583,6 +644,23 @@ class Daemon:
         pids = {name: unit.pid for name, unit in chosen if unit.pid is not None and not unit.node}
         if pids:
             self.emit(ev.Sampled(self._sampler.sample(pids)))
+
+
+def _is_private(name: str) -> bool:
+    """Whether a variable of this daemon is nothing for tasks."""
+    return name.startswith("MGMT_") or name in (
+        "NOTIFY_SOCKET",
+        "WATCHDOG_USEC",
+        "WATCHDOG_PID",
+        "LISTEN_FDS",
+    )
+
+
+def ask(tasks: Queue, query: Any) -> Any:
+    """What the queue answers, before the loop runs; MgmtError when it cannot."""
+    answered: SimpleQueue[Any] = SimpleQueue()
+    tasks.ask(query, answered.put)
+    return answered.get()
 
 
 def _now() -> Now:

@@ -38,7 +38,7 @@ _WRONG = {
 # domain of an endpoint -> whether a key may connect there at all; what it may say is the core's decision
 ADMITS: dict[str, Callable[[Grant], bool]] = {
     "control": lambda grant: True,
-    "relay": lambda grant: grant.role in (keys.OPERATOR, keys.CLIENT),
+    "relay": lambda grant: grant.role in (keys.OPERATOR, keys.CLIENT) or bool(grant.user),
     "nodes": lambda grant: bool(grant.node),
 }
 

@@ -29,7 +29,7 @@ from mgmt.shell.router import Router, recv
 log = logging.getLogger("mgmt.shell.nodes")
 
 _NOBLOCK = int(zmq.NOBLOCK)
-FROM_AGENTS = frozenset({"agent-heartbeat", "agent-report", "agent-answer"})
+FROM_AGENTS = frozenset({"agent-heartbeat", "agent-report", "agent-answer", "crew-exchange", "crew-phase"})
 
 
 def receive_node(socket: zmq.Socket[bytes]) -> list[Any]:

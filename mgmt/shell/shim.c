@@ -85,6 +85,8 @@
 
 #include "shim/processes.c"
 
+#include "shim/groups.c"
+
 #include "shim/output.c"
 
 #include "shim/options.c"

@@ -22,7 +22,7 @@ _NOBLOCK = int(zmq.NOBLOCK)
 _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 DOWN = zmq.EVENT_DISCONNECTED
-FROM_DAEMON = frozenset({"node-heartbeat", "node-push", "node-gone"})
+FROM_DAEMON = frozenset({"crew-work", "node-heartbeat", "node-push", "node-gone"})
 
 
 def receive_carried(socket: zmq.Socket[bytes]) -> list[Any]:

@@ -1,6 +1,6 @@
 """SQLite as the store: one writer thread, group commit, and a check that refuses instead of resetting.
 
-Tables: `meta` (name, value), `units`, `workloads`, `assignments`, `nodes` (name, record), `events` (seq, record);
+Tables: `meta` (name, value), `events` (seq, record), and the others of TABLES (name, record);
 values and records are msgpack behind a CRC-32, because SQLite notices damage of its structure, but not of what is
 in it. The writer takes every batch that waits, commits them in one transaction, with a full sync when one of them
 asks for it, and then tells each caller: what was acknowledged is on the disk.
@@ -20,11 +20,11 @@ from typing import Any
 
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
+from mgmt.store.files import beside, defect_of, write_durably
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 7
 ROWS_PER_INSERT = 100
 CACHE_KIB = 256  # pages are written, and read again only by the next daemon
-_HEADER = b"SQLite format 3\x00"
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE units (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
@@ -32,12 +32,20 @@ CREATE TABLE events (seq INTEGER PRIMARY KEY, record BLOB NOT NULL);
 CREATE TABLE workloads (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE assignments (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE nodes (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE users (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE groups (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE tokens (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
+ACCOUNTS = ("users", "groups", "tokens")
+TABLES = ("meta", "units", "events", "workloads", "assignments", "nodes", *ACCOUNTS)
 # What makes a file of an older version one of the next; never changed once it was released.
 _MIGRATIONS = {
     1: "CREATE TABLE workloads (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
     2: "CREATE TABLE assignments (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
     3: "CREATE TABLE nodes (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    4: "CREATE TABLE users (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    5: "CREATE TABLE groups (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    6: "CREATE TABLE tokens (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
 }
 
 # What reading a damaged file raises; the second when SQLite names garbage in its own words.
@@ -49,7 +57,7 @@ Record = Mapping[str, Any]
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Changes that become durable together. A record None: forget what has the name; `keep_events_from`: drop
-    older ones.
+    older ones; `accounts`: by table of ACCOUNTS.
 
     `synced` survives the machine; without, it survives this process, and the machine with the next that is.
     """
@@ -62,11 +70,12 @@ class Batch:
     workloads: Mapping[str, Record | None] = field(default_factory=dict)
     assignments: Mapping[str, Record | None] = field(default_factory=dict)
     nodes: Mapping[str, Record | None] = field(default_factory=dict)
+    accounts: Mapping[str, Mapping[str, Record | None]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Everything in the store; events in ascending order of `seq`."""
+    """Everything in the store; events in ascending order of `seq`, `accounts` by table, without empty ones."""
 
     meta: dict[str, Any]
     units: dict[str, dict[str, Any]]
@@ -74,6 +83,7 @@ class Restored:
     workloads: dict[str, dict[str, Any]] = field(default_factory=dict)
     assignments: dict[str, dict[str, Any]] = field(default_factory=dict)
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    accounts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
 
 class SqliteStore:
@@ -89,14 +99,16 @@ class SqliteStore:
         self._queue: queue.SimpleQueue[tuple[Batch, Callable[[str], None]] | None] = queue.SimpleQueue()
         self._unwritten: list[Batch] = []
         self._syncs = True
-        marker = _beside(path, ".id")
-        if any(part.exists() for part in (marker, path, _beside(path, "-wal"))):
-            self._look_at_file()
+        marker = beside(path, ".id")
+        if any(part.exists() for part in (marker, path, beside(path, "-wal"))):
+            defect = defect_of(path)
+            if defect:
+                raise self._refusal(defect)
         else:
             # In this order: whoever is killed in between leaves no half of a store, and no mark without one.
             _write_new(path, {}).rename(path)
         if not marker.exists():
-            _write_durably(marker, b"mgmt store\n")  # with the name of the new store, if there is one
+            write_durably(marker, b"mgmt store\n")  # with the name of the new store, if there is one
         try:
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -112,14 +124,18 @@ class SqliteStore:
     def load(self) -> Restored:
         """Read everything; only before the first commit."""
         try:
-            meta, units, *others = (
-                {name: _unpack(name, row) for name, row in self._db.execute(f"SELECT * FROM {table}")}
-                for table in ("meta", "units", "workloads", "assignments", "nodes")
+            meta, units, workloads, assignments, nodes = (
+                self._read(table) for table in ("meta", "units", "workloads", "assignments", "nodes")
             )
+            accounts = {table: records for table in ACCOUNTS if (records := self._read(table))}
             rows = self._db.execute("SELECT seq, record FROM events ORDER BY seq")
-            return Restored(meta, units, [_unpack(seq, row) for seq, row in rows], *others)
+            events = [_unpack(seq, row) for seq, row in rows]
+            return Restored(meta, units, events, workloads, assignments, nodes, accounts)
         except (*_DAMAGE, MgmtError) as error:
             raise self._refusal(str(error)) from None
+
+    def _read(self, table: str) -> dict[str, Any]:
+        return {name: _unpack(name, row) for name, row in self._db.execute(f"SELECT * FROM {table}")}
 
     def commit(self, batch: Batch, done: Callable[[str], None]) -> None:
         """Queue a batch; `done` is called in the writer's thread, with "" once it is written (and synced).
@@ -180,25 +196,6 @@ class SqliteStore:
 
     # ---- opening ----
 
-    def _look_at_file(self) -> None:
-        """What SQLite would take for a new database, or repair silently, is refused here."""
-        try:
-            size = self.path.stat().st_size
-        except FileNotFoundError:
-            raise self._refusal("the file is gone, although it was created once") from None
-        with self.path.open("rb") as file:
-            header = file.read(100)
-        if len(header) < 100 or not header.startswith(_HEADER):
-            raise self._refusal(f"the file has {size} bytes and no SQLite header")
-        wal = _beside(self.path, "-wal")
-        if wal.exists() and wal.stat().st_size:
-            return  # whoever was killed while it was copied into the file left any part of that; SQLite repeats it
-        page_bytes = int.from_bytes(header[16:18], "big")
-        page_bytes = 65536 if page_bytes == 1 else page_bytes
-        pages = int.from_bytes(header[28:32], "big")
-        if not page_bytes or size % page_bytes or size < pages * page_bytes:
-            raise self._refusal(f"the file has {size} bytes, its header says {pages} pages of {page_bytes}")
-
     def _check(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version != SCHEMA_VERSION and version not in _MIGRATIONS:
@@ -235,8 +232,7 @@ class SqliteStore:
 
 def recover(path: Path, stamp: str) -> dict[str, int]:
     """Move the damaged store to `PATH.damaged-STAMP` and save what is readable into a new one; rows by table."""
-    tables = ("meta", "units", "events", "workloads", "assignments", "nodes")
-    saved: dict[str, list[tuple[Any, ...]]] = {table: [] for table in tables}
+    saved: dict[str, list[tuple[Any, ...]]] = {table: [] for table in TABLES}
     if path.exists():
         try:
             old = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
@@ -246,13 +242,13 @@ def recover(path: Path, stamp: str) -> dict[str, int]:
         except _DAMAGE:
             pass  # nothing readable: the new store starts empty, which the counts say
     new = _write_new(path, saved)
-    aside = _beside(path, f".damaged-{stamp}")
+    aside = beside(path, f".damaged-{stamp}")
     if path.exists():
         os.link(path, aside)
     for suffix in ("-wal", "-shm"):  # away before the new one has the name: they are not its own
-        part = _beside(path, suffix)
+        part = beside(path, suffix)
         if part.exists():
-            part.rename(_beside(aside, suffix))
+            part.rename(beside(aside, suffix))
     new.rename(path)
     SqliteStore(path).close()
     return {table: len(rows) for table, rows in saved.items()}
@@ -260,9 +256,9 @@ def recover(path: Path, stamp: str) -> dict[str, int]:
 
 def _write_new(path: Path, rows: Mapping[str, list[tuple[Any, ...]]]) -> Path:
     """A store with these rows by table, on the disk beside `path`: it gets its name when it is complete."""
-    new = _beside(path, ".new")
+    new = beside(path, ".new")
     for suffix in ("", "-journal"):
-        _beside(new, suffix).unlink(missing_ok=True)
+        beside(new, suffix).unlink(missing_ok=True)
     db = sqlite3.connect(new, isolation_level=None)
     try:
         db.execute("PRAGMA synchronous=FULL")
@@ -296,6 +292,8 @@ def _apply(db: sqlite3.Connection, batch: Batch) -> None:
     _put(db, "workloads", batch.workloads)
     _put(db, "assignments", batch.assignments)
     _put(db, "nodes", batch.nodes)
+    for table, records in batch.accounts.items():
+        _put(db, table, records)
     _insert(db, "events", [(event["seq"], _pack(event["seq"], event)) for event in batch.events])
     if batch.keep_events_from:
         db.execute("DELETE FROM events WHERE seq < ?", (batch.keep_events_from,))
@@ -343,6 +341,7 @@ def _merged(batches: list[Batch]) -> list[Batch]:
     workloads: dict[str, Record | None] = {}
     assignments: dict[str, Record | None] = {}
     nodes: dict[str, Record | None] = {}
+    accounts: dict[str, dict[str, Record | None]] = {}
     events: list[Record] = []
     keep, synced = 0, False
     for batch in batches:
@@ -352,29 +351,9 @@ def _merged(batches: list[Batch]) -> list[Batch]:
         workloads |= batch.workloads
         assignments |= batch.assignments
         nodes |= batch.nodes
+        for table, records in batch.accounts.items():
+            accounts.setdefault(table, {}).update(records)
         events += batch.events
         keep = max(keep, batch.keep_events_from)
     kept = tuple(event for event in events if event["seq"] >= keep)
-    return [Batch(meta, units, kept, keep, synced, workloads, assignments, nodes)]
-
-
-def _write_durably(path: Path, data: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.with_name(path.name + suffix)
+    return [Batch(meta, units, kept, keep, synced, workloads, assignments, nodes, accounts)]

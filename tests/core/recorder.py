@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from mgmt.core.event import Asked, Now, Route
+from mgmt.core.event import ADMINISTRATOR, Asked, Now, Route
 from mgmt.core.invariants import check
 from mgmt.core.nodes import AgentFacts
 from mgmt.core.placement import Topology
@@ -173,6 +173,7 @@ class World:
         self.agent = agent  # who it is when it serves another daemon
         self.assignments: dict[str, dict[str, Any]] = {}  # in the store, like `nodes`
         self.nodes: dict[str, dict[str, Any]] = {}
+        self.accounts: dict[str, dict[str, dict[str, Any]]] = {"users": {}, "groups": {}, "tokens": {}}
         self.topology = topology
         self.now_ns = START_NS
         self.deaths = 0
@@ -213,6 +214,7 @@ class World:
         self._quits: int = 0
         self.computations: list[fx.Compute] = []
         self.executed: list[fx.Effect] = []  # about tasks that are processes
+        self.suite_effects: list[fx.Effect] = []
         self.staging: list[fx.StageTasks] = []  # what is not told of yet
         self.reading: list[fx.ReadTasks] = []
 
@@ -255,9 +257,11 @@ class World:
         # Another number of sockets, as after another epoch.
         epoch = EPOCH + 1000 * self.deaths
         self.state = a_state(self.settings, self.topology, epoch, self.now_ns, agent=self.agent)
-        tables = (self.store, self.history, self.workloads, self.assignments, self.nodes)
-        units, events, workloads, assignments, nodes = (frames.unpack(frames.pack(table)) for table in tables)
-        self.feed(ev.Restored(units, events, same_boot, workloads, assignments, nodes))
+        tables = (self.store, self.history, self.workloads, self.assignments, self.nodes, self.accounts)
+        units, events, workloads, assignments, nodes, accounts = (
+            frames.unpack(frames.pack(table)) for table in tables
+        )
+        self.feed(ev.Restored(units, events, same_boot, workloads, assignments, nodes, accounts))
         for name, record in units.items():
             unit = self.state.supervisor.units.get(name)
             if unit is None:
@@ -624,6 +628,10 @@ class World:
                     self.processes[unit, incarnation].lease_ns = until_ns
             case fx.StageTasks() | fx.BindTask() | fx.ReleaseTasks() | fx.DropTasks() | fx.ReadTasks():
                 self._execute(effect)
+            case (
+                fx.Queue() | fx.MakeSuiteFolder() | fx.RemoveSuiteFolder() | fx.ToWorker() | fx.CloseWorker()
+            ):
+                self.suite_effects.append(effect)
             case fx.Quit():
                 self._quits += 1
                 if not self.state.handed_over:
@@ -689,6 +697,7 @@ class World:
             (self.workloads, commit.workloads),
             (self.assignments, commit.assignments),
             (self.nodes, commit.nodes),
+            *((self.accounts[table], records) for table, records in commit.accounts.items()),
         ):
             for name, record in changed.items():
                 if record is None:
@@ -780,6 +789,19 @@ class World:
         assert self.workloads == {name: workload_records.to_record(entry) for name, entry in entries.items()}
         for name, entry in entries.items():
             assert workload_records.from_record(name, self.workloads[name]) == entry
+        users = self.state.users
+        for table, known in (
+            ("users", users.users),
+            ("groups", users.groups),
+            ("tokens", users.tokens.by_id),
+        ):
+            there = {name: one.to_record() for name, one in known.items()}
+            there = {
+                name: one
+                for name, one in there.items()
+                if name != ADMINISTRATOR or name in self.accounts[table]
+            }
+            assert there == self.accounts[table], f"{table} would be lost"
         units = self.state.supervisor.units
         assert set(self.store) <= set(units), f"{set(self.store) - set(units)} are kept for ever"
         for name, unit in units.items():

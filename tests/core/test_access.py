@@ -8,8 +8,8 @@ import pytest
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from mgmt.core.access import MAY, permits
-from mgmt.core.event import NODES_PLANE, Asked, Now, Route
+from mgmt.core.access import MAY, USER, WORKER, permits
+from mgmt.core.event import MACHINE, NODES_PLANE, Asked, Now, Route
 from mgmt.core.state import State
 from mgmt.core.step import step
 from mgmt.protocol import frames, keys, messages
@@ -23,12 +23,40 @@ CLIENT = Grant(KEY, keys.CLIENT, "web")
 AGENT = Grant(KEY, "agent:n1", "n1")
 BACKEND = Grant(KEY, keys.BACKEND, keys.BACKENDS)
 NOBODY = Grant(KEY, keys.REVOKED, "")
+OWN = {"whoami", "users", "token-new", "tokens", "token-revoke"}
+GROUPS = {f"group-{what}" for what in ("create", "delete", "add", "remove", "role", "grant")} | {
+    "groups",
+    "quotas",
+}
 # role -> the verbs it may say, written out: the table of verbs and this one must be changed together
+SUITES = {
+    *("suite-create", "suites", "suite-cancel", "suite-close", "suite-wait", "suite-refresh", "suite-agents"),
+    *(
+        "task-submit",
+        "tasks",
+        "task-show",
+        "task-cancel",
+        "task-retry",
+        "task-change",
+        "task-wait",
+        "workers",
+    ),
+}
 MAY_SAY = {
     keys.CLIENT: {
         *("hello", "status", "models", "wait", "explain", "lease", "release", "subscribe", "logs"),
-        *("nodes", "node-wait", "schedule-show", "schedule-explain", "schedule-stat"),
+        *("nodes", "node-wait", "schedule-show", "schedule-explain", "schedule-stat", "whoami"),
     },
+    USER: {
+        "node-cordon",
+        "node-drain",
+        "node-tags",
+        "worker-pause",
+        *OWN,
+        *GROUPS,
+        *SUITES,
+    },  # and what a client may
+    WORKER: {"hello", "whoami"},
     keys.AGENT: {"agent-hello"},
     keys.BACKEND: {"backend-hello", "backend-ready"},
 }
@@ -59,12 +87,13 @@ def hello(state: State, grant: Grant | None) -> dict[str, Any]:
 @pytest.mark.parametrize("verb", REQUESTS)
 def test_each_role_may_say_its_own_verbs_only(verb: str) -> None:
     audience = REQUESTS[verb].audience
-    assert permits(CLIENT, audience) is (verb in MAY_SAY[keys.CLIENT])
-    assert permits(AGENT, audience) is (verb in MAY_SAY[keys.AGENT])
-    assert permits(BACKEND, audience) is (verb in MAY_SAY[keys.BACKEND])
-    assert permits(OPERATOR, audience) is (verb not in MAY_SAY[keys.AGENT] | MAY_SAY[keys.BACKEND])
-    assert not permits(NOBODY, audience)
-    assert not permits(Grant(KEY, "admin", "x"), audience)
+    for role in (keys.CLIENT, keys.AGENT, keys.BACKEND, WORKER):
+        assert permits(role, audience) is (verb in MAY_SAY[role]), role
+    assert permits(USER, audience) is (verb in MAY_SAY[USER] | MAY_SAY[keys.CLIENT])
+    assert permits(keys.OPERATOR, audience) is (verb not in MAY_SAY[keys.AGENT] | MAY_SAY[keys.BACKEND])
+    assert permits(MACHINE, audience)
+    for role in (keys.REVOKED, "admin", "", "nobody"):
+        assert not permits(role, audience)
 
 
 def test_every_audience_has_somebody() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
+from mgmt.core.event import ADMINISTRATOR
 from tests.core.builders import a_model
 from tests.core.recorder import a_daemon
 
@@ -223,8 +224,10 @@ def test_beyond_the_limit_the_oldest_answer_is_forgotten() -> None:
         client.ask("load-model", key=key, model=model)
         world.up(model)
     assert client.ask("models", key="m").ok, "room is made"
-    assert set(world.state.sessions.remembered) == {(0, "s"), (0, "n"), (0, "m")}
-    assert {key for key in world.timers if key[0] == "key"} == {("key", (0, key)) for key in "snm"}
+    assert set(world.state.sessions.remembered) == {(0, ADMINISTRATOR, key) for key in "snm"}
+    assert {key for key in world.timers if key[0] == "key"} == {
+        ("key", (0, ADMINISTRATOR, key)) for key in "snm"
+    }
     client.ask("unload-model", model="new")
     world.obey(world.expect(fx.SignalUnit, unit="new"))
     assert client.ask("load-model", key="n", model="new").ok["already"] is False, "it is still remembered"

@@ -13,6 +13,8 @@ from mgmt.core.sessions import Session
 from mgmt.core.state import State
 from mgmt.core.supervision import State as UnitState
 from mgmt.core.supervision.supervisor import Change
+from mgmt.core.users import Token
+from mgmt.protocol.messages import Role
 from tests.core.builders import a_legacy_route, a_model, a_restart
 from tests.core.recorder import a_daemon
 
@@ -104,6 +106,14 @@ CASES: list[tuple[str, Callable[[State], object]]] = [
     ("that is waited for has a parked call", lambda s: s.lease_waiters.update({a_legacy_route(): NOBODY})),
     ("somebody will answer", lambda s: s.lease_waiters.clear()),
     ("the history ends with the last event", lambda s: setattr(s.journal, "seq", 10_000)),
+    ("a group of the same name", lambda s: s.users.groups.clear()),
+    ("admin of the own group", lambda s: _first(s.users.groups).members.clear()),
+    ("members of a group are users", lambda s: _first(s.users.groups).members.update(nobody=Role.READ)),
+    ("no less than nothing", lambda s: setattr(_first(s.users.groups), "storage_used_bytes", -1)),
+    (
+        "a token is a user's",
+        lambda s: s.users.tokens.by_id.update({"x/y": Token("x", "y", "", "user", "", 0.0, 1.0)}),
+    ),
     ("a daemon that stops starts nothing", lambda s: setattr(s, "stopping", True)),
 ]
 

@@ -283,13 +283,18 @@ def test_an_agent_decides_nothing_that_is_its_daemons() -> None:
     cluster = Cluster({"u": far()}, {"n1": ()})
     client = cluster.agent("n1").client()
     for verb, row in messages.REQUESTS.items():
-        if row.audience is messages.Audience.OPERATOR and verb not in ("stop-service", "dump"):
+        if row.audience in (messages.Audience.OPERATOR, messages.Audience.USER) and verb not in (
+            "stop-service",
+            "dump",
+        ):
             body: dict[str, Any] = {"target": "u"} if verb == "wait" else {}
             for field, info in row.body.model_fields.items():
                 if info.is_required():
                     lists = {"targets": ["u"], "documents": ["u"]}
                     lists["faults"] = [{"workload": "w", "task": "t", "node": "n", "misses": 1}]  # type: ignore[list-item]
                     body[field] = lists.get(field, "u")
+            body |= {"role": "read"} if verb == "group-role" else {}
+            body |= {"digest": "0" * 64} if verb == "token-new" else {}
             code, text = client.ask(verb, **body).refusal
             assert code == "not-available" and "tcp://daemon:1" in text, verb
 

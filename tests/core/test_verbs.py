@@ -11,7 +11,7 @@ from mgmt.core import event as ev
 from mgmt.core.step import HANDLERS
 from mgmt.core.supervision import TRANSITIONS
 from mgmt.core.supervision.unit import IllegalTransition, State, Unit, UnitSpec
-from mgmt.protocol import messages
+from mgmt.protocol import frames, messages, tokens
 from mgmt.protocol.errors import MgmtError
 from tests.core.builders import a_hello, a_model, a_restart
 from tests.core.recorder import Client, World, a_daemon
@@ -20,16 +20,25 @@ CONTROL = {
     "workload": "control",
     "tasks": [{"name": "loop", "period_us": 10000, "wcet_us": 1000, "priority": 50}],
 }
+CI = tokens.digest("mgmt_ci")
 LOG = {"unit": "up", "path": "/s/logs/up.log", "data": b"line\n", "offset": 5, "inode": 9}
 
 
 def a_busy_daemon() -> tuple[World, Client]:
-    """`up` is RUNNING, `idle` never was, `bare` has no backend; `control` has a task `loop`; `n1` is a node."""
+    """`up` is RUNNING, `idle` never was, `bare` has no backend; `control` has a task `loop`; `n1` is a node.
+
+    `bob` may read in group `vision`; `alice` has a token `ci`.
+    """
     world = a_daemon([a_model("up"), a_model("idle"), a_model("bare", no_backend=True)])
     client = world.client()
     client.ask("load-model", model="up")
     client.ask("schedule-submit", documents=[CONTROL])
     assert world.ask(a_hello("n1")).ok
+    for user in ("alice", "bob"):
+        assert client.ask("user-create", user=user).ok
+    assert client.ask("group-create", group="vision").ok
+    assert client.ask("group-add", group="vision", user="bob").ok
+    assert client.ask("token-new", user="alice", name="ci", digest=CI).ok
     world.settle()
     return world, client
 
@@ -73,6 +82,23 @@ GOOD: dict[str, dict[str, Any]] = {
     "schedule-remove": {"workload": "control"},
     "schedule-explain": {"task": "loop"},
     "schedule-rebalance": {"apply": True},
+    "whoami": {},
+    "user-create": {"user": "carol"},
+    "users": {"users": ["alice"]},
+    "user-lock": {"user": "alice"},
+    "user-delete": {"user": "alice"},
+    "token-new": {"user": "alice", "name": "new", "digest": "0" * 64},
+    "tokens": {"user": "alice"},
+    "token-revoke": {"user": "alice", "name": "ci"},
+    "group-create": {"group": "another"},
+    "groups": {"groups": ["vision"]},
+    "group-delete": {"group": "vision"},
+    "group-add": {"group": "vision", "user": "alice"},
+    "group-remove": {"group": "vision", "user": "bob"},
+    "group-role": {"group": "vision", "user": "bob", "role": "write"},
+    "group-grant": {"group": "vision", "node": "n1"},
+    "quotas": {"name": "vision"},
+    "quota-set": {"name": "alice", "groups": 3, "storage_bytes": 1},
     "fault-report": {"source": "s", "faults": [{"workload": "w", "task": "t", "node": "n", "misses": 1}]},
 }
 
@@ -111,6 +137,44 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("node-tags", {"node": "nowhere"}, "unknown-node"),
     ("node-tags", {"node": "n1", "add": ["a"], "remove": ["a"]}, "bad-body"),
     ("agent-hello", a_hello("n2").body.model_dump(), "denied"),
+    ("agent-hello", {**a_hello("n2").body.model_dump(), "token": "mgmt_wrong"}, "not-authorised"),
+    ("hello", {"versions": [1], "token": "mgmt_wrong"}, "not-authorised"),
+    ("user-create", {"user": "alice"}, "conflict"),
+    ("user-create", {"user": "vision"}, "conflict"),
+    ("user-create", {"user": "administrator"}, "conflict"),
+    ("users", {"users": ["nobody"]}, "unknown-user"),
+    ("user-lock", {"user": "nobody"}, "unknown-user"),
+    ("user-lock", {"user": "administrator"}, "conflict"),
+    ("user-delete", {"user": "nobody"}, "unknown-user"),
+    ("user-delete", {"user": "administrator"}, "conflict"),
+    ("token-new", {"user": "nobody", "name": "x", "digest": "0" * 64}, "unknown-user"),
+    ("token-new", {"user": "alice", "name": "ci", "digest": "0" * 64}, "conflict"),
+    ("token-new", {"user": "alice", "name": "x", "digest": CI}, "conflict"),
+    ("token-new", {"user": "alice", "name": "x", "digest": "0" * 64, "scope": "node"}, "bad-body"),
+    ("token-new", {"user": "alice", "name": "x", "digest": "0" * 64, "node": "n1"}, "bad-body"),
+    ("tokens", {"user": "nobody"}, "unknown-user"),
+    ("token-revoke", {"user": "alice", "name": "nothing"}, "unknown-token"),
+    ("group-create", {"group": "vision"}, "conflict"),
+    ("group-create", {"group": "alice"}, "conflict"),
+    ("groups", {"groups": ["nothing"]}, "unknown-group"),
+    ("group-delete", {"group": "nothing"}, "unknown-group"),
+    ("group-delete", {"group": "alice"}, "conflict"),
+    ("group-add", {"group": "nothing", "user": "alice"}, "unknown-group"),
+    ("group-add", {"group": "vision", "user": "nobody"}, "unknown-user"),
+    ("group-add", {"group": "vision", "user": "bob", "role": "admin"}, "conflict"),
+    ("group-remove", {"group": "vision", "user": "alice"}, "conflict"),
+    ("group-remove", {"group": "vision", "user": "administrator"}, "conflict"),
+    ("group-remove", {"group": "alice", "user": "alice"}, "conflict"),
+    ("group-role", {"group": "vision", "user": "alice", "role": "read"}, "conflict"),
+    ("group-role", {"group": "vision", "user": "administrator", "role": "read"}, "conflict"),
+    ("group-grant", {"group": "nothing", "node": "n1"}, "unknown-group"),
+    ("group-grant", {"group": "vision", "node": "nowhere"}, "unknown-node"),
+    ("group-grant", {"group": "vision"}, "bad-body"),
+    ("group-grant", {"group": "vision", "node": "n1", "worker": "w"}, "bad-body"),
+    ("quotas", {"name": "nothing"}, "unknown-group"),
+    ("quota-set", {"name": "nothing", "storage_bytes": 1}, "unknown-group"),
+    ("quota-set", {"name": "vision", "groups": 1, "storage_bytes": 1}, "unknown-user"),
+    ("quota-set", {"name": "alice"}, "bad-body"),
 ]
 
 
@@ -118,7 +182,7 @@ def test_every_verb_is_tried() -> None:
     assert set(GOOD) == set(messages.REQUESTS)
     # They name nothing that could be wrong; a configuration is refused after it was read, and what concerns a
     # schedule in its turn.
-    never_refused = {"models", "subscribe", "stop-service", "dump", "plan", "apply", "fault-report"}
+    never_refused = {"models", "subscribe", "stop-service", "dump", "plan", "apply", "whoami", "fault-report"}
     never_refused |= {verb for verb in messages.REQUESTS if verb.startswith("schedule-")}
     assert {verb for verb, _, _ in BAD} == set(messages.REQUESTS) - never_refused
 
@@ -154,6 +218,7 @@ def test_a_refused_request_changes_nothing(verb: str, body: dict[str, Any], code
         return (
             status, client.ask("models").ok, set(state.sessions.by_id), set(state.leases.by_id),
             set(state.sessions.calls), dict(state.sessions.remembered), state.lease_waiters, state.journal.seq,
+            frames.pack(world.accounts),
         )  # fmt: skip
 
     before = everything()

@@ -385,8 +385,11 @@ def test_the_order_of_the_search(start: Start) -> None:
     for name in order:
         (daemon.folder / name).mkdir(exist_ok=True)
         shutil.copy(STUB, daemon.folder / name / "b.py")
+    # Five levels up from there is our own folder: what lies in /tmp is never found.
+    daemon.cwd = daemon.folder / "1/2/3/4/5"
+    daemon.cwd.mkdir(parents=True)
     daemon.arguments = ("--backend-path", str(daemon.folder / "flag"))
-    daemon.configure(config({"b": "b.py"}, backend_path="told"))
+    daemon.configure(config({"b": "b.py"}, backend_path=str(daemon.folder / "told")))
     daemon.start()
     for name in order:
         path = daemon.folder / name / "b.py"

@@ -115,7 +115,7 @@ def test_the_table_is_what_was_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        (f"{PUBLIC} root alice", "no role: operator, client or agent:NODE"),
+        (f"{PUBLIC} root alice", "no role: operator, client, user:NAME or agent:NODE"),
         (f"{PUBLIC} backend alice", "no role"),
         (f"{PUBLIC} agent: alice", "no role"),
         (f"{PUBLIC} agent:../x alice", "no role"),

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from mgmt.protocol.errors import MgmtError
-from mgmt.store.sqlite import _MIGRATIONS, SCHEMA_VERSION, Batch, Restored, SqliteStore, recover
+from mgmt.store.sqlite import _MIGRATIONS, ACCOUNTS, SCHEMA_VERSION, Batch, Restored, SqliteStore, recover
 
 PATIENCE_S = 20.0
 SHARES = 2  # of the longest test, which run beside each other
@@ -210,7 +210,7 @@ def parts(path: Path) -> dict[str, bytes]:
 
 def put(path: Path, files: dict[str, bytes]) -> None:
     for old in path.parent.glob(f"{path.name}*"):
-        old.unlink()
+        old.unlink(missing_ok=True)  # a store that was refused lets go of its files when it is collected
     for suffix, data in files.items():
         path.with_name(path.name + suffix).write_bytes(data)
 
@@ -363,7 +363,7 @@ def as_version_1(path: Path) -> dict[str, bytes]:
     """Make a closed store what a daemon of the first schema version left; its files."""
     db = sqlite3.connect(path, isolation_level=None)
     db.execute("PRAGMA journal_mode=DELETE")
-    for table in ("workloads", "assignments", "nodes"):
+    for table in ("workloads", "assignments", "nodes", *ACCOUNTS):
         db.execute(f"DROP TABLE {table}")
     db.execute("PRAGMA user_version=1")
     db.execute("VACUUM")
@@ -402,6 +402,19 @@ def test_assignments_and_nodes_are_kept_and_forgotten(path: Path) -> None:
     store.close()
     restored = reopened(path)
     assert (restored.assignments, restored.nodes) == ({"a": {"epoch": 1}}, {"n1": {"tags": []}})
+
+
+def test_accounts_are_kept_and_forgotten(path: Path) -> None:
+    store = SqliteStore(path)
+    both = {
+        "users": {"alice": {"admin": True}, "bob": {"admin": False}},
+        "tokens": {"bob/ci": {"scope": "user"}},
+    }
+    assert commit(store, accounts=both) == ""
+    assert commit(store, accounts={"users": {"bob": None}, "groups": {"vision": {"tasks": 3}}}) == ""
+    store.close()
+    kept = {"users": {"alice": {"admin": True}}, "groups": {"vision": {"tasks": 3}}}
+    assert reopened(path).accounts == {**kept, "tokens": {"bob/ci": {"scope": "user"}}}
 
 
 def test_a_migration_that_is_killed_at_any_byte_is_repeated(path: Path) -> None:
@@ -446,6 +459,7 @@ def test_recovery_of_a_damaged_store_of_the_first_version(path: Path) -> None:
         "workloads": 0,
         "assignments": 0,
         "nodes": 0,
+        **dict.fromkeys(ACCOUNTS, 0),
     }
     assert reopened(path).units == {"a": unit(1)}
     assert version(path) == SCHEMA_VERSION
@@ -527,6 +541,7 @@ def test_recovery_saves_what_can_be_read_and_keeps_the_damaged_file(path: Path) 
         "workloads": 0,
         "assignments": 0,
         "nodes": 0,
+        **dict.fromkeys(ACCOUNTS, 0),
     }
     assert 0 < len(restored.units) < 300
 
@@ -553,6 +568,7 @@ def test_recovery_of_nothing_starts_anew_and_says_so(path: Path, left: bytes | N
         "workloads": 0,
         "assignments": 0,
         "nodes": 0,
+        **dict.fromkeys(ACCOUNTS, 0),
     }
     assert reopened(path) == Restored({}, {}, [])
     assert path.with_name("state.db.damaged-now").exists() is (left is not None)

@@ -14,7 +14,9 @@ class Registry:
     """Models by every name they answer to: name, full name, alias; exact and case-sensitive."""
 
     def __init__(self, settings: Settings, tasks: Mapping[str, UnitSpec] | None = None) -> None:
-        self.tasks = dict(tasks or {})  # periodic tasks that are processes: declared by their workloads
+        # Declared by others than the configuration: periodic tasks that are processes, workers of a suite.
+        self._sources: dict[str, dict[str, UnitSpec]] = {"tasks": dict(tasks or {})}
+        self.tasks = dict(tasks or {})
         self.reset(settings)
 
     def reset(self, settings: Settings) -> None:
@@ -33,10 +35,13 @@ class Registry:
         for name, spec in self.tasks.items():
             self._names.setdefault(name, spec.model)
 
-    def set_tasks(self, specs: Mapping[str, UnitSpec]) -> None:
-        """Other tasks are in force."""
-        self.tasks = dict(specs)
+    def set_tasks(self, specs: Mapping[str, UnitSpec], source: str = "tasks") -> set[str]:
+        """Other tasks are in force, or other workers; the names that are gone."""
+        former = self._sources.get(source, {})
+        self._sources[source] = dict(specs)
+        self.tasks = {name: spec for declared in self._sources.values() for name, spec in declared.items()}
         self.reset(self.settings)
+        return former.keys() - self.tasks.keys()
 
     def configured(self) -> frozenset[str]:
         """The names that the configuration has taken: of units, and of whatever is asked for by name."""

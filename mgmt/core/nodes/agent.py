@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from mgmt.core import effect as fx
@@ -38,6 +38,8 @@ class AgentFacts:
     labels: dict[str, str]
     facts: dict[str, Any]
     policy: PolicySettings | None = None  # None: whatever the daemon says
+    token: str | None = field(default=None, repr=False)  # of the user who brings this node
+    groups: tuple[str, ...] = ()  # that may use it: NAME or NAME:ROLE
 
 
 FAULTS = 500  # in one report
@@ -92,6 +94,8 @@ class Agent:
         self.ever_joined = False
         self.refused = 0  # assignments that were older than what is known
         self.refusal = ""  # the daemon's last word, when it was no
+        self.also: dict[str, UnitSpec] = {}  # units of this node's own crew
+        self.on_suite: Callable[[Now, str, dict[str, Any], list[fx.Effect]], None] | None = None
         self._supervisor, self._ordering, self._ledger = supervisor, ordering, ledger
         supervisor.lease = self._lease
         self._declare, self._undeclared, self._tasks = declare, undeclared, tasks
@@ -173,6 +177,8 @@ class Agent:
             "units": [self._report(now, name) for name in sorted(self.assignments)],
             "staged": self._tasks.reports(),
         }
+        if self.facts.token is not None:
+            body |= {"token": self.facts.token, "groups": list(self.facts.groups)}
         out.append(fx.SayHello(body))
         self._unsaid.clear()
         self._wait("hello", now.mono_ns + int(defaults.NODE_HELLO_S * 1e9), out)
@@ -358,6 +364,8 @@ class Agent:
                 self._drop(now, name, out)
         elif what == "drop" and body["unit"] in self.assignments:
             self._drop(now, body["unit"], out)
+        elif what.startswith("suite") and self.on_suite is not None:
+            self.on_suite(now, what, body, out)
         elif what == "reset" and body["unit"] in self.assignments:
             self._supervisor.reset_failed(self._supervisor.units[body["unit"]], out)
         elif what in ("stage", "start", "hold"):
@@ -442,8 +450,17 @@ class Agent:
         self._undeclared.add(name)
         self._ordering.stop(now, [unit], out, "the daemon no longer wants it here")
 
+    def send(self, name: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
+        """A notice to the daemon, if it can be reached now."""
+        if self.joined:
+            out.append(fx.ToDaemon(self._session, name, body))
+
+    def redeclare(self) -> None:
+        """Other units of the crew are declared."""
+        self._redeclare()
+
     def _redeclare(self) -> None:
-        specs = list(self._specs.values())
+        specs = [*self._specs.values(), *self.also.values()]
         self._ledger.replan(plan(self._ledger.topology, (spec.demand for spec in specs)))
         for name, spec in self._specs.items():
             unit = self._supervisor.units.get(name)

@@ -1,12 +1,10 @@
 /*
- * Which processes are ours, and signals to them.
+ * Which processes are ours, and signals to them. Shared by the shim and the worker.
  *
- * Ours are the descendants of the shim (it is a subreaper: an orphan comes back to it) and the members of control
- * groups that were empty before the unit joined them. A process is shown to be ours while it is pinned, so that a
- * pid used again is never hit.
+ * Ours are the descendants of this process (it is a subreaper: an orphan comes back to it) and, for the shim, the
+ * members of control groups that were empty before the unit joined them (groups.c). A process is shown to be ours
+ * while it is pinned, so that a pid used again is never hit.
  */
-
-struct cgroup { const char *path; bool ours; /* it was empty before the unit: all in it may be killed */ };
 
 enum {
     MAX_SWEEP = 16384,     /* processes seen by one pass; the next pass sees the rest */
@@ -171,7 +169,7 @@ static bool match_pid(pid_t pid, void *context)
 
 /*
  * Signals a process that is shown to be ours after it was pinned, so that a recycled pid is never hit: it
- * descends from the shim, or (procs_path given) it is a member of a control group of ours.
+ * descends from this process, or (procs_path given) it is a member of a control group of ours.
  */
 static void signal_proven(pid_t pid, int sig, const char *procs_path)
 {
@@ -230,7 +228,7 @@ static int signal_descendants(int sig)
     return count;
 }
 
-/* Some may escape one call by forking: that nobody is left, only wait() tells. */
+/* Freezes all descendants before it kills them: a fork loop is faster than one pass. Repeat until none is left. */
 static void kill_descendants(void)
 {
     for (int pass = 0; pass < MAX_STOP_PASSES && signal_descendants(SIGSTOP) > 0; pass++)
@@ -243,47 +241,4 @@ static int kill_again_after_ms(int after_ms, bool some_ended)
 {
     after_ms = some_ended ? 1 : 2 * after_ms + 1;
     return after_ms < KILL_RETRY_MAX_MS ? after_ms : KILL_RETRY_MAX_MS;
-}
-
-static void cgroup_file(char *path, size_t cap, const struct cgroup *g, const char *file)
-{
-    snprintf(path, cap, "%s/%s", g->path, file);
-}
-
-static bool any_pid(pid_t pid, void *context)
-{
-    (void)pid, (void)context;
-    return false;
-}
-
-static bool cgroup_is_empty(const struct cgroup *g)
-{
-    char path[PATH_MAX], b[256];
-    cgroup_file(path, sizeof path, g, "cgroup.events"); /* version 2: says so for the groups below, too */
-    if (read_file(path, b, sizeof b) > 0)
-        return strstr(b, "populated 0") != NULL;
-    cgroup_file(path, sizeof path, g, "cgroup.procs");
-    return each_pid(path, any_pid, NULL) <= 0;
-}
-
-static bool kill_member(pid_t pid, void *procs_path)
-{
-    if (pid > 1 && pid != self)
-        signal_proven(pid, SIGKILL, procs_path);
-    return true;
-}
-
-static void cgroup_kill(const struct cgroup *g)
-{
-    char path[PATH_MAX];
-    cgroup_file(path, sizeof path, g, "cgroup.kill");
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        bool done = write(fd, "1", 1) == 1;
-        close(fd);
-        if (done)
-            return;
-    }
-    cgroup_file(path, sizeof path, g, "cgroup.procs");
-    each_pid(path, kill_member, path);
 }

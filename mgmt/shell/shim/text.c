@@ -1,4 +1,4 @@
-/* Text and file helpers. No allocation anywhere: every buffer is on the stack or static. */
+/* Text and file helpers of the shim and the worker. No allocation anywhere: every buffer is on the stack or static. */
 
 struct text { size_t n; char b[2048]; };
 
@@ -13,7 +13,7 @@ __attribute__((format(printf, 2, 3))) static void put(struct text *t, const char
 }
 
 /* Appends ` key=value`, the value percent-encoded and cut at 256 bytes. */
-static void put_encoded(struct text *t, const char *key, const char *value)
+static inline void put_encoded(struct text *t, const char *key, const char *value)
 {
     put(t, " %s=", key);
     for (int i = 0; value[i] && i < 256; i++) {
@@ -25,14 +25,14 @@ static void put_encoded(struct text *t, const char *key, const char *value)
     }
 }
 
-static int64_t clock_ns(clockid_t id)
+static inline int64_t clock_ns(clockid_t id)
 {
     struct timespec t = {0};
     clock_gettime(id, &t);
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-static void close_fd(int *fd)
+static inline void close_fd(int *fd)
 {
     if (*fd >= 0)
         close(*fd);
@@ -54,7 +54,7 @@ static ssize_t read_file(const char *path, char *b, size_t cap)
     return n;
 }
 
-static bool write_all(int fd, const char *b, size_t n)
+static inline bool write_all(int fd, const char *b, size_t n)
 {
     while (n) {
         ssize_t w = write(fd, b, n);

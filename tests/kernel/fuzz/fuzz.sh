@@ -1,5 +1,5 @@
 #!/bin/sh
-# Fuzzes the C core with AddressSanitizer and UndefinedBehaviorSanitizer: replays the corpus, then changes it.
+# Fuzzes the C core, and what the worker reads, with AddressSanitizer and UndefinedBehaviorSanitizer: replays the corpus, then changes it.
 #   tests/kernel/fuzz/fuzz.sh [SECONDS]     a finding ends the run
 # SECONDS for each target hunt for new cases; without them the run is the same each time.
 # With clang by libFuzzer, which follows coverage; elsewhere by driver.c, which changes the inputs blindly.
@@ -22,7 +22,7 @@ flags="-g -O1 -std=gnu11 -Wall -Wextra -fno-omit-frame-pointer -fno-sanitize-rec
 mkdir "$folder/core"
 (cd "$folder/core" && $compiler $flags -fsanitize="$(echo $kind | sed 's/fuzzer/fuzzer-no-link/')" -c "$core"/*.c)
 
-for target in analysis compat history placement ranking table; do
+for target in analysis compat history placement ranking table worker; do
     "$python" - "corpus/$target.hex" "$folder/$target" <<'EOF'
 import pathlib, sys
 

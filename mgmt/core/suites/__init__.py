@@ -1,0 +1,1 @@
+"""Task suites: their states, what the queue is asked, and the rules of strikes; data and rules, no SQL."""

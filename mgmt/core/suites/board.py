@@ -1,0 +1,743 @@
+"""The board: which node works on which suite, and what goes between a suite's holders and the queue.
+
+The queue is the truth about suites and tasks; here is a mirror of the suites, as of the last answer of the queue.
+A *holding* is one suite given to one node, by the number of its holder. A node works on one suite at a time.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+
+from mgmt.core import effect as fx
+from mgmt.core.event import Now, Queued
+from mgmt.core.nodes import Node, NodeState, Roster
+from mgmt.core.suites import operations as op
+from mgmt.core.suites.crew import Assignment, Crew
+from mgmt.core.suites.identity import Kind, number_of, uuid_of
+from mgmt.core.suites.pool import Claimed, Ending, Outcome, Phase
+from mgmt.core.suites.states import Exec, Suite
+from mgmt.core.supervision import LOCAL
+from mgmt.protocol import defaults, frames
+from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.messages_suites import Task
+
+LIVE = frozenset({Suite.OPEN, Suite.CLOSED})
+CANCELLED = "UserCancellation"
+Then = Callable[[Now, Any, list[fx.Effect]], None]
+
+
+@dataclass(slots=True)
+class Entry:
+    """A suite: the queue's record of it, and what of it the queue does not look into."""
+
+    record: op.SuiteRecord
+    counts: op.Counts
+    description: str
+    worker: dict[str, Any]
+    hooks: dict[str, Any]
+    added: set[str]  # nodes that work on it whatever their tags
+    removed: set[str]  # nodes that never do
+    refused: dict[str, str] = field(default_factory=dict)  # why nodes gave it up; until it changes
+    waiting_ns: int = 0  # since when it has ready tasks and no node
+
+    @property
+    def number(self) -> int:
+        return self.record.suite
+
+    @property
+    def is_live(self) -> bool:
+        return self.counts.state in LIVE
+
+    def packed(self) -> bytes:
+        """What the queue keeps and does not look into."""
+        extra = {
+            "description": self.description,
+            "worker": self.worker,
+            "hooks": self.hooks,
+            "added": sorted(self.added),
+            "removed": sorted(self.removed),
+        }
+        return frames.pack_body(extra)
+
+
+@dataclass(slots=True)
+class Holding:
+    """`parked`: number and credits of an exchange that waits for work."""
+
+    node: str
+    suite: int
+    holder: int = 0  # 0: being opened
+    phase: Phase = Phase.PREPARING
+    reason: str = ""
+    completed: int = 0
+    parked: tuple[int, int] | None = None
+    ending: Ending | None = None
+    idle_ns: int = 0  # since when it waits for work
+
+    @property
+    def is_idle(self) -> bool:
+        return self.parked is not None
+
+
+class Permits(Protocol):
+    """What the board asks about groups."""
+
+    def __call__(self, group: str, node: str) -> bool:
+        """Whether work of the group may be sent to the node."""
+
+
+class Board:
+    """`crew` is this machine's own; `owner` names this daemon among those of one queue."""
+
+    def __init__(self, roster: Roster, crew: Crew, queue_id: int, owner: str, permits: Permits) -> None:
+        self.entries: dict[int, Entry] = {}
+        self.by_name: dict[str, int] = {}
+        self.holdings: dict[str, Holding] = {}  # by node
+        self.closing = False
+        self.cordoned = False  # nothing new for this machine itself
+        self.failure = ""  # why the queue could not write last time
+        self._by_holder: dict[int, Holding] = {}
+        self._roster, self._crew = roster, crew
+        self._queue_id, self._owner, self._permits = queue_id, owner, permits
+        self._pending: set[int] = set()  # lanes that have tasks which have not ended
+        self._sweeps = self._renews = False  # the timers are set
+        self._then: dict[int, Then] = {}
+        self._asks = 0
+        # By suite and by task: whoever waits is told of every change, and looks whether it is the one.
+        self.suite_waiters: dict[int, list[Callable[[Now, Entry, list[fx.Effect]], bool]]] = {}
+        self.task_waiters: dict[int, list[Callable[[Now, list[fx.Effect]], None]]] = {}
+
+    def uuid(self, kind: Kind, number: int) -> str:
+        return uuid_of(self._queue_id, kind, number)
+
+    # ---- the queue ----
+
+    def ask(self, operation: Any, then: Then, out: list[fx.Effect]) -> None:
+        """Have the queue do it; `then(now, result, out)` when it is durable. `result` may be a MgmtError."""
+        self._asks += 1
+        self._then[self._asks] = then
+        out.append(fx.Queue((self._asks,), operation))
+
+    def on_queued(self, now: Now, event: Queued, out: list[fx.Effect]) -> None:
+        result = event.result
+        if isinstance(result, MgmtError):
+            if result.code == "not-durable":
+                self.failure = result.text
+        else:
+            self.failure = ""
+            counts = getattr(result, "counts", ())
+            self._count(now, (counts,) if isinstance(counts, op.Counts) else counts, out)
+        self._then.pop(event.tag[0])(now, result, out)
+        self._watch(now, out)
+
+    def _count(self, now: Now, counts: Iterable[op.Counts], out: list[fx.Effect]) -> None:
+        for of_lane in counts:
+            entry = self.entries.get(of_lane.lane)
+            if of_lane.pending:
+                self._pending.add(of_lane.lane)
+            else:
+                self._pending.discard(of_lane.lane)
+            if entry is not None and entry.counts != of_lane:
+                entry.counts = of_lane
+                self._on_counted(now, entry, out)
+
+    def _watch(self, now: Now, out: list[fx.Effect]) -> None:
+        """Time passes only for what is pending, and for holders."""
+        if self._pending and not self._sweeps:
+            self._sweeps = True
+            out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns + int(SWEEP_S * 1e9)))
+        if self._by_holder and not self._renews:
+            self._renews = True
+            out.append(fx.SetTimer(("suites", "renew"), now.mono_ns + int(LEASE_S / 3 * 1e9)))
+
+    def _on_counted(self, now: Now, entry: Entry, out: list[fx.Effect]) -> None:
+        waiters = self.suite_waiters.pop(entry.number, [])
+        kept = [waiter for waiter in waiters if not waiter(now, entry, out)]
+        if kept:
+            self.suite_waiters[entry.number] = [*kept, *self.suite_waiters.get(entry.number, ())]
+        if entry.counts.ready and entry.is_live:
+            for holding in self._holdings_of(entry.number):
+                if holding.parked is not None and entry.counts.ready:
+                    number, want = holding.parked
+                    holding.parked = None
+                    self._claim(now, holding, number, want, (), (), out)
+            self.match(now, out)
+        elif not entry.is_live or not entry.counts.pending:
+            for holding in self._holdings_of(entry.number):
+                self._consider(now, holding, entry, out)
+
+    # ---- suites ----
+
+    def adopt(self, record: op.SuiteRecord) -> Entry:
+        """Mirror a suite of the queue."""
+        extra = frames.unpack(record.record)
+        entry = self.entries[record.suite] = Entry(
+            record,
+            record.counts,
+            extra["description"],
+            extra["worker"],
+            extra["hooks"],
+            set(extra["added"]),
+            set(extra["removed"]),
+        )
+        if record.name and record.counts.state != Suite.CANCELLED:
+            self.by_name[record.name] = record.suite
+        return entry
+
+    def find(self, key: str) -> Entry | None:
+        """By number, UUID or name."""
+        number = int(key) if key.isdigit() else self.by_name.get(key)
+        if number is None:
+            number = number_of(self._queue_id, Kind.SUITE, key)
+        return self.entries.get(number) if number is not None else None
+
+    def restore(
+        self,
+        now: Now,
+        suites: Sequence[op.SuiteRecord],
+        holders: Sequence[op.HolderRecord],
+        out: list[fx.Effect],
+    ) -> None:
+        """What the queue knew at the start: suites, and who works on them."""
+        for record in suites:
+            self.adopt(record)
+            if record.counts.pending:
+                self._pending.add(record.suite)
+        mine = self._crew.assignment
+        for one in holders:
+            node = self._roster.nodes.get(one.node)
+            known = node is not None if one.node != LOCAL else mine is not None and mine.holder == one.holder
+            if not known or one.suite not in self.entries or one.node in self.holdings:
+                self.ask(op.EndHolder(one.holder, _ms(now)), _ignored, out)
+                continue
+            holding = Holding(one.node, one.suite, one.holder, Phase.EXECUTING)
+            self.holdings[one.node] = self._by_holder[one.holder] = holding
+        if mine is not None and mine.holder not in self._by_holder:
+            self._crew.end(now, mine.holder, Ending.ABORT, "its time was up", out)
+        self._watch(now, out)
+        self.match(now, out)
+
+    # ---- who works on what ----
+
+    def match(self, now: Now, out: list[fx.Effect]) -> None:
+        """Give suites with ready tasks to nodes that have none, and take nodes from suites that have no work."""
+        if self.closing:
+            return
+        wanting = [entry for entry in self.entries.values() if entry.is_live and entry.counts.ready]
+        for entry in self.entries.values():
+            if not (entry.is_live and entry.counts.ready) or self._holdings_of(entry.number):
+                entry.waiting_ns = 0
+            elif not entry.waiting_ns:
+                entry.waiting_ns = now.mono_ns
+        if not wanting:
+            return
+        free = [name for name in self.nodes() if name not in self.holdings]
+        shares = self._shares()
+        for node in free:
+            takes = [one for one in wanting if self.why_not(one, node) == "" and not self._is_served(one)]
+            if takes:
+                entry = min(takes, key=lambda one: self._rank(now, one, shares))
+                shares[entry.record.group] = shares.get(entry.record.group, 0) + entry.worker["worker_count"]
+                self._open(now, entry, node, out)
+        for entry in wanting:
+            if not self._is_served(entry):
+                self._preempt_idle(now, entry, out)
+
+    def nodes(self) -> list[str]:
+        """Nodes that take suites, this machine first."""
+        there = sorted(node.name for node in self._roster.nodes.values() if node.takes_units and node.peer)
+        return there if self.cordoned else [LOCAL, *there]
+
+    def why_not(self, entry: Entry, node: str) -> str:
+        """Why a node may not work on a suite; empty when it may."""
+        if node in entry.refused:
+            return entry.refused[node]
+        if node in entry.removed:
+            return "it was taken off the suite"
+        if not self._permits(entry.record.group, node):
+            return f"group {entry.record.group!r} may not send work to it"
+        if node in entry.added:
+            return ""
+        lacking = set(entry.record.tags) - self._tags(node)
+        return f"it has not the tags {', '.join(sorted(lacking))}" if lacking else ""
+
+    def eligible(self, entry: Entry) -> tuple[str, ...]:
+        return tuple(node for node in self.nodes() if self.why_not(entry, node) == "")
+
+    def _tags(self, node: str) -> frozenset[str]:
+        return frozenset() if node == LOCAL else self._roster.nodes[node].tags
+
+    def _rank(self, now: Now, entry: Entry, shares: Mapping[str, int]) -> tuple[float, int, int]:
+        """The smallest goes first: by priority, which grows as it waits, then its group's share, then age."""
+        waited_s = (now.mono_ns - entry.waiting_ns) / 1e9 if entry.waiting_ns else 0.0
+        priority = entry.record.priority + int(waited_s / AGEING_S)
+        return -priority, shares.get(entry.record.group, 0), entry.number
+
+    def _shares(self) -> dict[str, int]:
+        """Workers at work by group."""
+        shares: dict[str, int] = {}
+        for holding in self.holdings.values():
+            entry = self.entries.get(holding.suite)
+            if entry is not None:
+                group = entry.record.group
+                shares[group] = shares.get(group, 0) + int(entry.worker["worker_count"])
+        return shares
+
+    def _is_served(self, entry: Entry) -> bool:
+        """Whether nodes that are still getting ready, or wait for work, will take all that is ready."""
+        room = sum(
+            entry.worker["worker_count"]
+            for holding in self._holdings_of(entry.number)
+            if holding.ending is None and (holding.phase is Phase.PREPARING or holding.is_idle)
+        )
+        return bool(room >= entry.counts.ready)
+
+    def _preempt_idle(self, now: Now, entry: Entry, out: list[fx.Effect]) -> None:
+        """A node that waits for work of another suite has some: here."""
+        for holding in list(self.holdings.values()):
+            other = self.entries.get(holding.suite)
+            idle = other is None or not (other.counts.ready or other.counts.running)
+            if idle and holding.ending is None and holding.holder and self.why_not(entry, holding.node) == "":
+                self.end(now, holding, Ending.FINISH, "another suite has work", out)
+                return
+
+    def _open(self, now: Now, entry: Entry, node: str, out: list[fx.Effect]) -> None:
+        holding = self.holdings[node] = Holding(node, entry.number)
+        until_ms = _ms(now) + int(LEASE_S * 1000)
+
+        def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            if self.holdings.get(node) is not holding:
+                if not isinstance(result, MgmtError):
+                    self.ask(op.EndHolder(result.holder, _ms(now)), _ignored, out)
+                return
+            if isinstance(result, MgmtError):
+                del self.holdings[node]
+                return
+            holding.holder = result.holder
+            self._by_holder[result.holder] = holding
+            self._give(now, holding, out)
+
+        self.ask(op.OpenHolder(node, self._owner, until_ms, _ms(now), suite=entry.number), then, out)
+
+    def _give(self, now: Now, holding: Holding, out: list[fx.Effect]) -> None:
+        """Tell the node about the suite it has."""
+        entry = self.entries[holding.suite]
+        assignment = Assignment(
+            holder=holding.holder,
+            suite=entry.number,
+            uuid=self.uuid(Kind.SUITE, entry.number),
+            name=entry.record.name,
+            group=entry.record.group,
+            node=holding.node,
+            worker=entry.worker,
+            hooks=entry.hooks,
+        )
+        if holding.node == LOCAL:
+            self._crew.assign(now, assignment, out)
+        else:
+            self._roster.push(self._roster.nodes[holding.node], "suite", assignment.to_record(), out)
+
+    def end(self, now: Now, holding: Holding, how: Ending, reason: str, out: list[fx.Effect]) -> None:
+        """Have a node leave its suite; the holding goes when it says that it is idle."""
+        holding.ending = how
+        if holding.parked is not None:
+            number, holding.parked = holding.parked[0], None
+            self._answer(now, holding, number, [], [], 0, out)
+        self._end_at(now, holding.node, holding.holder, how, reason, out)
+
+    def _end_at(
+        self, now: Now, node: str, holder: int, how: Ending, reason: str, out: list[fx.Effect]
+    ) -> None:
+        if node == LOCAL:
+            self._crew.end(now, holder, how, reason, out)
+        elif node in self._roster.nodes:
+            body = {"holder": holder, "how": str(how), "reason": reason}
+            self._roster.push(self._roster.nodes[node], "suite-end", body, out)
+
+    def _consider(self, now: Now, holding: Holding, entry: Entry, out: list[fx.Effect]) -> None:
+        """There is nothing to do for this one, now or ever: it leaves, at once or after a while."""
+        if holding.ending is not None or not holding.holder:
+            return
+        if entry.counts.state == Suite.CANCELLED:
+            self.end(now, holding, Ending.FINISH, "the suite is cancelled", out)
+        elif entry.hooks.get("cleanup") or self._others_want(holding.node, entry):
+            self.end(now, holding, Ending.FINISH, "the suite is complete", out)
+        else:
+            out.append(
+                fx.SetTimer(("suites", holding.node), now.mono_ns + int(defaults.SUITE_LINGER_S * 1e9))
+            )
+
+    def _others_want(self, node: str, but: Entry) -> bool:
+        return any(
+            entry is not but and entry.is_live and entry.counts.ready and self.why_not(entry, node) == ""
+            for entry in self.entries.values()
+        )
+
+    def _holdings_of(self, suite: int) -> list[Holding]:
+        return [holding for holding in self.holdings.values() if holding.suite == suite]
+
+    # ---- words of crews ----
+
+    def exchange(
+        self,
+        now: Now,
+        holder: int,
+        number: int,
+        want: int,
+        outcomes: list[Outcome],
+        states: list[list[int]],
+        out: list[fx.Effect],
+        node: str = LOCAL,
+    ) -> None:
+        holding = self._by_holder.get(holder)
+        if holding is None or holding.node != node:
+            self._end_at(now, node, holder, Ending.ABORT, "its time was up: others have its tasks", out)
+            return
+        if holding.parked is not None:
+            parked, holding.parked = holding.parked[0], None
+            if parked != number:
+                self._answer(now, holding, parked, [], [], 0, out)
+        if states:
+            reached = tuple((task, attempt, state) for task, attempt, state in states)
+            self.ask(op.ExecStates(holder, reached, _ms(now)), self._on_states(states), out)
+        entry = self.entries.get(holding.suite)
+        credits = want if holding.ending is None and entry is not None and entry.is_live else 0
+        results, returned = self._results(now, holding, entry, outcomes, out)
+        if results or returned or (credits and entry is not None and entry.counts.ready):
+            self._claim(now, holding, number, credits, results, returned, out)
+        elif outcomes or not want:
+            self._answer(now, holding, number, [], [], 0, out)
+        else:
+            holding.parked, holding.idle_ns = (number, want), now.mono_ns
+            if entry is not None and not entry.counts.pending:
+                self._consider(now, holding, entry, out)
+            self.match(now, out)
+
+    def _results(
+        self, now: Now, holding: Holding, entry: Entry | None, outcomes: list[Outcome], out: list[fx.Effect]
+    ) -> tuple[list[op.Result], tuple[tuple[int, int], ...]]:
+        results: list[op.Result] = []
+        returned: list[tuple[int, int]] = []
+        for outcome in outcomes:
+            what, task, attempt = outcome[:3]
+            if what == "done":
+                results.append(_result(outcome))
+            elif what == "returned":
+                returned.append((task, attempt))
+            elif what == "cancelled":
+                results.append(op.Result(task, attempt, None, CANCELLED, 0, _ms(now)))
+            else:
+                _, _, _, cause, reason, unit = outcome
+                eligible = self.eligible(entry) if entry is not None else ()
+                text = f"{unit}: {reason}"
+                death = op.ReportDeath(holding.holder, task, attempt, cause, text, _ms(now), eligible)
+                self.ask(death, self._on_struck(task), out)
+        return results, tuple(returned)
+
+    def _claim(
+        self,
+        now: Now,
+        holding: Holding,
+        number: int,
+        want: int,
+        results: Sequence[op.Result],
+        returned: tuple[tuple[int, int], ...],
+        out: list[fx.Effect],
+    ) -> None:
+        entry = self.entries.get(holding.suite)
+        alone = entry is not None and self.eligible(entry) == (holding.node,)
+
+        def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            if isinstance(result, MgmtError):
+                if result.code == "stale":
+                    self._drop(holding)
+                    self._end_at(now, holding.node, holding.holder, Ending.ABORT, result.text, out)
+                return  # not written: it is said again
+            claims = [
+                (
+                    claim.task,
+                    claim.attempt,
+                    claim.spec,
+                    self.uuid(Kind.TASK, claim.task),
+                    self._upstream(claim),
+                )
+                for claim in result.claims
+            ]
+            stale = result.acks.count(op.Ack.STALE)
+            cancelling = [list(one) for one in result.cancelling]
+            self._answer(now, holding, number, claims, cancelling, stale, out)
+            if self.task_waiters:
+                for one in results:
+                    self.on_task(now, one.task, out)
+
+        exchange = op.Exchange(holding.holder, number, _ms(now), results, want, returned, fallback=alone)
+        self.ask(exchange, then, out)
+
+    def claim_for(self, now: Now, suite: int, out: list[fx.Effect]) -> None:
+        """Tasks are on their way into the queue: whoever waits for some claims them in the same commit."""
+        for holding in self._holdings_of(suite):
+            if holding.parked is not None and holding.ending is None:
+                number, want = holding.parked
+                holding.parked = None
+                self._claim(now, holding, number, want, (), (), out)
+                return
+
+    def _upstream(self, claim: op.Claim) -> str:
+        upstream = getattr(claim, "upstream", 0)
+        return self.uuid(Kind.TASK, upstream) if upstream else ""
+
+    def _answer(
+        self,
+        now: Now,
+        holding: Holding,
+        number: int,
+        claims: list[Claimed],
+        cancelling: list[list[int]],
+        stale: int,
+        out: list[fx.Effect],
+    ) -> None:
+        if holding.node == LOCAL:
+            self._crew.on_work(now, holding.holder, number, claims, cancelling, stale, out)
+            return
+        node = self._roster.nodes.get(holding.node)
+        if node is not None and node.peer:
+            body = {
+                "holder": holding.holder,
+                "number": number,
+                "tasks": [list(claim) for claim in claims],
+                "cancelling": cancelling,
+                "stale": stale,
+            }
+            out.append(fx.ToNode(node.peer, node.session, "crew-work", body))
+
+    def phase(
+        self,
+        now: Now,
+        holder: int,
+        phase: Phase,
+        reason: str,
+        *,
+        failed: bool,
+        completed: int,
+        held: list[list[int]] | None,
+        out: list[fx.Effect],
+        node: str = LOCAL,
+    ) -> None:
+        """A crew says how far it is. Idle: it has left, and its node is free again."""
+        holding = self._by_holder.get(holder)
+        if holding is None or holding.node != node:
+            if holder and phase is not Phase.IDLE:
+                self._end_at(now, node, holder, Ending.ABORT, "its time was up: others have its tasks", out)
+            return
+        holding.phase, holding.reason, holding.completed = phase, reason, completed
+        if held is not None:
+            self.ask(
+                op.Reconcile(holder, tuple((task, attempt) for task, attempt in held), _ms(now)),
+                self._on_reconciled(holding),
+                out,
+            )
+        if phase is Phase.IDLE:
+            self._drop(holding)
+            entry = self.entries.get(holding.suite)
+            if failed and entry is not None and holding.ending is None:
+                entry.refused[node] = reason
+            self.ask(op.EndHolder(holder, _ms(now)), self._then_match, out)
+
+    def _on_reconciled(self, holding: Holding) -> Then:
+        def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            if isinstance(result, MgmtError):
+                return
+            gone = [list(one) for one in (*result.foreign, *result.cancelling)]
+            if gone:
+                self.cancel_at(now, holding, [task for task, _ in gone], out)
+
+        return then
+
+    def _on_states(self, states: list[list[int]]) -> Then:
+        def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            for task, _, _ in states:
+                self.on_task(now, task, out)
+
+        return then
+
+    def _on_struck(self, task: int) -> Then:
+        def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            self.on_task(now, task, out)
+
+        return then
+
+    def _then_match(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
+        self.match(now, out)
+
+    def on_task(self, now: Now, task: int, out: list[fx.Effect]) -> None:
+        """Something happened to a task: whoever waits for it looks."""
+        for waiter in self.task_waiters.pop(task, ()):
+            waiter(now, out)
+
+    def cancel_running(self, now: Now, running: Iterable[op.Held], out: list[fx.Effect]) -> None:
+        """Have the holders end these."""
+        by_holder: dict[int, list[int]] = {}
+        for one in running:
+            by_holder.setdefault(one.holder, []).append(one.task)
+        for holder, tasks in by_holder.items():
+            holding = self._by_holder.get(holder)
+            if holding is not None:
+                self.cancel_at(now, holding, tasks, out)
+
+    def cancel_at(self, now: Now, holding: Holding, tasks: list[int], out: list[fx.Effect]) -> None:
+        if holding.node == LOCAL:
+            self._crew.cancel(now, holding.holder, tasks, out)
+        elif holding.node in self._roster.nodes:
+            body = {"holder": holding.holder, "tasks": tasks}
+            self._roster.push(self._roster.nodes[holding.node], "suite-cancel", body, out)
+
+    def _drop(self, holding: Holding) -> None:
+        self._by_holder.pop(holding.holder, None)
+        if self.holdings.get(holding.node) is holding:
+            del self.holdings[holding.node]
+
+    # ---- nodes and time ----
+
+    def on_hello(self, now: Now, node: Node, replay: bool, out: list[fx.Effect]) -> None:
+        """An agent is back: it is told what it has, unless it heard it before."""
+        holding = self.holdings.get(node.name)
+        if holding is not None and holding.holder and not replay:
+            holding.parked = None
+            self._give(now, holding, out)
+            if holding.ending is not None:
+                self._end_at(now, node.name, holding.holder, holding.ending, "", out)
+        self.match(now, out)
+
+    def on_node(self, now: Now, node: Node, out: list[fx.Effect]) -> None:
+        """A node changed its state or its tags."""
+        holding = self.holdings.get(node.name)
+        if node.state is NodeState.LOST and holding is not None:
+            self._drop(holding)
+            if holding.holder:
+                self.ask(op.EndHolder(holding.holder, _ms(now)), self._then_match, out)
+        elif node.state is NodeState.ALIVE:
+            self.match(now, out)
+
+    def on_timer(self, now: Now, about: str, out: list[fx.Effect]) -> None:
+        if about == "sweep":
+            self._sweeps = False
+            self.ask(op.Sweep(_ms(now), int(defaults.SUITE_AUTO_CLOSE_S * 1000)), self._on_swept, out)
+        elif about == "renew":
+            self._renews = False
+            holders = tuple(self._by_holder)
+            if holders:
+                renew = op.RenewHolders(holders, _ms(now) + int(LEASE_S * 1000), _ms(now))
+                self.ask(renew, self._on_renewed, out)
+        else:
+            holding = self.holdings.get(about)
+            entry = self.entries.get(holding.suite) if holding is not None else None
+            if (
+                holding is not None
+                and entry is not None
+                and not entry.counts.pending
+                and holding.ending is None
+            ):
+                self.end(now, holding, Ending.FINISH, "the suite is complete", out)
+
+    def _on_swept(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
+        if isinstance(result, MgmtError) or not result.next_ms:
+            return
+        wait_s = min(SWEEP_S, max(0.01, (result.next_ms - _ms(now)) / 1000))
+        self._sweeps = True
+        out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns + int(wait_s * 1e9)))
+
+    def _on_renewed(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
+        if isinstance(result, MgmtError):
+            return
+        for holder in result.gone:
+            holding = self._by_holder.get(holder)
+            if holding is not None:
+                self._drop(holding)
+                self._end_at(now, holding.node, holder, Ending.ABORT, "its lease ended", out)
+        self.cancel_running(now, result.cancelling, out)
+
+    def stop(self, now: Now, out: list[fx.Effect]) -> None:
+        """This daemon is being stopped: nothing new is given to anybody."""
+        self.closing = True
+
+
+LEASE_S = 15.0  # a holder whose daemon does not renew it for so long is anybody's
+SWEEP_S = 5.0
+AGEING_S = 60.0  # a suite that waits so long counts as one step more urgent
+
+
+def _ms(now: Now) -> int:
+    return int(now.real_s * 1000)
+
+
+def _ignored(now: Now, result: Any, out: list[fx.Effect]) -> None:
+    pass
+
+
+def _result(outcome: Outcome) -> op.Result:
+    _, task, attempt, status, message, start_ns, end_ns, tail, extra, unit = outcome
+    detail: dict[str, Any] = {"worker": unit}
+    if tail:
+        detail["tail"] = tail
+    new_task = None
+    for name, value in extra.items():
+        if name != "new_task":
+            detail[name] = value
+    if "new_task" in extra:
+        try:
+            new_task = new_task_of(Task.model_validate(json.loads(extra["new_task"])))
+        except (ValueError, ValidationError) as error:
+            message = message or "SubmitNewTaskFailed"
+            detail["new_task"] = str(error)[:500]
+    return op.Result(
+        task,
+        attempt,
+        status,
+        message,
+        start_ns // 1_000_000,
+        end_ns // 1_000_000,
+        frames.pack_body(detail),
+        new_task,
+    )
+
+
+_SPEC = ("args", "function", "params", "kw", "envs", "cwd", "timeout_s", "terminal_output", "resources")
+
+
+def new_task_of(task: Task, first: int = 0) -> op.NewTask:
+    """What the queue keeps of a task: the specification for its worker, packed, and what orders it."""
+    told = task.model_fields_set
+    values = task.__dict__
+    spec = {name: values[name] for name in _SPEC if name in told and values[name] is not None}
+    if "resources" in spec:
+        spec["resources"] = [resource.model_dump() for resource in task.resources]
+    extra = None
+    if told & {"labels", "after", "watch", "retries"}:
+        after = [op.After(number, task.after_condition == "success") for number in task.after]
+        if task.watch is not None:
+            after.append(op.After(task.watch.task, reached=exec_state(task.watch.state)))
+        retry = None
+        if task.retries is not None:
+            on_exit = task.retries.on_exit
+            codes = () if on_exit == "any" else tuple(on_exit)
+            retry = op.Retry(task.retries.limit, codes, int(task.retries.delay_s * 1000))
+        extra = op.Extra(tuple(task.labels), tuple(after), retry)
+    return op.NewTask(frames.pack_body(spec), task.priority, extra)
+
+
+def exec_state(name: str) -> int:
+    """The number of an exec state; MgmtError `bad-body` when there is none of this name."""
+    for state in Exec:
+        if state.name.replace("_", "").lower() == name.replace("_", "").lower():
+            return int(state)
+    known = ", ".join(_camel(state.name) for state in Exec)
+    raise MgmtError("bad-body", f"there is no exec state {name!r}; known: {known}")
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))

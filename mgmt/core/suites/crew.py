@@ -1,0 +1,510 @@
+"""The crew: what this machine does for the one suite it was given.
+
+It provisions, keeps a background process up, runs the workers and hands them tasks, reports what became of them,
+cleans up. Hooks and workers are units: the supervisor starts, binds, adopts, restarts and ends them.
+The daemon's own machine has a crew, and so has each agent; `Upward` is the one thing in which they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mgmt import template
+from mgmt.core import effect as fx
+from mgmt.core.event import Now
+from mgmt.core.suites.binding import Binding, cpus_of
+from mgmt.core.suites.pool import PHASES, Claimed, Ending, Phase, Pool, Slot, Upward
+from mgmt.core.supervision import AT_REST, Ordering, State, Supervisor, Unit, UnitSpec
+from mgmt.protocol import defaults
+from mgmt.protocol.errors import MgmtError
+from mgmt.settings import ModelSettings, UnitSettings
+
+_UP = frozenset({State.STARTING, State.RUNNING})
+RESPAWN_S, RESPAWN_MAX_S = 0.01, 5.0
+HOOK_OF = {Phase.PREPARING: "provision", Phase.CLEANUP: "cleanup"}
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A suite given to this machine; `holder` is the number of the giving, which fences what is reported."""
+
+    holder: int
+    suite: int
+    uuid: str
+    name: str
+    group: str
+    node: str
+    worker: Mapping[str, Any]  # a WorkerSchedule
+    hooks: Mapping[str, Any]  # a SuiteHooks
+
+    def to_record(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @property
+    def count(self) -> int:
+        return int(self.worker["worker_count"])
+
+    @property
+    def prefetch(self) -> int:
+        return int(self.worker["task_prefetch_count"])
+
+    def hook(self, which: str) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = self.hooks.get(which)
+        return found
+
+
+class Crew:
+    """`declare` makes these specifications units, and only these of it; `root` has the folders of suites."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        ordering: Ordering,
+        declare: Callable[[dict[str, UnitSpec], list[fx.Effect]], None],
+        upward: Upward,
+        *,
+        root: str,
+        socket: str,
+        worker: str,
+        environ: Mapping[str, str],
+    ) -> None:
+        """`socket`: where workers connect; `worker`: the program that runs processes; `environ`: of tasks."""
+        self.phase = Phase.IDLE
+        self.assignment: Assignment | None = None
+        self.pool = Pool(upward)
+        self.dirty = False  # the record is to be written
+        self._supervisor, self._ordering, self._declare = supervisor, ordering, declare
+        self._upward = upward
+        self._root, self._socket, self._worker, self._environ = root, socket, worker, dict(environ)
+        self._ending: Ending | None = None
+        self._reason = ""
+        self._finding = False  # after a restart: workers are coming back
+
+    # ---- what is said from above ----
+
+    def assign(self, now: Now, assignment: Assignment, out: list[fx.Effect]) -> None:
+        """Work on this suite; MgmtError `conflict` unless it is idle. Again with the same holder: nothing."""
+        if self.assignment is not None:
+            if self.assignment.holder == assignment.holder:
+                self._tell_phase(now, out)
+                return
+            text = f"this node is at work on suite {self.assignment.suite}; it takes one at a time"
+            raise MgmtError("conflict", text, suite=self.assignment.suite)
+        self.assignment = assignment
+        self._ending, self._reason = None, ""
+        self._move("assigned")
+        self._make_folder(out)
+        self._tell_phase(now, out)
+
+    def end(self, now: Now, holder: int, how: Ending, reason: str, out: list[fx.Effect]) -> None:
+        """Leave the suite. A harder word overtakes a softer one."""
+        if self.assignment is None or self.assignment.holder != holder:
+            return
+        if self._ending is how or self._ending is Ending.ABORT or self.phase is Phase.CLEANUP:
+            return
+        self._ending, self._reason = how, reason
+        if self.phase is Phase.PREPARING:
+            self._stop_units(now, reason, out)
+        else:
+            self.pool.leave(how is not Ending.FINISH, out)
+            out.append(fx.SetTimer(("crew", "stop"), now.mono_ns + int(defaults.CREW_STOP_S * 1e9)))
+            if how is Ending.ABORT:
+                self._stop_units(now, reason, out)
+        self._turn(now, out)
+
+    def cancel(self, now: Now, holder: int, tasks: Iterable[int], out: list[fx.Effect]) -> None:
+        """End these tasks, running or not."""
+        if self.assignment is None or self.assignment.holder != holder:
+            return
+        self.pool.cancel(tasks, out)
+        self._turn(now, out)
+
+    def pause(self, now: Now, paused: bool, out: list[fx.Effect]) -> None:
+        """Start no task any more, or go on."""
+        self.pool.pause(paused, out)
+        self._turn(now, out)
+
+    # ---- hooks and units ----
+
+    def on_folder(self, now: Now, holder: int, error: str, out: list[fx.Effect]) -> None:
+        """The folder of the suite is there, with the resources of its hooks, or cannot be."""
+        if self.assignment is None or self.assignment.holder != holder or self.phase is not Phase.PREPARING:
+            return
+        if self._ending is not None or error:
+            self._ending, self._reason = self._ending or Ending.ABORT, self._reason or error
+            self._fail(now, out)
+            return
+        self._redeclare(out)
+        if "provision" in self._hooks():
+            self._begin_hook(now, "provision", defaults.PROVISION_S, defaults.MAX_PROVISION_S, out)
+        else:
+            self._execute(now, out)
+
+    def on_unit_change(self, now: Now, unit: Unit, was: State, out: list[fx.Effect]) -> None:
+        """A unit changed its state: a worker may be dead, the background process down."""
+        name = unit.spec.name
+        if (
+            self.assignment is None
+            or not name.startswith(self._prefix())
+            or self.phase is not Phase.EXECUTING
+        ):
+            return
+        if name in self.pool.slots and unit.state not in _UP:
+            self.pool.bury(now, self.pool.slots[name], unit.last_exit)
+        elif name == self._prefix() + "background" and self._ending is None:
+            policy = (self.assignment.hook("background") or {})["policy"]
+            if unit.state is State.FATAL or (policy == "fail" and was in _UP and unit.state not in _UP):
+                self.end(now, self.assignment.holder, Ending.CANCEL, f"background: {unit.reason}", out)
+        self._turn(now, out)
+
+    def look(self, now: Now, out: list[fx.Effect]) -> None:
+        """Some unit changed in any way: what waits for an end, or for nothing to be left, goes on."""
+        if self.assignment is None:
+            return
+        if self.phase is Phase.EXECUTING:
+            self._turn(now, out)
+            return
+        unit = self._supervisor.units.get(self._prefix() + HOOK_OF[self.phase])
+        ended = unit is not None and _has_ended(unit) and not unit.has_process
+        if self.phase is Phase.PREPARING and self._ending is not None:
+            if unit is None or ended:
+                self._fail(now, out)
+        elif unit is None or not ended or not unit.incarnation:
+            return
+        elif self.phase is Phase.CLEANUP:
+            if not unit.is_completed:
+                self._reason = self._reason or f"cleanup: {unit.reason}"
+                out.append(fx.Note("WARNING", f"suite {self.assignment.suite}: {self._reason}", {}))
+            self._finish(now, out)
+        elif unit.is_completed:
+            out.append(fx.CancelTimer(("crew", "hook")))
+            self._execute(now, out)
+        else:
+            self._reason = self._reason or f"provision: {unit.reason}"
+            self._fail(now, out)
+
+    def on_timer(self, now: Now, what: str, out: list[fx.Effect]) -> None:
+        if what == "answer" and self.pool.has_asked:
+            self.pool.tell(now, out)
+        elif what == "hook" and self.phase in (Phase.PREPARING, Phase.CLEANUP):
+            which = HOOK_OF[self.phase]
+            unit = self._supervisor.units.get(self._prefix() + which)
+            if unit is not None and unit.state not in AT_REST:
+                self._reason = f"{which}: not finished in time"
+                self._ordering.stop(now, [unit], out, self._reason)
+        elif what == "find" and self._finding:
+            self._found(now, out)
+        elif what == "stop" and self._ending is not None and self.phase is Phase.EXECUTING:
+            self._stop_units(now, self._reason, out)
+        self._turn(now, out)
+
+    def _execute(self, now: Now, out: list[fx.Effect]) -> None:
+        assert self.assignment is not None
+        self._move("prepared")
+        self._open_pool(now)
+        units = self._supervisor.units
+        names = [*self.pool.slots]
+        if "background" in self._hooks():
+            names.append(self._prefix() + "background")
+        try:
+            self._ordering.start(now, [units[name] for name in names], out)
+        except MgmtError as error:  # no place for its workers
+            self._ending, self._reason = Ending.ABORT, error.text
+            self._stop_units(now, error.text, out)
+        self._tell_phase(now, out, held=[])  # a former life of this machine may have claimed some
+        self._turn(now, out)
+
+    def _begin_hook(self, now: Now, which: str, usual_s: float, most_s: float, out: list[fx.Effect]) -> None:
+        hook = self._hooks()[which]
+        timeout_s = min(hook["timeout_s"] or usual_s, most_s)
+        out.append(fx.SetTimer(("crew", "hook"), now.mono_ns + int(timeout_s * 1e9)))
+        self._ordering.start(now, [self._supervisor.units[self._prefix() + which]], out)
+
+    def _stop_units(self, now: Now, reason: str, out: list[fx.Effect]) -> None:
+        prefix = self._prefix()
+        units = [unit for name, unit in self._supervisor.units.items() if name.startswith(prefix)]
+        self._ordering.stop(now, [unit for unit in units if unit.wanted], out, reason or "the suite is left")
+
+    def _is_empty(self) -> bool:
+        prefix = self._prefix()
+        return all(
+            unit.state in AT_REST and not unit.has_process
+            for name, unit in self._supervisor.units.items()
+            if name.startswith(prefix)
+        )
+
+    # ---- workers ----
+
+    def on_worker(
+        self, now: Now, connection: int, unit: str, held: list[list[int]], out: list[fx.Effect]
+    ) -> bool:
+        """A worker of this crew said hello, proven by its token; False when nobody expects it."""
+        slot = self.pool.slots.get(unit)
+        if slot is None:
+            return False
+        welcome = {
+            "folder": f"{self._folder()}/{unit.removeprefix(self._prefix())}",
+            "grace_s": defaults.TASK_CANCEL_GRACE_S,
+            "output_limit_bytes": defaults.TASK_OUTPUT_BYTES,
+            "env": self._environ,
+        }
+        self.pool.join(slot, connection, held, welcome, out)
+        if self._finding and all(
+            one.connection or not self._is_coming(one) for one in self.pool.slots.values()
+        ):
+            self._found(now, out)
+        self._turn(now, out)
+        return True
+
+    def on_said(self, now: Now, connection: int, messages: list[list[Any]], out: list[fx.Effect]) -> None:
+        """Words of a worker, in order."""
+        self.pool.hear(connection, messages)
+        self._turn(now, out)
+
+    def on_worker_gone(self, now: Now, connection: int, out: list[fx.Effect]) -> None:
+        """A worker's connection is closed: it died, or connects anew."""
+        slot = self.pool.part(connection)
+        if slot is None:
+            return
+        unit = self._supervisor.units.get(slot.unit)
+        if unit is None or unit.state not in _UP:
+            self.pool.bury(now, slot, unit.last_exit if unit is not None else None)
+        self._turn(now, out)
+
+    def on_work(
+        self,
+        now: Now,
+        holder: int,
+        number: int,
+        tasks: list[Claimed],
+        cancelling: list[list[int]],
+        stale: int,
+        out: list[fx.Effect],
+    ) -> None:
+        """An exchange was answered."""
+        self.pool.on_work(holder, number, tasks, cancelling, stale, out)
+        self._turn(now, out)
+
+    def on_link(self, now: Now, out: list[fx.Effect]) -> None:
+        """Whoever is above can be talked to again: what was not answered is said again."""
+        if self.assignment is None:
+            self._upward.phase(now, 0, Phase.IDLE, "", failed=False, completed=0, held=None, out=out)
+        else:
+            self._tell_phase(now, out)
+            self.pool.lost = True  # what was on its way when the link broke may be
+            if self.pool.has_asked:
+                self.pool.tell(now, out)
+            self._turn(now, out)
+
+    def _turn(self, now: Now, out: list[fx.Effect]) -> None:
+        """Whatever there is to do after anything happened."""
+        if self.assignment is None or self.phase is not Phase.EXECUTING or self._finding:
+            return
+        if self.pool.lost and not self.pool.has_asked:  # nothing is on its way that this would not count
+            self.pool.lost = False
+            self._tell_phase(now, out, held=self.pool.held())
+        self.pool.turn(now, out)
+        if self._ending is not None and self.pool.is_empty:
+            self._leave(now, out)
+
+    # ---- the end ----
+
+    def _leave(self, now: Now, out: list[fx.Effect]) -> None:
+        """Nothing of the suite's tasks is here any more: the workers go, then it is cleaned up."""
+        if not self._is_empty():
+            self._stop_units(now, self._reason, out)
+            return
+        out.append(fx.CancelTimer(("crew", "stop")))
+        if self._ending is Ending.ABORT:
+            self._move("aborted")
+            self._forget(now, out, failed=True)
+            return
+        self._move("drained")
+        self._tell_phase(now, out)
+        if "cleanup" in self._hooks():
+            self._begin_hook(now, "cleanup", defaults.CLEANUP_S, defaults.MAX_CLEANUP_S, out)
+        else:
+            self._finish(now, out)
+
+    def _finish(self, now: Now, out: list[fx.Effect]) -> None:
+        if not self._is_empty():
+            return  # the cleanup is at rest, what it started is not gone
+        self._move("cleaned")
+        self._forget(now, out, failed=False)
+
+    def _fail(self, now: Now, out: list[fx.Effect]) -> None:
+        """It could not be prepared, or was not wanted any more before it was."""
+        if not self._is_empty():
+            self._stop_units(now, self._reason, out)
+            return
+        self._move("failed")
+        self._forget(now, out, failed=True)
+
+    def _forget(self, now: Now, out: list[fx.Effect], *, failed: bool) -> None:
+        assert self.assignment is not None
+        out.append(fx.CancelTimer(("crew", "hook")))
+        out.append(fx.RemoveSuiteFolder(self._folder()))
+        holder, completed, reason = self.assignment.holder, self.pool.completed, self._reason
+        self.assignment = None
+        self.pool.close(out)
+        self._declare({}, out)
+        self._upward.phase(
+            now, holder, Phase.IDLE, reason, failed=failed, completed=completed, held=None, out=out
+        )
+
+    # ---- a former life ----
+
+    def record(self) -> dict[str, Any] | None:
+        """What the next daemon must know."""
+        if self.assignment is None:
+            return None
+        return {"assignment": self.assignment.to_record(), "phase": str(self.phase)}
+
+    def restore(self, now: Now, record: Mapping[str, Any], out: list[fx.Effect]) -> None:
+        """Before the supervisor looks for what it had: the units are declared, the workers will come back."""
+        self.assignment = Assignment(**record["assignment"])
+        self.phase = Phase(record["phase"])
+        self._redeclare(out)
+        if self.phase is Phase.EXECUTING:
+            self._open_pool(now)
+            self._finding = True
+            out.append(fx.SetTimer(("crew", "find"), now.mono_ns + int(defaults.CREW_FIND_S * 1e9)))
+
+    def resume(self, now: Now, out: list[fx.Effect]) -> None:
+        """After the supervisor has looked: what no process is left of goes on from where it was."""
+        if self.assignment is None:
+            return
+        if self.phase is Phase.PREPARING:
+            unit = self._supervisor.units.get(self._prefix() + "provision")
+            if unit is None or not unit.incarnation:
+                self._make_folder(out)
+        elif self.phase is Phase.EXECUTING and not any(
+            self._is_coming(slot) for slot in self.pool.slots.values()
+        ):
+            self._found(now, out)
+        self.look(now, out)
+
+    def _make_folder(self, out: list[fx.Effect]) -> None:
+        assert self.assignment is not None
+        hooks = self._hooks()
+        resources = [
+            one for which in ("provision", "background") for one in hooks.get(which, {}).get("resources", ())
+        ]
+        pairs = tuple(_pair(one) for one in resources)
+        out.append(fx.MakeSuiteFolder(self.assignment.holder, self._folder(), pairs))
+
+    def _is_coming(self, slot: Slot) -> bool:
+        unit = self._supervisor.units.get(slot.unit)
+        return unit is not None and unit.state in _UP
+
+    def _found(self, now: Now, out: list[fx.Effect]) -> None:
+        """All workers that live have said what they have; the rest of what this holder claimed is lost here."""
+        self._finding = False
+        out.append(fx.CancelTimer(("crew", "find")))
+        self.pool.lost = True
+        idle = [self._supervisor.units[name] for name in self.pool.slots]
+        down = [unit for unit in idle if unit.state in AT_REST and not unit.wanted]
+        if down and self._ending is None:
+            self._ordering.start(now, down, out)
+        self._turn(now, out)
+
+    # ---- names and units ----
+
+    def _move(self, trigger: str) -> None:
+        self.phase = PHASES[self.phase, trigger]
+        self.dirty = True
+
+    def _tell_phase(self, now: Now, out: list[fx.Effect], held: list[list[int]] | None = None) -> None:
+        assert self.assignment is not None
+        self._upward.phase(
+            now,
+            self.assignment.holder,
+            self.phase,
+            self._reason,
+            failed=False,
+            completed=self.pool.completed,
+            held=held,
+            out=out,
+        )
+
+    def _prefix(self) -> str:
+        return f"suite-{self.assignment.suite}." if self.assignment is not None else "\0"
+
+    def _folder(self) -> str:
+        assert self.assignment is not None
+        return f"{self._root}/{self.assignment.uuid}"
+
+    def _open_pool(self, now: Now) -> None:
+        assert self.assignment is not None
+        units = [f"{self._prefix()}w{index}" for index in range(self.assignment.count)]
+        self.pool.open(now, self.assignment.holder, units, self.assignment.prefetch)
+
+    def _hooks(self) -> dict[str, Mapping[str, Any]]:
+        assert self.assignment is not None
+        return {which: hook for which, hook in self.assignment.hooks.items() if hook is not None}
+
+    def _redeclare(self, out: list[fx.Effect]) -> None:
+        """The units of the suite: its hooks, and one for each worker."""
+        assert self.assignment is not None
+        specs: dict[str, UnitSpec] = {}
+        context = {
+            "MITOSIS_TASK_SUITE_UUID": self.assignment.uuid,
+            "MITOSIS_TASK_SUITE_NAME": self.assignment.name,
+            "MITOSIS_GROUP_NAME": self.assignment.group,
+            "MITOSIS_WORKER_COUNT": str(self.assignment.count),
+            "MITOSIS_NODE_MANAGER_ID": self.assignment.node,
+        }
+        for which, hook in self._hooks().items():
+            settings: dict[str, Any] = {
+                "command": tuple(template.escape(one) for one in hook["args"]),
+                "env": {name: template.escape(value) for name, value in (context | hook["envs"]).items()},
+                "cwd": self._folder(),
+                "restart": {"policy": "no"},
+            }
+            if which == "background":
+                if hook["policy"] == "restart":
+                    settings["restart"] = {"policy": "always"}
+            else:
+                settings["oneshot"] = True
+            self._add(specs, which, settings)
+        binding = self.assignment.worker["cpu_binding"]
+        for index in range(self.assignment.count):
+            resident = self.assignment.worker["kind"] == "resident"
+            settings = {
+                "command": ("{python}", "-m", "mgmt.worker.resident")
+                if resident
+                else (template.escape(self._worker),),
+                "env": {"MGMT_WORKER_SOCKET": template.escape(self._socket)},
+                "restart": {
+                    "policy": "always",
+                    "delay_s": RESPAWN_S,
+                    "delay_max_s": RESPAWN_MAX_S,
+                    "limit": 1 << 20,  # a pool never shrinks
+                },
+                "grace_s": defaults.TASK_CANCEL_GRACE_S,
+            }
+            if binding is not None:
+                cpus = cpus_of(
+                    Binding(tuple(binding["cores"]), binding["strategy"]), index, self.assignment.count
+                )
+                settings["cpus"] = ",".join(map(str, cpus))
+            self._add(specs, f"w{index}", settings)
+        self._declare(specs, out)
+
+    def _add(self, specs: dict[str, UnitSpec], which: str, settings: dict[str, Any]) -> None:
+        name = self._prefix() + which
+        specs[name] = UnitSpec(
+            name, ModelSettings(name=name, type="unit"), UnitSettings.model_validate(settings)
+        )
+
+
+def _has_ended(unit: Unit) -> bool:
+    """Whether a hook is done, well or not, and will not be started again."""
+    stopped = unit.state is State.STOPPED and not unit.wanted
+    return unit.is_completed or stopped or unit.state in (State.EXITED, State.FATAL)
+
+
+def _pair(resource: Mapping[str, Any]) -> tuple[str, str]:
+    return str(resource["blob"]), str(resource["path"])

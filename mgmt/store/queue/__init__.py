@@ -1,0 +1,1 @@
+"""The durable queue of task suites: one set of operations on SQLite or PostgreSQL."""

@@ -1,0 +1,39 @@
+"""THE table of what the queue can do: operation → the function that does it in an open transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mgmt.core.suites import operations as ops
+from mgmt.store.queue import exchange, giving_back, holders, queries, submitting, suites, tasks
+
+# Each function takes the connection and its own operation; the first is an instance of the key.
+OPERATIONS: dict[type, Callable[..., Any]] = {
+    ops.CreateSuite: suites.create_suite,
+    ops.CloseSuite: suites.close_suite,
+    ops.CancelSuite: suites.cancel_suite,
+    ops.ChangeSuite: suites.change_suite,
+    ops.OpenLane: suites.open_lane,
+    ops.Submit: submitting.submit,
+    ops.CancelTasks: tasks.cancel_tasks,
+    ops.ChangeTask: tasks.change_task,
+    ops.RetryTask: tasks.retry_task,
+    ops.Prune: tasks.prune,
+    ops.OpenHolder: holders.open_holder,
+    ops.RenewHolders: holders.renew_holders,
+    ops.EndHolder: holders.end_holder,
+    ops.Reconcile: holders.reconcile,
+    ops.Exchange: exchange.exchange,
+    ops.ExecStates: holders.exec_states,
+    ops.ReportDeath: giving_back.report_death,
+    ops.Sweep: holders.sweep,
+}
+QUERIES: dict[type, Callable[..., Any]] = {
+    ops.ListSuites: queries.list_suites,
+    ops.GetSuite: queries.get_suite,
+    ops.ListLanes: queries.list_lanes,
+    ops.ListTasks: queries.list_tasks,
+    ops.GetTask: queries.get_task,
+    ops.ListHolders: queries.list_holders,
+}
