@@ -98,6 +98,10 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "since_s": "Not the last lines but what was written this many seconds ago and later, or a bit more.",
         },
     ),
+    "metrics": (
+        "Show figures of task suites, nodes and the queue, as Prometheus reads them.",
+        {},
+    ),
     "models": (
         "List the models of the configuration.",
         {},

@@ -58,6 +58,11 @@ def complete_tasks(context: click.Context, _: click.Parameter, prefix: str) -> l
     return _items(context, prefix, (("schedule-show", "tasks", "task"),))
 
 
+def complete_suites(context: click.Context, _: click.Parameter, prefix: str) -> list[CompletionItem]:
+    """Names and numbers of suites."""
+    return _items(context, prefix, (("suites", "suites", "name"), ("suites", "suites", "suite")))
+
+
 def complete_users(context: click.Context, _: click.Parameter, prefix: str) -> list[CompletionItem]:
     """Names of users."""
     return _items(context, prefix, (("users", "users", "user"),))
@@ -86,7 +91,7 @@ def _items(
             for request, rows, field in questions:
                 left_s = max(0.01, deadline - time.monotonic())
                 reply = client.request(request, {}, timeout_s=left_s)
-                names.update(dict.fromkeys(row[field] for row in reply[rows]))
+                names.update(dict.fromkeys(str(row[field]) for row in reply[rows]))
     except MgmtError:
         pass
-    return [CompletionItem(name) for name in names if name.startswith(prefix)]
+    return [CompletionItem(name) for name in names if name and name.startswith(prefix)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from keyword import iskeyword
@@ -45,7 +46,7 @@ class LazyGroup(NearGroup):
             return None
         name = cmd_name.replace("-", "_")
         module = import_module(f".{row[0]}", self.package)
-        command = getattr(module, f"{name}_" if iskeyword(name) else name)
+        command = getattr(module, f"{name}_" if iskeyword(name) or name in dir(builtins) else name)
         assert isinstance(command, click.Command)
         return command
 

@@ -245,7 +245,9 @@ def shared_options() -> list[click.Parameter]:
     ]
 
 
-def verb(name: str, help: str | None = None) -> Callable[[Callable[..., int]], click.Command]:
+def verb(
+    name: str, help: str | None = None, cls: type[click.Command] = click.Command
+) -> Callable[[Callable[..., int]], click.Command]:
     """Declare a command: its first parameter is the Invocation, its result the exit status.
 
     The first line of the help is the table's; the function's docstring follows it.
@@ -256,7 +258,7 @@ def verb(name: str, help: str | None = None) -> Callable[[Callable[..., int]], c
 
         first = help or COMMANDS[name][1]
         rest = inspect.cleandoc(function.__doc__ or "")
-        decorate = click.command(name, help=f"{first}\n\n{rest}", short_help=first)
+        decorate = click.command(name, cls=cls, help=f"{first}\n\n{rest}", short_help=first)
         command = decorate(click.make_pass_decorator(Invocation)(function))
         command.params += shared_options()
         return command

@@ -12,9 +12,10 @@ from typing import Any
 import click
 
 STATE_COLOR = {"RUNNING": "32", "STARTING": "33", "BACKOFF": "33", "STOPPING": "33", "FATAL": "31"}
+# Fields that travel as epoch seconds and are shown as ISO 8601.
 TIMES = frozenset(
-    {"at", "started_at", "created_at", "expires_at", "used_at"}
-)  # fields that travel as epoch seconds and are shown as ISO 8601
+    {"at", "started_at", "created_at", "submitted_at", "completed_at", "finished_at", "expires_at", "used_at"}
+)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: str = "") -> list[str]:

@@ -192,6 +192,15 @@ OWN: dict[str, Schema] = {
         node_port=COUNT,
         sink=STRING,
     ),
+    "mgmt.task-submit/1": _object(
+        suite=_maybe(STRING),
+        count=COUNT,
+        already=COUNT,
+        spans=_list(_list(COUNT)),
+        states={"type": "object", "additionalProperties": COUNT},
+        exit_status=_maybe(COUNT),
+    ),
+    "mgmt.task-log/1": _object(task=COUNT, tail=STRING),
     "mgmt.schema/1": _object(json_schema={"type": "object"}),
     "mgmt.doctor/1": _object(probes=_list(PROBE)),
     "mgmt.completion/1": _object(shell=STRING, script=STRING),
@@ -227,6 +236,17 @@ REPLIES = {
     "mgmt.schedule-remove/1": "schedule-remove",
     "mgmt.schedule-explain/1": "schedule-explain",
     "mgmt.schedule-rebalance/1": "schedule-rebalance",
+    "mgmt.suites/1": "suites",
+    "mgmt.suite/1": "suite-wait",
+    "mgmt.suite-cancel/1": "suite-cancel",
+    "mgmt.suite-agents/1": "suite-agents",
+    "mgmt.tasks/1": "tasks",
+    "mgmt.task/1": "task-wait",
+    "mgmt.task-show/1": "task-show",
+    "mgmt.task-cancel/1": "task-cancel",
+    "mgmt.task-retry/1": "task-retry",
+    "mgmt.workers/1": "workers",
+    "mgmt.metrics/1": "metrics",
     "mgmt.schedule-plan/1": "schedule-show",  # its tasks and CPUs; what is in force has more
 }
 EVENT = "mgmt.event/1"

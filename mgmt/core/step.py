@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from mgmt.core import access, accounts, agency, cluster, operate, scheduling, status, suiting
+from mgmt.core import access, accounts, agency, cluster, measuring, operate, scheduling, status, suiting
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import LEGACY_PLANE, SESSIONLESS, Asked, Now
@@ -27,7 +27,7 @@ from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
 from mgmt.worker.wire import Kind
 
-__all__ = ["HANDLERS", "LEGACY_PLANE", "accounts", "scheduling", "step", "suiting"]
+__all__ = ["HANDLERS", "LEGACY_PLANE", "accounts", "measuring", "scheduling", "step", "suiting"]
 
 # Each opens a session of its own: there is nothing to repeat, so they take no idempotency key.
 HELLOS = frozenset({"hello", "backend-hello", "agent-hello"})

@@ -166,6 +166,7 @@ def _create(state: State, now: Now, asked: Asked, body: msg.SuiteCreate, out: li
     )
 
     def reply(now: Now, record: op.SuiteRecord, out: list[fx.Effect]) -> dict[str, Any]:
+        state.board.metrics.add("suites_created_total")
         return suite_body(state, state.board.adopt(record))
 
     _later(state, now, asked, create, reply, out)

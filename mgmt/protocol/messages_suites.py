@@ -487,6 +487,35 @@ class WorkerPause(Message):
     paused: bool = Field(default=True, description="false: go on")
 
 
+# ---- figures ---------------------------------------------------------------------------------------------
+
+
+class Sample(Message):
+    """One value of a metric; of a histogram, `name` ends in `_bucket`, `_sum` or `_count`."""
+
+    name: str
+    labels: dict[str, str] = {}
+    value: float
+
+
+class Metric(Message):
+    """A metric as Prometheus has them."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    samples: list[Sample]
+
+
+class MetricsReply(Message):
+    metrics: list[Metric]
+
+
+@request("metrics", MetricsReply, Audience.CLIENT)
+class Metrics(Message):
+    """Show figures of task suites, nodes and the queue, as Prometheus reads them."""
+
+
 # ---- between a daemon and its agents ---------------------------------------------------------------------
 
 

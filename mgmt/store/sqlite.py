@@ -109,15 +109,16 @@ class SqliteStore:
             _write_new(path, {}).rename(path)
         if not marker.exists():
             write_durably(marker, b"mgmt store\n")  # with the name of the new store, if there is one
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1.0)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
             self._check()
             self._migrate()
-        except _DAMAGE as error:
-            raise self._refusal(str(error)) from None
+        except (*_DAMAGE, MgmtError) as error:
+            self._db.close()
+            raise (error if isinstance(error, MgmtError) else self._refusal(str(error))) from None
         self._thread = threading.Thread(target=self._write, name="store", daemon=True)
         self._thread.start()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -113,7 +114,8 @@ def serve_postgres() -> Iterator[str]:
         check=True, capture_output=True, cwd=folder, timeout=PATIENCE_S,
     )  # fmt: skip
     settings = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off",
-                "shared_buffers": "32MB", "max_connections": "40", "deadlock_timeout": "50ms"}  # fmt: skip
+                "shared_buffers": "32MB", "max_connections": "40", "deadlock_timeout": "50ms",
+                "dynamic_shared_memory_type": "mmap"}  # fmt: skip
     told = [f"--{name}={word}" for name, word in settings.items()]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
@@ -132,7 +134,7 @@ def serve_postgres() -> Iterator[str]:
                 time.sleep(0.02)
         yield conninfo
     finally:
-        server.terminate()
+        server.send_signal(signal.SIGINT)  # SIGTERM would wait for its clients
         try:
             server.wait(5.0)
         except subprocess.TimeoutExpired:

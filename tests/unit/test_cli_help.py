@@ -32,6 +32,9 @@ def test_every_verb_for_people_is_a_command() -> None:
         "user",
         "group",
         "quota",
+        "suite",
+        "task",
+        "worker",
     }
     operator = {
         name for name in operator if name.partition("-")[0].removesuffix("s") not in of_groups | {"token"}

@@ -152,7 +152,7 @@ def test_closing_by_hand(ask: Asked) -> None:
     assert ask(ops.CloseSuite(suite, 2000)).state == Suite.CLOSED
     assert ask(ops.CloseSuite(suite, 2000)).state == Suite.CLOSED
     holder = Holder(ask, suite)  # a closed one is worked off
-    holder.finish(*holder.claim())
+    holder.finish(holder.claim()[0])
     assert suite_of(ask, suite).counts.state == Suite.COMPLETE
     refused(ask, "conflict", ops.CloseSuite(suite, 2000))
     refused(ask, "unknown-suite", ops.CloseSuite(suite + 1, 2000))
@@ -463,7 +463,7 @@ def test_a_task_after_a_success_is_cancelled_by_a_failure(ask: Asked) -> None:
     assert (counts.ready, counts.cancelled, counts.pending) == (1, 3, 1)
     assert [task(ask, first + n).state for n in range(5)] == [3, 1, 4, 4, 4]
     assert str(first) in task(ask, first + 2).message
-    holder.finish(*holder.claim())
+    holder.finish(holder.claim()[0])
     assert suite_of(ask, suite).counts.state == Suite.COMPLETE
 
 
@@ -543,7 +543,7 @@ def test_a_non_zero_exit_is_a_result(ask: Asked) -> None:
     suite = make_suite(ask)
     number = submit(ask, suite)
     holder = Holder(ask, suite)
-    assert holder.finish(*holder.claim(), status=1).retried == 0
+    assert holder.finish(holder.claim()[0], status=1).retried == 0
     assert task(ask, number).state == Task.FINISHED
 
 
@@ -571,11 +571,14 @@ def test_only_chosen_exits_are_retried(ask: Asked, status: int, retried: int) ->
     suite = make_suite(ask)
     submit(ask, suite, NewTask(SPEC, 0, Extra(retry=Retry(1, (4,)))))
     holder = Holder(ask, suite)
-    assert holder.finish(*holder.claim(), status=status).retried == retried
+    assert holder.finish(holder.claim()[0], status=status).retried == retried
     assert len(holder.claim()) == retried
 
 
-def die(ask: Asked, holder: Holder, claim: ops.Claim, status: int | None, *eligible: str) -> ops.Struck:
+def die(
+    ask: Asked, holder: Holder, claims: list[ops.Claim], status: int | None, *eligible: str
+) -> ops.Struck:
+    (claim,) = claims
     struck: ops.Struck = ask(
         ops.ReportDeath(holder.id, claim.task, claim.attempt, status, f"died of {status}", 3000, eligible)
     )
@@ -588,9 +591,9 @@ def test_strikes_exclude_a_node(ask: Asked, status: int | None, limit: int) -> N
     number = submit(ask, suite)
     here, there = Holder(ask, suite, "here"), Holder(ask, suite, "there")
     for strike in range(1, limit + 1):
-        (claim,) = here.claim()
-        assert claim.attempt == strike
-        struck = die(ask, here, claim, status, "here", "there")
+        claims = here.claim()
+        assert claims[0].attempt == strike
+        struck = die(ask, here, claims, status, "here", "there")
         assert (struck.strikes, struck.excluded, struck.state) == (strike, strike == limit, Task.READY)
         assert struck.counts[0].ready == 1
     assert here.claim() == []
@@ -610,7 +613,7 @@ def test_struck_out_everywhere_is_the_dead_letter(ask: Asked) -> None:
     here, there = Holder(ask, suite, "here"), Holder(ask, suite, "there")
     for holder in (here, there):
         for _ in range(2):
-            struck = die(ask, holder, *holder.claim(), -11, "here", "there")
+            struck = die(ask, holder, holder.claim(), -11, "here", "there")
     assert struck.state == Task.FAILED
     record = task(ask, number)
     assert (record.state, record.message, len(record.history)) == (Task.FAILED, "died of -11", 4)
@@ -629,7 +632,7 @@ def test_an_end_that_was_wanted_is_no_strike(ask: Asked, status: int) -> None:
     submit(ask, suite)
     holder = Holder(ask, suite)
     for _ in range(2 * defaults.MAX_TASK_ATTEMPTS):
-        struck = die(ask, holder, *holder.claim(), status, "n1")
+        struck = die(ask, holder, holder.claim(), status, "n1")
         assert (struck.strikes, struck.excluded, struck.state) == (0, False, Task.READY)
 
 
@@ -642,7 +645,7 @@ def test_a_poison_task_ends_somewhere(ask: Asked) -> None:
         holder = Holder(ask, suite, f"n{round_}", lease_until_ms=2500)
         (claim,) = holder.claim()
         if round_ % 2:
-            die(ask, holder, claim, -9, *(f"n{n}" for n in range(20)))
+            die(ask, holder, [claim], -9, *(f"n{n}" for n in range(20)))
         else:
             ask(ops.ExecStates(holder.id, ((claim.task, claim.attempt, Exec.EXEC_SPAWNED),), 3000))
         ask(ops.Sweep(9000, 10**9))
@@ -666,7 +669,7 @@ def test_a_cancelled_task_that_kills_its_worker_is_cancelled(ask: Asked) -> None
     holder = Holder(ask, suite)
     (claim,) = holder.claim()
     ask(ops.CancelTasks(ops.TaskFilter(tasks=(number,)), 3000, running=True))
-    assert die(ask, holder, claim, -9, "n1").state == Task.CANCELLED
+    assert die(ask, holder, [claim], -9, "n1").state == Task.CANCELLED
 
 
 # ---- tasks of before --------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from mgmt.core.nodes import Node, NodeState, Roster
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.crew import Assignment, Crew
 from mgmt.core.suites.identity import Kind, number_of, uuid_of
+from mgmt.core.suites.metrics import Metrics
 from mgmt.core.suites.pool import Claimed, Ending, Outcome, Phase
 from mgmt.core.suites.states import Exec, Suite
 from mgmt.core.supervision import LOCAL
@@ -101,6 +102,7 @@ class Board:
         self.closing = False
         self.cordoned = False  # nothing new for this machine itself
         self.failure = ""  # why the queue could not write last time
+        self.metrics = Metrics()
         self._by_holder: dict[int, Holding] = {}
         self._roster, self._crew = roster, crew
         self._queue_id, self._owner, self._permits = queue_id, owner, permits
@@ -128,9 +130,11 @@ class Board:
         if isinstance(result, MgmtError):
             if result.code == "not-durable":
                 self.failure = result.text
+                self.metrics.add("queue_write_failures_total")
         else:
             self.failure = ""
-            counts = getattr(result, "counts", ())
+            self.metrics.queued(result)
+            counts = result if isinstance(result, op.Counts) else getattr(result, "counts", ())
             self._count(now, (counts,) if isinstance(counts, op.Counts) else counts, out)
         self._then.pop(event.tag[0])(now, result, out)
         self._watch(now, out)
@@ -143,6 +147,7 @@ class Board:
             else:
                 self._pending.discard(of_lane.lane)
             if entry is not None and entry.counts != of_lane:
+                self.metrics.moved(entry.counts, of_lane)
                 entry.counts = of_lane
                 self._on_counted(now, entry, out)
 
@@ -320,6 +325,7 @@ class Board:
                 return
             holding.holder = result.holder
             self._by_holder[result.holder] = holding
+            self.metrics.add("agents_assigned_total")
             self._give(now, holding, out)
 
         self.ask(op.OpenHolder(node, self._owner, until_ms, _ms(now), suite=entry.number), then, out)
@@ -451,6 +457,7 @@ class Board:
     ) -> None:
         entry = self.entries.get(holding.suite)
         alone = entry is not None and self.eligible(entry) == (holding.node,)
+        asked_ns = now.mono_ns
 
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
@@ -458,6 +465,8 @@ class Board:
                     self._drop(holding)
                     self._end_at(now, holding.node, holding.holder, Ending.ABORT, result.text, out)
                 return  # not written: it is said again
+            if result.claims:
+                self.metrics.fetched((now.mono_ns - asked_ns) / 1e9)
             claims = [
                 (
                     claim.task,

@@ -168,6 +168,8 @@ class Crew:
             return
         unit = self._supervisor.units.get(self._prefix() + HOOK_OF[self.phase])
         ended = unit is not None and _has_ended(unit) and not unit.has_process
+        if unit is not None and ended and unit.incarnation:
+            self.pool.metrics.hook_ended(now, HOOK_OF[self.phase], unit.is_completed)
         if self.phase is Phase.PREPARING and self._ending is not None:
             if unit is None or ended:
                 self._fail(now, out)
@@ -220,6 +222,7 @@ class Crew:
         hook = self._hooks()[which]
         timeout_s = min(hook["timeout_s"] or usual_s, most_s)
         out.append(fx.SetTimer(("crew", "hook"), now.mono_ns + int(timeout_s * 1e9)))
+        self.pool.metrics.hook_began(now)
         self._ordering.start(now, [self._supervisor.units[self._prefix() + which]], out)
 
     def _stop_units(self, now: Now, reason: str, out: list[fx.Effect]) -> None:

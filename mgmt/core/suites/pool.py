@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from mgmt.core import effect as fx
 from mgmt.core.event import Now
+from mgmt.core.suites.metrics import Metrics
 from mgmt.core.supervision import Exit
 from mgmt.protocol import defaults
 from mgmt.worker import wire
@@ -126,6 +127,7 @@ class Pool:
         self.lost = False  # an answer was: tasks may be ours that never came
         self.completed = 0  # tasks since it was opened
         self.stale = 0  # outcomes that came too late to count
+        self.metrics = Metrics()
         self._upward = upward
         self._limit = self._prefetch = 0
         self._connections: dict[int, Slot] = {}
@@ -324,6 +326,7 @@ class Pool:
                 room.remove(slot)
                 continue
             task = self._buffer.popleft()
+            self.metrics.fed(idle=not slot.tasks)
             slot.tasks[task[0]] = task
             words.setdefault(slot.connection, []).append([Kind.RUN, *task])
         out.extend(fx.ToWorker(connection, tuple(said)) for connection, said in words.items())

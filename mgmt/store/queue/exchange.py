@@ -32,12 +32,12 @@ _NOT_EXCLUDED = (
 
 def exchange(db: Connection, op: ops.Exchange) -> ops.Exchanged:
     found = db.rows(
-        "SELECT suite, number, cancelling, node FROM holders WHERE id = ? AND ended_ms = 0" + db.LOCK,
+        "SELECT suite, number, acks, cancelling, node FROM holders WHERE id = ? AND ended_ms = 0" + db.LOCK,
         (op.holder,),
     )
     if not found:
         raise refusals.stale(op.holder)
-    suite, number, cancelling, node = found[0]
+    suite, number, stored, cancelling, node = found[0]
     repeated = op.number <= number
     moves = Moves()
     if suite:
@@ -46,6 +46,9 @@ def exchange(db: Connection, op: ops.Exchange) -> ops.Exchanged:
     retried = 0
     if op.results:
         acks, retried = _commit(db, op, repeated, moves)
+        if op.number == number and stored is not None and len(stored) == len(acks):
+            # A task that was tried again may be another attempt by now, which does not tell what was said of it.
+            acks = [ops.Ack(then) for then in stored]
     if op.returned:
         giving_back.returned(db, op.holder, op.returned, op.now_ms, moves)
     claims: list[tuple[int, int, int, bytes]] = []
@@ -59,7 +62,8 @@ def exchange(db: Connection, op: ops.Exchange) -> ops.Exchanged:
         if op.want > 0:
             lanes = (suite,) if suite else _independent(db, op.lanes)
             claims = _claim(db, op, lanes, node, moves)
-        db.change("UPDATE holders SET number = ? WHERE id = ?", (op.number, op.holder))
+        said = bytes(acks) if acks else None
+        db.change("UPDATE holders SET number = ?, acks = ? WHERE id = ?", (op.number, said, op.holder))
     counts = moves.flush(db, op.now_ms)
     ending = tuple(cancelled(db, [op.holder])) if cancelling else ()
     return ops.Exchanged(

@@ -110,11 +110,15 @@ def exec_states(db: Connection, op: ops.ExecStates) -> ops.Returned:
 def sweep(db: Connection, op: ops.Sweep) -> ops.Swept:
     moves = Moves()
     expired = db.rows(
-        "SELECT id, node FROM holders WHERE ended_ms = 0 AND lease_until_ms < ? ORDER BY id" + db.SKIP,
+        "SELECT id, node FROM holders WHERE ended_ms = 0 AND lease_until_ms < ? ORDER BY lease_until_ms, id"
+        + db.SKIP,
         (op.now_ms,),
     )
     tasks = sum([_end(db, holder, node, op.now_ms, moves) for holder, node in expired])
-    due = db.rows("SELECT id, lane FROM tasks WHERE due_ms <= ? ORDER BY id" + db.SKIP, (op.now_ms,))
+    due = db.rows(
+        "SELECT id, lane FROM tasks WHERE due_ms IS NOT NULL AND due_ms <= ? ORDER BY due_ms, id" + db.SKIP,
+        (op.now_ms,),
+    )
     over = cancelled_among(db, (lane for _, lane in due))
     due = [(task, lane) for task, lane in due if lane not in over]
     if due:
@@ -125,7 +129,8 @@ def sweep(db: Connection, op: ops.Sweep) -> ops.Swept:
     before_ms = op.now_ms - op.auto_close_ms
     open_ = "FROM lanes WHERE is_suite = 1 AND state = 0"
     idle = db.rows(
-        f"SELECT id {open_} AND submitted_ms <= ? AND pending > 0 ORDER BY id" + db.SKIP, (before_ms,)
+        f"SELECT id {open_} AND submitted_ms <= ? AND pending > 0 ORDER BY submitted_ms, id" + db.SKIP,
+        (before_ms,),
     )
     closed = [lane for (lane,) in idle]
     if closed:

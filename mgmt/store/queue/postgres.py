@@ -42,13 +42,13 @@ class PostgresConnection:
 
     def __init__(self, conninfo: str, schema: str) -> None:
         self._conninfo = conninfo
-        self._schema = schema
+        self.schema = schema
         self._db = self._connect()
         self.writes = 0
 
     def _connect(self) -> psycopg.Connection[tuple[Any, ...]]:
         db = psycopg.connect(self._conninfo, autocommit=True, connect_timeout=_CONNECT_S)
-        db.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(self._schema)))
+        db.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(self.schema)))
         db.execute(f"SET lock_timeout = {_LOCK_MS}")
         db.execute("SET synchronous_commit = on")
         return db
@@ -124,7 +124,7 @@ class PostgresEngine:
 
     def __init__(self, conninfo: str, schema: str = "mgmt") -> None:
         self._conninfo = conninfo
-        self._schema = schema
+        self.schema = schema
         self.queue_id = 0  # known once it is open
 
     def open(self) -> PostgresConnection:
@@ -132,36 +132,38 @@ class PostgresEngine:
 
         MgmtError `not-durable` when no server answers, `bad-store` when the tables are of another version.
         """
+        connection = None
         try:
-            connection = PostgresConnection(self._conninfo, self._schema)
+            connection = PostgresConnection(self._conninfo, self.schema)
             self._create(connection)
             self.queue_id, version = tables.identity(connection)
             if version != tables.SCHEMA_VERSION and version not in tables.MIGRATIONS:
                 raise MgmtError(
                     "bad-store",
-                    f"the queue in schema {self._schema} has version {version}, this daemon reads "
+                    f"the queue in schema {self.schema} has version {version}, this daemon reads "
                     f"{tables.SCHEMA_VERSION}; start the daemon that wrote it, or name another schema",
                 )
             tables.migrate(connection, _TYPES, version, tables.SCHEMA_VERSION)
-        except psycopg.Error as error:
-            raise MgmtError(
-                "not-durable",
-                f"the queue's PostgreSQL server cannot be used: {str(error).strip()}; see that it runs and that "
-                "its address, user and password are right",
-            ) from None
+        except (psycopg.Error, MgmtError) as error:
+            if connection is not None:
+                connection.close()
+            raise (error if isinstance(error, MgmtError) else _unusable(error)) from None
         return connection
 
     def open_reader(self) -> PostgresConnection:
         """A connection that only reads, beside the one that writes."""
-        return PostgresConnection(self._conninfo, self._schema)
+        try:
+            return PostgresConnection(self._conninfo, self.schema)
+        except psycopg.Error as error:
+            raise _unusable(error) from None
 
     def _create(self, connection: PostgresConnection) -> None:
         """Once, whoever of several daemons comes first."""
         connection.begin()
         try:
             connection.rows("SELECT pg_advisory_xact_lock(?)", (_CREATION_LOCK,))
-            if connection.rows("SELECT to_regclass(?)", (f'"{self._schema}".meta',))[0][0] is None:
-                connection.change(f'CREATE SCHEMA IF NOT EXISTS "{self._schema}"')
+            if connection.rows("SELECT to_regclass(?)", (f'"{self.schema}".meta',))[0][0] is None:
+                connection.change(f'CREATE SCHEMA IF NOT EXISTS "{self.schema}"')
                 for statement in (*tables.creation(_TYPES, secrets.randbits(64)), _TAKE):
                     connection.change(statement)
                 for name in tables.SEQUENCES:
@@ -170,3 +172,11 @@ class PostgresEngine:
         except psycopg.Error:
             connection.rollback()
             raise
+
+
+def _unusable(error: Exception) -> MgmtError:
+    return MgmtError(
+        "not-durable",
+        f"the queue's PostgreSQL server cannot be used: {str(error).strip()}; see that it runs and that "
+        "its address, user and password are right",
+    )

@@ -136,6 +136,7 @@ class SqliteEngine:
             _create(self.path)
         if not marker.exists():
             write_durably(marker, b"mgmt queue\n")
+        connection = None
         try:
             connection = SqliteConnection(self.path)
             self.queue_id, version = tables.identity(connection)
@@ -144,8 +145,13 @@ class SqliteEngine:
                     f"it has schema version {version}, this daemon reads {tables.SCHEMA_VERSION}"
                 )
             tables.migrate(connection, _TYPES, version, tables.SCHEMA_VERSION)
-        except _DAMAGE as error:
-            raise self._refusal(str(error)) from None
+            defect = connection.rows("PRAGMA quick_check(1)")[0][0]
+            if defect != "ok":
+                raise self._refusal(defect)
+        except (*_DAMAGE, MgmtError) as error:
+            if connection is not None:
+                connection.close()
+            raise (error if isinstance(error, MgmtError) else self._refusal(str(error))) from None
         return connection
 
     def open_reader(self) -> SqliteConnection:

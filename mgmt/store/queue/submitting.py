@@ -23,7 +23,8 @@ def submit(db: Connection, op: ops.Submit) -> ops.Submitted:
     digest = hashlib.sha256(frames.pack([op.lane, op.tasks])).digest() if op.key else None
     if op.key:
         known = db.rows(
-            "SELECT first, count, sequence, digest, lane FROM submissions WHERE creator = ? AND request = ?",
+            "SELECT first, count, sequence, digest, lane FROM submissions "
+            "WHERE creator = ? AND request = ? AND request <> ''",
             (op.creator, op.key),
         )
         if known:
@@ -38,7 +39,7 @@ def submit(db: Connection, op: ops.Submit) -> ops.Submitted:
             return ops.Submitted(first, count, sequence, True, counts)
     if not op.tasks:
         raise MgmtError("bad-body", "there is no task in the submission: give at least one")
-    upstream = _upstream(db, op.tasks)
+    upstream = _upstream(db, op.tasks) if any(extra for _, _, extra in op.tasks) else {}
     found = db.rows("SELECT is_suite, state, group_name FROM lanes WHERE id = ?" + db.LOCK, (op.lane,))
     if not found:
         raise refusals.unknown_lane(op.lane)

@@ -15,7 +15,9 @@ from mgmt.store.queue.tables import Flag
 
 def create_suite(db: Connection, op: ops.CreateSuite) -> ops.SuiteRecord:
     if op.key:
-        known = db.rows("SELECT id FROM suites WHERE creator = ? AND request = ?", (op.creator, op.key))
+        known = db.rows(
+            "SELECT id FROM suites WHERE creator = ? AND request = ? AND request <> ''", (op.creator, op.key)
+        )
         if known:
             return queries.get_suite(db, ops.GetSuite(known[0][0]))
     suite = db.take("lane", 1)
@@ -77,9 +79,9 @@ def cancel_suite(db: Connection, op: ops.CancelSuite) -> ops.Cancelled:
         db.change("UPDATE suites SET reason = ?, completed_ms = ? WHERE id = ?", (op.reason, ended, op.suite))
         upstream = [
             task
+            for state in (Task.READY, Task.PENDING)
             for (task,) in db.rows(
-                "SELECT DISTINCT t.id FROM deps d JOIN tasks t ON t.id = d.on_task "
-                "WHERE t.lane = ? AND t.state IN (0, 1)",
+                f"SELECT id FROM tasks WHERE lane = ? AND state = {state:d} AND flags & {Flag.DEPENDENTS:d} <> 0",
                 (op.suite,),
             )
         ]
@@ -99,12 +101,12 @@ def cancel_suite(db: Connection, op: ops.CancelSuite) -> ops.Cancelled:
         )
     running: tuple[ops.Held, ...] = ()
     if op.running:
-        running = mark_running(
-            db,
-            db.rows(
-                "SELECT holder, id, attempt FROM tasks WHERE state = 2 AND lane = ?" + db.LOCK, (op.suite,)
-            ),
+        held = db.rows(
+            "SELECT holder, id, attempt FROM tasks WHERE state = 2 AND holder IN "
+            "(SELECT id FROM holders WHERE suite = ? AND ended_ms = 0) ORDER BY id" + db.LOCK,
+            (op.suite,),
         )
+        running = mark_running(db, held)
     return ops.Cancelled(cancelled, running, moves.flush(db, op.now_ms))
 
 

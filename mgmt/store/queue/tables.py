@@ -70,8 +70,9 @@ CREATE TABLE labels (label TEXT NOT NULL, task {int} NOT NULL, PRIMARY KEY (labe
 CREATE INDEX labels_task ON labels (task);
 CREATE TABLE holders (
     id {key} PRIMARY KEY, node TEXT NOT NULL, owner TEXT NOT NULL, worker TEXT NOT NULL, suite {int} NOT NULL,
-    lease_until_ms {int} NOT NULL, opened_ms {int} NOT NULL, number {int} NOT NULL, cancelling {int} NOT NULL,
-    ended_ms {int} NOT NULL);
+    lease_until_ms {int} NOT NULL, opened_ms {int} NOT NULL, number {int} NOT NULL, acks {blob},
+    cancelling {int} NOT NULL, ended_ms {int} NOT NULL);
+CREATE INDEX holders_suite ON holders (suite) WHERE ended_ms = 0;
 CREATE INDEX holders_lease ON holders (lease_until_ms) WHERE ended_ms = 0;
 """
 

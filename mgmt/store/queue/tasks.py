@@ -132,7 +132,7 @@ def prune(db: Connection, op: ops.Prune) -> ops.Pruned:
     for (lane,) in db.rows("SELECT id FROM lanes WHERE is_suite = 0 AND total > pending ORDER BY id"):
         if left <= 0:
             break
-        old = f"{_OLD_TASKS} AND t.state IN (3, 4, 6) AND t.finished_ms < ? ORDER BY t.id LIMIT ?"
+        old = f"{_OLD_TASKS} AND t.state IN (3, 4, 6) AND t.finished_ms < ? ORDER BY s.first, t.id LIMIT ?"
         left -= _forget(db, lane, db.rows(old, (lane, op.before_ms, left)), moves)
         db.change(
             "DELETE FROM submissions WHERE lane = ? AND at_ms < ? AND NOT EXISTS (SELECT 1 FROM tasks t "

@@ -13,7 +13,9 @@ from mgmt.protocol.errors import MgmtError
 from mgmt.store.queue.connection import Connection
 from mgmt.store.queue.dispatch import OPERATIONS, QUERIES
 
-MOST_PER_COMMIT = 512  # operations; a commit that takes longer than a sync delays its first one for nothing
+# Tasks that a commit moves before it is closed: some milliseconds of work, which its sync is small beside. More
+# would delay its first operation for nothing.
+TASKS_PER_COMMIT = 4000
 _TRIES = 6  # of an operation that came between those of others
 _FIRST_PAUSE_S = 0.005
 
@@ -44,8 +46,14 @@ class Queue:
 
     def __init__(self, engine: Engine, post: Callable[[Callable[[], None]], object]) -> None:
         self._post = post
-        self._writer = _Worker("queue", engine.open(), self._answer)
-        self._reader = _Worker("queue reader", engine.open_reader(), self._answer)
+        writes = engine.open()
+        try:
+            reads = engine.open_reader()
+        except MgmtError:
+            writes.close()
+            raise
+        self._writer = _Worker("queue", writes, self._answer)
+        self._reader = _Worker("queue reader", reads, self._answer)
 
     def ask(self, op: ops.Op | ops.Query, done: Done) -> None:
         """Do it, in the order of asking; queries may overtake operations that have not been answered."""
@@ -101,9 +109,11 @@ class _Worker:
         """
         item = self._asked.get()
         items: list[_Item] = []
+        tasks = 0
         while item is not None:
             items.append(item)
-            if len(items) == MOST_PER_COMMIT:
+            tasks += _tasks_of(item[0])
+            if tasks >= TASKS_PER_COMMIT:
                 break
             try:
                 item = self._asked.get_nowait()
@@ -176,6 +186,15 @@ class _Worker:
             if db.writes != before:
                 raise _Tainted from internal
             return internal
+
+
+def _tasks_of(op: ops.Op | ops.Query) -> int:
+    """What it costs, in tasks."""
+    if isinstance(op, ops.Submit):
+        return 1 + len(op.tasks)
+    if isinstance(op, ops.Exchange):
+        return 1 + len(op.results) + op.want
+    return 8
 
 
 def _not_durable(op: ops.Op | ops.Query, error: Exception) -> MgmtError:

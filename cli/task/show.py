@@ -1,0 +1,71 @@
+"""`mgmt task show`, `explain`, `logs`: one task in detail, why it waits, and what it wrote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mgmt.protocol.errors import Exit, MgmtError
+
+from ..invocation import Invocation, verb
+from . import COMMANDS, tables
+from .watch import WAIT_TIMEOUT_S, task_argument
+
+
+@verb("show", COMMANDS["show"][1])
+@task_argument
+def show(invocation: Invocation, task: int) -> int:
+    shown = _ask(invocation, task)
+    if invocation.json:
+        _emit(invocation, shown)
+    else:
+        click.echo("\n".join(tables.detail(shown, invocation.colored)))
+    return Exit.OK
+
+
+@verb("explain", COMMANDS["explain"][1])
+@task_argument
+def explain(invocation: Invocation, task: int) -> int:
+    """The most important reason first; then the workers it killed, if any."""
+    shown = _ask(invocation, task)
+    if invocation.json:
+        _emit(invocation, shown)
+        return Exit.OK
+    click.echo(tables.summary(shown["status"]))
+    for line in shown["lines"]:
+        click.echo(f"  {line}")
+    for death in shown["failures"]:
+        told = ", ".join(f"{key} {value}" for key, value in death.items() if value not in (None, ""))
+        click.echo(f"  a worker died of it: {told}")
+    return Exit.OK
+
+
+@verb("logs", COMMANDS["logs"][1])
+@task_argument
+@click.option("-f", "--follow", is_flag=True, help="Wait for its end first.")
+def logs(invocation: Invocation, task: int, follow: bool) -> int:
+    """The last 4 KiB, standard output and error as they came. Exits 3 while it has not ended."""
+    with invocation.client(WAIT_TIMEOUT_S if follow else 10.0) as client:
+        if follow:
+            client.request("task-wait", {"task": task})
+        shown = client.request("task-show", {"task": task})
+    if shown["result"] is None:
+        state = shown["status"]["state"]
+        text = f"task {task} is {state} and has no output yet; `mgmt task logs -f {task}` waits for it"
+        raise MgmtError("not-ready", text, task=task)
+    if invocation.json:
+        invocation.emit("mgmt.task-log/1", {"task": task}, {"tail": shown["result"]["tail"]})
+    else:
+        click.echo(shown["result"]["tail"], nl=False)
+    return Exit.OK
+
+
+def _ask(invocation: Invocation, task: int) -> dict[str, Any]:
+    with invocation.client() as client:
+        return client.request("task-show", {"task": task})
+
+
+def _emit(invocation: Invocation, shown: dict[str, Any]) -> None:
+    opaque = {name: shown.pop(name) for name in ("spec", "result", "failures", "artifacts")}
+    invocation.emit("mgmt.task-show/1", shown, opaque)

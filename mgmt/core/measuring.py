@@ -1,0 +1,51 @@
+"""What monitoring asks: the figures that were counted, and those that are taken now."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from mgmt.core import effect as fx
+from mgmt.core.event import Asked, Now
+from mgmt.core.nodes import NodeState
+from mgmt.core.state import State
+from mgmt.core.suites import metrics
+from mgmt.core.suites.states import Suite
+from mgmt.core.supervision import LOCAL
+from mgmt.core.verbs import Body, handles
+from mgmt.protocol import messages_suites as msg
+
+Gauges = Counter[tuple[str, str]]
+
+
+@handles("metrics")
+def _metrics(state: State, now: Now, asked: Asked, body: msg.Metrics, out: list[fx.Effect]) -> Body:
+    gauges = _suites(state) + _nodes(state)
+    return {"metrics": metrics.told((state.board.metrics, state.crew.pool.metrics), dict(gauges))}
+
+
+def _suites(state: State) -> Gauges:
+    found: Gauges = Counter()
+    at_work = {holding.suite for holding in state.board.holdings.values()}
+    for entry in state.board.entries.values():
+        counts = entry.counts
+        found["suites", Suite(counts.state).name.lower()] += 1
+        found["suites_waiting", ""] += int(bool(counts.ready) and entry.number not in at_work)
+        found["queue_depth", ""] += counts.ready
+        found["queue_tasks", "waiting"] += counts.pending - counts.ready - counts.running
+        for name in ("ready", "running", "finished", "failed", "cancelled"):
+            found["queue_tasks", name] += getattr(counts, name)
+    found["queue_degraded", ""] = int(bool(state.board.failure))
+    return found
+
+
+def _nodes(state: State) -> Gauges:
+    found: Gauges = Counter()
+    board, known = state.board, state.roster.nodes
+    for node in {LOCAL, *known, *board.holdings}:
+        away = node in known and known[node].state is NodeState.LOST
+        holding = board.holdings.get(node)
+        phase = "offline" if away else str(holding.phase) if holding is not None else "idle"
+        found["agents", phase] += 1
+    refusing = {node for entry in board.entries.values() if entry.is_live for node in entry.refused}
+    found["agents_refusing", ""] = len(refusing)
+    return found
