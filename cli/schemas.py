@@ -83,6 +83,13 @@ CANDIDATE_SCORE = {
     "waits_for": NAMES_LIST,
     "reason": STRING,
 }
+QUEUE_ITEM = _object(
+    **CANDIDATE,
+    bucket=STRING,
+    priority={"type": "integer"},
+    command=STRING,
+    duration_s=_maybe(NUMBER),
+)
 FACTOR = _object(name=STRING, kind={"enum": ["expected", "cost", "about"]}, value=NUMBER, source=STRING)
 FIGURES = _object(
     policy=STRING,
@@ -163,6 +170,19 @@ OWN: dict[str, Schema] = {
         now=STRING,
         candidates=_list(_object(**CANDIDATE_SCORE)),
         cycles=_list(NAMES_LIST),
+        faults=_list(ROW_FAULT),
+        warnings=NAMES_LIST,
+    ),
+    "mgmt.candidates-import/1": _object(file=STRING, rows={"type": "object", "additionalProperties": COUNT}),
+    "mgmt.candidates-schedule/1": _object(
+        policy=STRING,
+        now=STRING,
+        dry_run=BOOL,
+        considered=COUNT,
+        decided=_list(QUEUE_ITEM),
+        written=COUNT,
+        held=_list(_object(**CANDIDATE_SCORE)),
+        mirrored=_maybe(COUNT),
         faults=_list(ROW_FAULT),
         warnings=NAMES_LIST,
     ),

@@ -1,7 +1,7 @@
 """`mgmt candidates`: what to run next, and why.
 
-A command's module is imported when it is invoked. All of them work on files, without a daemon, by the functions
-of `mgmt.core.candidates`.
+A command's module is imported when it is invoked. Those on files and on a Janitor's database need no daemon: they
+work by the functions of `mgmt.core.candidates`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "compare",
         "Run two policies on the same history and show who was right, and where they differ.",
     ),
+    "import": ("import_", "Write the candidates and runs of a Janitor's database into a file."),
+    "schedule": ("schedule", "Score the candidates of a Janitor's database and put them into its queue."),
     "replay": (
         "replay",
         "Run a file of recorded cases against the mode janitor_compat and count what matches.",

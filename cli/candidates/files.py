@@ -59,27 +59,37 @@ def moment(at_us: int) -> str:
 
 def load(file: str, now: str | None, settings: str | None) -> Loaded:
     """MgmtError `bad-candidates` when a file is no such thing; a row that is wrong is left out and told."""
-    from mgmt.core.candidates.records import RowError, time_us, world_of
-    from mgmt.core.candidates.settings import SettingError, Settings, settings_of
+    from mgmt.core.candidates.records import RowError, world_of
 
     value = tables(file)
     own = value.pop("now", None) if isinstance(value, dict) else None
-    given = now or own
     try:
         world, faults = world_of(value)
     except RowError as error:
         raise MgmtError(CODE, f"{file}: {error}") from None
     if not world.candidates and not faults:
         raise MgmtError(CODE, f"{file}: has no candidates; they belong into a list `candidates`")
+    return Loaded(world, faults, clock_us(now or own), chosen(settings))
+
+
+def clock_us(now: str | None) -> int:
+    """What --now says, else now."""
+    from mgmt.core.candidates.records import time_us
+
     try:
-        now_us = time_us(given) if given else round(time.time() * 1e6)
+        return time_us(now) if now else round(time.time() * 1e6)
     except ValueError as error:
-        raise MgmtError(CODE, f"--now is {given!r}: {error}") from None
+        raise MgmtError(CODE, f"--now is {now!r}: {error}") from None
+
+
+def chosen(settings: str | None) -> Settings:
+    """What the file of --settings says, else the defaults."""
+    from mgmt.core.candidates.settings import SettingError, Settings, settings_of
+
     try:
-        chosen = Settings() if settings is None else settings_of(_settings(settings))
+        return Settings() if settings is None else settings_of(_settings(settings))
     except SettingError as error:
         raise MgmtError(CODE, f"{settings}: {error}") from None
-    return Loaded(world, faults, now_us, chosen)
 
 
 def _text(file: str) -> str:

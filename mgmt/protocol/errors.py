@@ -79,7 +79,10 @@ TABLE: dict[str, Row] = {
     "bad-candidates": Row(
         Fault.CLIENT, False, Exit.USAGE, "a file of candidates, runs, settings or cases cannot be used"
     ),
-    "unknown-candidate": Row(Fault.CLIENT, False, Exit.UNKNOWN, "the file has no such candidate"),
+    "unknown-candidate": Row(Fault.CLIENT, False, Exit.UNKNOWN, "there is no such candidate"),
+    "bad-database": Row(
+        Fault.CLIENT, False, Exit.FAILED, "a database beside the daemon cannot be reached, read or written"
+    ),
     "not-schedulable": Row(
         Fault.CLIENT, False, Exit.FAILED, "a deadline could not be kept, so nothing was placed or changed"
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,6 +95,15 @@ class Queue:
         self.remove(there)
         self._put(replace(item, priority=priority, id=there.id, change_set=there.change_set))
         return there.id, item.bucket
+
+    def restore(self, items: Iterable[QueueItem]) -> None:
+        """Rows as they are, with their ids and priorities."""
+        for item in items:
+            self._put(item)
+            self._serial = max(self._serial, item.id)
+
+    def row(self, key: tuple[str, str, str]) -> QueueItem:
+        return self._rows[key]
 
     def _put(self, item: QueueItem) -> None:
         self._rows[item.key] = item

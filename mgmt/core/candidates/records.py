@@ -147,9 +147,9 @@ def names(value: Any) -> tuple[str, ...]:
 
 
 def time_us(value: Any) -> int:
-    """ISO 8601; without a zone it is UTC, as in the ancestor's tables."""
+    """ISO 8601, or what a database gives; without a zone it is UTC, as in the ancestor's tables."""
     try:
-        moment = datetime.fromisoformat(value)
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
     except (TypeError, ValueError):
         raise ValueError("must be a time like 2024-06-01T12:00:00") from None
     moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment

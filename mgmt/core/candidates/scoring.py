@@ -96,6 +96,10 @@ class Scorer:
             except RowError as error:
                 self.faults.append(error)
         self.faults += self.history.load(world.runs)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """The history has got many runs at once."""
         self._settle()
         for series in {series for series, _ in self.history.tried}:
             self._retry(series)
