@@ -173,15 +173,18 @@ OWN: dict[str, Schema] = {
         faults=_list(ROW_FAULT),
         warnings=NAMES_LIST,
     ),
+    "mgmt.candidates-load/1": _object(
+        file=STRING, rows={"type": "object", "additionalProperties": COUNT}, faults=_list(ROW_FAULT)
+    ),
     "mgmt.candidates-import/1": _object(file=STRING, rows={"type": "object", "additionalProperties": COUNT}),
-    "mgmt.candidates-schedule/1": _object(
+    "mgmt.candidates-pass/1": _object(
         policy=STRING,
         now=STRING,
         dry_run=BOOL,
         considered=COUNT,
         decided=_list(QUEUE_ITEM),
         written=COUNT,
-        held=_list(_object(**CANDIDATE_SCORE)),
+        held=_list(_object(codebase=STRING, campaign=STRING, reason=STRING)),
         mirrored=_maybe(COUNT),
         faults=_list(ROW_FAULT),
         warnings=NAMES_LIST,
@@ -267,6 +270,11 @@ REPLIES = {
     "mgmt.task-retry/1": "task-retry",
     "mgmt.workers/1": "workers",
     "mgmt.metrics/1": "metrics",
+    "mgmt.candidates-list/1": "candidates-list",
+    "mgmt.candidates-queue/1": "candidates-queue",
+    "mgmt.candidates-next/1": "candidates-next",
+    "mgmt.candidates-schedule/1": "candidates-schedule",
+    "mgmt.candidates-reset/1": "candidates-reset",
     "mgmt.schedule-plan/1": "schedule-show",  # its tasks and CPUs; what is in force has more
 }
 EVENT = "mgmt.event/1"

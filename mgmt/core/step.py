@@ -11,7 +11,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from mgmt.core import access, accounts, agency, cluster, measuring, operate, scheduling, status, suiting
+from mgmt.core import (
+    access,
+    accounts,
+    agency,
+    cluster,
+    measuring,
+    operate,
+    scheduling,
+    selecting,
+    status,
+    suiting,
+)
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import LEGACY_PLANE, SESSIONLESS, Asked, Now
@@ -27,7 +38,7 @@ from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
 from mgmt.worker.wire import Kind
 
-__all__ = ["HANDLERS", "LEGACY_PLANE", "accounts", "measuring", "scheduling", "step", "suiting"]
+__all__ = ["HANDLERS", "LEGACY_PLANE", "accounts", "measuring", "scheduling", "selecting", "step", "suiting"]
 
 # Each opens a session of its own: there is nothing to repeat, so they take no idempotency key.
 HELLOS = frozenset({"hello", "backend-hello", "agent-hello"})
@@ -626,6 +637,7 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
     state.crew.resume(now, out)
     if state.agent is None:
         state.board.restore(now, event.suites, event.holders, out)
+        state.desk.restore(now, out)
     else:
         state.agent.on_suite = partial(agency.on_suite, state)
 
@@ -683,5 +695,7 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
         now, event.connection, event.messages, out
     ),
     ev.WorkerGone: lambda state, now, event, out: state.crew.on_worker_gone(now, event.connection, out),
-    ev.Computed: lambda state, now, event, out: state.schedules.on_computed(now, event, out),
+    ev.Computed: lambda state, now, event, out: (
+        state.schedules if event.number > 0 else state.desk
+    ).on_computed(now, event, out),
 }

@@ -9,8 +9,9 @@ from mgmt.adapters.janitor.database import Database
 from mgmt.adapters.janitor.queue_table import QueueTable
 from mgmt.core.candidates import compat, compat_queue
 from mgmt.core.candidates.compat_queue import CompatError, QueueItem
+from mgmt.core.candidates.policies import ByDefault, Decision
 from mgmt.core.candidates.records import RowError, World
-from mgmt.core.candidates.scoring import CandidateScore, Scorer
+from mgmt.core.candidates.scoring import Scorer
 from mgmt.core.candidates.settings import Settings
 
 REQUESTER = "scheduler"
@@ -41,7 +42,7 @@ class Passed:
     considered: int
     decided: tuple[QueueItem, ...]
     written: int
-    held: tuple[CandidateScore, ...]
+    held: tuple[Decision, ...]
     faults: tuple[RowError, ...]
     warnings: tuple[str, ...]
     queue: tuple[QueueItem, ...]
@@ -113,14 +114,10 @@ def default_pass(database: Database, choice: Choice, settings: Settings, now_us:
         faults += scorer.history.follow(database.runs(faults))
     scorer.refresh()
     faults += scorer.faults
-    ready: list[CandidateScore] = []
-    held: list[CandidateScore] = []
-    for one in scorer.pass_over(now_us):
-        waits = one.score is None or one.waits_for or one.not_before_us
-        (held if waits else ready).append(one)
-    items = [one for one in _prioritised(scorer, ready, settings) if choice.has(one.codebase, one.campaign)]
-    held = [one for one in held if choice.has(one.codebase, one.campaign)]
-    considered, items = len(items) + len(held), items[: choice.limit]
+    told = [one for one in ByDefault(scorer).decisions(now_us) if choice.has(*one.candidate.key[:2])]
+    items = [_item(one) for one in told if not one.held]
+    held = [one for one in told if one.held]
+    items = items[: choice.limit]
     written, rows = 0, tuple[QueueItem, ...]()
     if not choice.dry_run:
         table = QueueTable(database)
@@ -128,26 +125,16 @@ def default_pass(database: Database, choice: Choice, settings: Settings, now_us:
             written = len(table.put(items, keep_refresh=True))
             rows = tuple(table.items())
     warnings = tuple(sorted(scorer.warnings))
-    return Passed(considered, tuple(items), written, tuple(held), tuple(faults), warnings, rows)
+    return Passed(len(told), tuple(items), written, tuple(held), tuple(faults), warnings, rows)
 
 
-def _prioritised(scorer: Scorer, ready: list[CandidateScore], settings: Settings) -> list[QueueItem]:
-    clocks: dict[str, float] = {}
-    items = []
-    for one in ready:
-        number = scorer.number_of(*one.key)
-        assert number is not None and one.score is not None and one.duration_us is not None  # it was scored
-        candidate = scorer.candidates[number]
-        clock = clocks.get(one.campaign, 0.0) + one.score / settings.weight(one.campaign)
-        clocks[one.campaign] = clock
-        items.append(
-            QueueItem(
-                one.codebase, one.campaign, candidate.command, context=candidate.context,
-                change_set=candidate.change_set, estimated_duration_us=round(one.duration_us),
-                requester=REQUESTER, priority=round(clock * PER_SCORE),
-            )
-        )  # fmt: skip
-    return sorted(items, key=lambda item: (item.priority, item.key))
+def _item(one: Decision) -> QueueItem:
+    candidate = one.candidate
+    return QueueItem(
+        candidate.codebase, candidate.campaign, candidate.command, context=candidate.context,
+        change_set=candidate.change_set, estimated_duration_us=round(one.duration_us or 0),
+        requester=REQUESTER, priority=round(one.turn * PER_SCORE),
+    )  # fmt: skip
 
 
 def _fault(codebase: str, campaign: str, problem: str) -> RowError:

@@ -6,6 +6,7 @@ stand. Tables and columns are those of a Janitor's database; its `suite` is our 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -265,6 +266,35 @@ def modes_of(policy: str, value: Any) -> list[str] | None:
             raise RowError("policies", policy, f"[{i}].mode", f"is {mode!r}: must be text")
         modes.append(mode)
     return modes
+
+
+def table_of(given: str) -> str | None:
+    """Our name of a table, by any of its names."""
+    found = TABLE_NAMES.get(given, given)
+    return found if found in (*TABLES, "policies", "change_sets") else None
+
+
+def row_name(table: str, row: int, value: Any) -> str:
+    """The key of a row within its table, by which another one takes its place. RowError when it is wrong."""
+    match table:
+        case "codebases":
+            return codebase_of(row, value).name
+        case "candidates":
+            return json.dumps(candidate_of(row, value).key, ensure_ascii=False)
+        case "runs":
+            run = run_of(row, value)
+            told = value.get("id") if isinstance(value.get("id"), str) else None
+            key = [run.codebase, run.campaign, run.start_us, run.finish_us]
+            return told or json.dumps(key, ensure_ascii=False)
+        case "versions":
+            found = checked("versions", row, value)
+            return f"{found['source']} {found['version']}"
+        case "policies":
+            if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+                raise RowError("policies", row, "name", "is missing")
+            modes_of(value["name"], value)
+            return str(value["name"])
+    return str(value["id"] if isinstance(value, Mapping) and "id" in value else value)
 
 
 def world_of(value: Any) -> tuple[World, list[RowError]]:

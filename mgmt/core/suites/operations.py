@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from mgmt.core.suites.candidate_rows import Changed, ChangePriorities, GetRows, PutRows, RecordRun, Rows
+
 # ---- parts ------------------------------------------------------------------------------------------------
 
 
@@ -599,10 +601,11 @@ class Swept:
 Op = (
     CreateSuite | CloseSuite | CancelSuite | ChangeSuite | OpenLane | Submit | CancelTasks | ChangeTask | RetryTask
     | Prune | OpenHolder | RenewHolders | EndHolder | Reconcile | Exchange | ExecStates | ReportDeath | Sweep
+    | PutRows | RecordRun | ChangePriorities
 )  # fmt: skip
-Query = ListSuites | GetSuite | ListLanes | ListTasks | GetTask | ListHolders
+Query = ListSuites | GetSuite | ListLanes | ListTasks | GetTask | ListHolders | GetRows
 Answer = (
     SuiteRecord | Suites | LaneRecord | tuple[LaneRecord, ...] | Counts | Submitted | Cancelled | Tasks
     | TaskRecord | Pruned | HolderRecord | tuple[HolderRecord, ...] | Renewed | Returned | Reconciled | Exchanged
-    | Struck | Swept
+    | Struck | Swept | Changed | Rows
 )  # fmt: skip

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from mgmt.core.suites import candidate_rows as kept
 from mgmt.core.suites import operations as ops
-from mgmt.store.queue import exchange, giving_back, holders, queries, submitting, suites, tasks
+from mgmt.store.queue import candidates, exchange, giving_back, holders, queries, submitting, suites, tasks
 
 # Each function takes the connection and its own operation; the first is an instance of the key.
 OPERATIONS: dict[type, Callable[..., Any]] = {
@@ -28,6 +29,9 @@ OPERATIONS: dict[type, Callable[..., Any]] = {
     ops.ExecStates: holders.exec_states,
     ops.ReportDeath: giving_back.report_death,
     ops.Sweep: holders.sweep,
+    kept.PutRows: candidates.put_rows,
+    kept.RecordRun: candidates.record_run,
+    kept.ChangePriorities: candidates.change_priorities,
 }
 QUERIES: dict[type, Callable[..., Any]] = {
     ops.ListSuites: queries.list_suites,
@@ -36,4 +40,5 @@ QUERIES: dict[type, Callable[..., Any]] = {
     ops.ListTasks: queries.list_tasks,
     ops.GetTask: queries.get_task,
     ops.ListHolders: queries.list_holders,
+    kept.GetRows: candidates.get_rows,
 }

@@ -74,6 +74,8 @@ CREATE TABLE holders (
     cancelling {int} NOT NULL, ended_ms {int} NOT NULL);
 CREATE INDEX holders_suite ON holders (suite) WHERE ended_ms = 0;
 CREATE INDEX holders_lease ON holders (lease_until_ms) WHERE ended_ms = 0;
+CREATE TABLE candidate_rows (
+    kind TEXT NOT NULL, name TEXT NOT NULL, record {blob} NOT NULL, PRIMARY KEY (kind, name));
 """
 
 # version: (what makes it the next one, what makes the next one it again); never changed once it was released.
@@ -81,7 +83,7 @@ MIGRATIONS: dict[int, tuple[str, str]] = {}
 
 NAMES = (
     "meta", "groups", "lanes", "suites", "submissions", "tasks", "deps", "retries", "failures", "labels",
-    "holders",
+    "holders", "candidate_rows",
 )  # fmt: skip
 
 SEQUENCES = ("lane", "task", "holder")  # what `Connection.take` numbers
