@@ -19,13 +19,14 @@ import psycopg
 import pytest
 import redis
 
-from mgmt.adapters.janitor import passes
+from mgmt.adapters.janitor import columns, passes
 from mgmt.adapters.janitor.database import Database
 from mgmt.adapters.janitor.mirror import HASH, Mirror, bucket_key, member
 from mgmt.adapters.janitor.queue_table import QueueTable, in_order
 from mgmt.core.candidates import compat
 from mgmt.core.candidates.compat_queue import BUCKETS
 from mgmt.core.candidates.records import time_us
+from mgmt.core.candidates.scoring import Scorer
 from mgmt.core.candidates.settings import Settings
 from mgmt.protocol.errors import Exit, MgmtError
 from mgmt_cli.schemas import schema_of
@@ -267,6 +268,32 @@ def test_what_is_imported_is_scored_the_same(url: str, tmp_path: Path) -> None:
         assert {
             (one["codebase"], one["campaign"]): one["duration_s"] for one in scored["candidates"]
         } == pytest.approx(by_key, abs=1e-6)
+
+
+def test_runs_as_columns_say_what_they_say_as_rows(url: str) -> None:
+    lacked = '{"relations": [[{"name": "libx"}]]}'
+    code = "install-deps-unsatisfied-dependencies"
+    into = "INSERT INTO run (id, command, suite, codebase, result_code, start_time, finish_time, "
+    for id, codebase, begin in (("late", "c2", NOW), ("former", "c1", "2024-04-01")):
+        more = f"instigated_context, failure_details) VALUES ('{id}', '', 'fix', '{codebase}', '{code}', "
+        change(url, f"{into}{more}'{begin}', '{begin}', 'v0', '{lacked}')")
+    change(url, f"{into}context) VALUES ('open', '', 'tidy', 'c4', 'success', '2024-04-29', NULL, NULL)")
+    with Database(url) as source, source.snapshot():
+        world, _ = source.world()
+        scorer = Scorer(world, Settings(), NOW_US)
+        scorer.history.adopt(columns.read(source, []))
+        scorer.refresh()
+        world.runs = list(source.runs([]))
+    other = Scorer(world, Settings(), NOW_US)
+    assert len(scorer.history) == len(other.history) == 63
+    for i, candidate in enumerate(scorer.candidates):
+        j = other.number_of(*candidate.key)
+        assert j is not None
+        one, two = scorer.explain(i, NOW_US), other.explain(j, NOW_US)
+        assert (one.waits_for, one.not_before_us) == (two.waits_for, two.not_before_us)
+        assert [f.source for f in one.factors] == [f.source for f in two.factors]
+        assert [f.value for f in one.factors] == pytest.approx([f.value for f in two.factors], rel=1e-9)
+    assert scorer.history.succeeded and other.history.lacking
 
 
 def test_rows_come_in_batches(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

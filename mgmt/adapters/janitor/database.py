@@ -59,6 +59,8 @@ def failures(what: str) -> Iterator[None]:
 class Database:
     """One connection. `close` it, or use it in a `with`."""
 
+    by_name = staticmethod(dict_row)
+
     def __init__(self, url: str) -> None:
         with failures("the database cannot be reached"):
             self.connection = psycopg.connect(url, connect_timeout=CONNECT_S, application_name="mgmt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from mgmt.adapters.janitor import columns
 from mgmt.adapters.janitor.database import Database
 from mgmt.adapters.janitor.queue_table import QueueTable
 from mgmt.core.candidates import compat, compat_queue
@@ -111,7 +112,7 @@ def default_pass(database: Database, choice: Choice, settings: Settings, now_us:
     with database.snapshot():
         world, faults = database.world()
         scorer = Scorer(world, settings, now_us)
-        faults += scorer.history.follow(database.runs(faults))
+        scorer.history.adopt(columns.read(database, faults))
     scorer.refresh()
     faults += scorer.faults
     told = [one for one in ByDefault(scorer).decisions(now_us) if choice.has(*one.candidate.key[:2])]

@@ -107,6 +107,7 @@ class Desk:
     def __init__(self, board: Board, rules: Callable[[], Rules]) -> None:
         self.queued: dict[Key, InQueue] = {}
         self._board, self._rules = board, rules
+        self._open: set[int] = set()  # tasks whose end is not on its way into the records
         self._judges: dict[str, Judge] = {}  # by policy
         self._version = 0  # of what is stored; a judge of older rows is not kept
         self._jobs: deque[tuple[Callable[[], Any], Then]] = deque()
@@ -123,6 +124,7 @@ class Desk:
                 key = key_of(task.labels)
                 if key is not None:
                     self.queued[key] = InQueue(task.task, task.priority, task.submitted_ms)
+                    self._open.add(task.task)
                     self._look(task.task, key, now, out)
 
         self._board.ask(op.ListTasks(op.TaskFilter(labels=(LABEL,)), MOST_TASKS), then, out)
@@ -220,6 +222,7 @@ class Desk:
                 self.queued[key] = InQueue(
                     result.first + i, task.priority, ms(now), decision.probability, decision.duration_us
                 )
+                self._open.add(result.first + i)
                 self._watch(result.first + i, key)
             changed(now, None, out)
 
@@ -266,24 +269,25 @@ class Desk:
 
         self._board.ask(op.GetTask(task), then, out)
 
-    def _gone(self, task: int, key: Key) -> None:
+    def _gone(self, task: int, key: Key) -> InQueue | None:
+        """It is in the queue no longer; what was known of it there."""
+        self._open.discard(task)
         self._board.task_waiters.pop(task, None)
         known = self.queued.get(key)
-        if known is not None and known.task == task:
-            del self.queued[key]
+        return self.queued.pop(key) if known is not None and known.task == task else None
 
     def _ended(self, now: Now, key: Key, task: op.TaskRecord, out: list[fx.Effect]) -> None:
         """Record the run that it was, and tell the judges once that is durable."""
-        known = self.queued.get(key)
-        if LABEL not in task.labels or known is None or known.task != task.task:
+        if task.task not in self._open:
             return
-        self._gone(task.task, key)
+        known = self._gone(task.task, key)
         run = run_of_task(key, task, self._rules().codes)
         row = None if run is None else Row("runs", f"task {task.task}.{task.attempt}", packed(run))
 
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if not isinstance(result, MgmtError) and run is not None:
-                self._count(known, run)
+                if known is not None:
+                    self._count(known, run)
                 self._late.append(run) if self._jobs else self._learn(run)
 
         self._board.ask(RecordRun(task.task, LABEL, row), then, out)

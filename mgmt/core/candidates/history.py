@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from mgmt import kernel
 from mgmt.kernel.reference_history import FIELDS, SUCCESS, TRANSIENT, exp2, middle
@@ -18,6 +19,21 @@ from .records import Relations, RowError, Run
 from .settings import Settings
 
 S, F, Z, DONE, LOST, RUNS, STREAK, ENDED = 0, 1, 2, 3, 6, 9, 10, 11  # columns of a matrix of the kernel
+
+
+class Columns(NamedTuple):
+    """Runs in the order of their ends: `key` is 4 x the number of the series in `names` + outcome; times in us.
+
+    `tried`: (codebase, campaign, context, end) of the latest attempt in a context that was not transient;
+    `lacking`: (codebase, campaign, relations, end) of series whose latest such run lacked packages.
+    """
+
+    names: list[tuple[str, str]]
+    key: array[int]
+    ended: array[float]
+    duration: array[float]
+    tried: list[tuple[str, str, str, int]]
+    lacking: list[tuple[str, str, Relations, int]]
 
 
 class Level:
@@ -128,16 +144,18 @@ class History:
         self.rebuild()
         return faults
 
-    def follow(self, runs: Iterable[Run]) -> list[RowError]:
-        """The same for runs that come in the order of their ends; none of them is kept."""
-        faults = []
-        for i, run in enumerate(runs):
-            if run.finish_us is None and run.start_us is None:
-                faults.append(RowError("runs", i, "finish_time", "is missing, and start_time too"))
-            else:
-                self._note(run)
+    def adopt(self, columns: Columns) -> None:
+        """The same for runs that are columns already, into a history without runs. It is for passes: how the
+        durations of series go on with further runs is not remembered."""
+        rows = [self.row(*name) for name in columns.names]
+        self._key = array("q", [rows[key >> 2] * 4 + (key & 3) for key in columns.key])
+        self._ended, self._duration = columns.ended, columns.duration
+        for codebase, campaign, context, at_us in columns.tried:
+            self.tried[self.row(codebase, campaign), context] = self.weight(at_us)
+        for codebase, campaign, relations, at_us in columns.lacking:
+            self.lacking[self.row(codebase, campaign)] = relations, self.weight(at_us)
+        self.succeeded = {key >> 2 for key in self._key if key & 3 == SUCCESS}
         self.rebuild()
-        return faults
 
     def add(self, run: Run) -> int:
         """One more run, in constant time; its series. RowError for one without any time."""
