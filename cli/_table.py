@@ -378,7 +378,7 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "tasks": (
-        "List tasks, newest first.",
+        "List tasks, by number.",
         {
             "tasks": "Only these.",
             "exit_status": "A number, with = != < <= > >= before it.",

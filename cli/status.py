@@ -178,10 +178,17 @@ def headline(service: dict[str, Any]) -> str:
 
 
 def scheduled(service: dict[str, Any]) -> list[str]:
-    """A line about periodic tasks, when there are any; a daemon of an older version says nothing of them."""
+    """Lines about periodic tasks, when there are any, and a queue that cannot be written.
+
+    A daemon of an older version says nothing of them.
+    """
     count = service.get("workloads", 0)
     what = f"{count} workload{'' if count == 1 else 's'} of periodic tasks in force"
-    return [f"{what}: mgmt schedule show"] if count else []
+    degraded = service.get("degraded", "")
+    return [
+        *([f"degraded: {degraded}"] if degraded else []),
+        *([f"{what}: mgmt schedule show"] if count else []),
+    ]
 
 
 def exit_text(record: dict[str, Any] | None) -> str:

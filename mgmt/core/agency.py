@@ -101,12 +101,13 @@ def on_daemon_noticed(state: State, now: Now, event: ev.DaemonNoticed, out: list
 def on_suite(state: State, now: Now, what: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
     """A word of the daemon about suites."""
     if what == "suite":
-        try:
+        facts = of(state).facts
+        if facts.policy is None or facts.policy.suites:
             state.crew.assign(now, Assignment(**body), out)
-        except MgmtError as error:
-            holder = body["holder"]
+        else:
+            text = f"the policy of node {facts.name} does not allow suites (`suites` in its policy.json)"
             ToDaemon(of(state)).phase(
-                now, holder, Phase.IDLE, error.text, failed=True, completed=0, held=None, out=out
+                now, body["holder"], Phase.IDLE, text, failed=True, completed=0, held=None, out=out
             )
     elif what == "suite-end":
         state.crew.end(now, body["holder"], Ending(body["how"]), body["reason"], out)

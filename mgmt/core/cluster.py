@@ -81,6 +81,7 @@ def on_node_noticed(state: State, now: Now, event: ev.NodeNoticed, out: list[fx.
         state.board.exchange(now, **body, out=out, node=node.name)
     elif event.name == "crew-phase":
         state.board.phase(now, **{**body, "phase": Phase(body["phase"])}, out=out, node=node.name)
+        _answer_waiters(state, now, out)
     elif event.name == "agent-answer":
         _on_answer(state, now, node, body, out)
 
@@ -240,7 +241,9 @@ def _local_body(state: State) -> dict[str, Any]:
 
 
 def _is_drained(state: State, node: Node) -> bool:
-    return node.cordoned and not state.supervisor.processes(node.name)
+    return (
+        node.cordoned and not state.supervisor.processes(node.name) and node.name not in state.board.holdings
+    )
 
 
 @handles("nodes")
@@ -258,6 +261,7 @@ def _nodes(state: State, now: Now, asked: Asked, body: msg.Nodes, out: list[fx.E
 def _node_cordon(state: State, now: Now, asked: Asked, body: msg.NodeCordon, out: list[fx.Effect]) -> Body:
     node = _of_operator(state, body.node)
     _cordon(state, node, body.cordoned)
+    state.board.match(now, out)
     _answer_waiters(state, now, out)
     return node_body(state, now, node)
 
@@ -271,6 +275,7 @@ def _node_drain(state: State, now: Now, asked: Asked, body: msg.NodeDrain, out: 
     units = [unit for unit in state.supervisor.on_node(node.name) if unit.state not in AT_REST]
     reasons = {unit.spec.name: f"node {node.name} is drained" for unit in units}
     state.ordering.restart(now, units, out, reasons)
+    state.board.drain(now, node.name, out)
     if body.wait and not _is_drained(state, node):
         state.node_waiters[asked.route] = (node.name, "drained")
         return None

@@ -50,6 +50,7 @@ class Identity:
     workers: str = ""  # the socket to which workers connect
     worker: str = ""  # the program of workers that run processes
     queue: int = 0  # id of the queue of tasks
+    owner: str = ""  # id of this daemon among those of one queue: that of its state folder
     environ: Mapping[str, str] = field(default_factory=dict)  # of tasks, before their own
 
 
@@ -210,7 +211,16 @@ class State:
             worker=identity.worker,
             environ=identity.environ,
         )
-        self.board = Board(self.roster, self.crew, identity.queue, identity.host, self._may_send)
+        shared = settings.queue.database is not None
+        self.board = Board(
+            self.roster,
+            self.crew,
+            identity.queue,
+            identity.owner,
+            self._may_send,
+            shared,
+            timing.suite_auto_close_s,
+        )
         self.desk = Desk(self.board, lambda: rules_of(self.settings.candidates.model_dump()))
         self.stopping = False
         self.quit_said = False

@@ -75,6 +75,7 @@ def service_body(state: State, now: Now) -> dict[str, Any]:
         "workloads": len(state.schedules.entries),
         "seq": state.journal.seq,
         "counters": dict(state.counters),
+        "degraded": state.board.failure,
     }
 
 

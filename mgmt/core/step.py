@@ -634,12 +634,12 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
             except MgmtError as error:
                 supervisor.refuse(unit, error.text)
     state.ordering.on_change(now, out)  # whoever waited when the former daemon ended
-    state.crew.resume(now, out)
     if state.agent is None:
-        state.board.restore(now, event.suites, event.holders, out)
+        state.board.restore(now, event.suites, event.holders, out)  # before its own crew says a word
         state.desk.restore(now, out)
     else:
         state.agent.on_suite = partial(agency.on_suite, state)
+    state.crew.resume(now, out)
 
 
 def _on_worker_hello(state: State, now: Now, event: ev.WorkerHello, out: list[fx.Effect]) -> None:

@@ -362,7 +362,7 @@ def _submit_to(
     suite: int | None,
     out: list[fx.Effect],
 ) -> None:
-    tasks = [new_task_of(task) for task in body.tasks]
+    tasks = [new_task_of(task, state.board.task_uuid) for task in body.tasks]
     _, creator = _owner(state, asked, None)
     submit = op.Submit(lane, tasks, creator, _ms(now), body.key or "")
 
@@ -647,7 +647,9 @@ def _workers(state: State, now: Now, asked: Asked, body: msg.Workers, out: list[
     suite = _entry(state, body.suite).number if body.suite is not None else None
     rows = []
     for holding in state.board.holdings.values():
-        if (body.node is None or body.node == holding.node) and suite in (None, holding.suite):
+        entry = state.board.entries.get(holding.suite)
+        seen = entry is None or _may_read(state, asked, entry.record.group)
+        if seen and (body.node is None or body.node == holding.node) and suite in (None, holding.suite):
             rows += _workers_of(state, holding)
     return {"workers": rows}
 
@@ -690,6 +692,6 @@ def _worker_pause(state: State, now: Now, asked: Asked, body: msg.WorkerPause, o
     if body.node == LOCAL:
         state.crew.pause(now, body.paused, out)
     else:
-        node = state.roster.get(body.node)
-        state.roster.push(node, "suite-pause", {"paused": body.paused}, out)
+        state.roster.push(state.roster.get(body.node), "suite-pause", {"paused": body.paused}, out)
+    (state.board.paused.add if body.paused else state.board.paused.discard)(body.node)
     return {"workers": []}

@@ -138,6 +138,7 @@ class ServiceStatus(Message):
     workloads: int = Field(description="workloads of periodic tasks that are in force")
     seq: int = Field(description="sequence number of the last event")
     counters: dict[str, int]
+    degraded: str = Field(default="", description="why the queue of tasks cannot be written now")
 
 
 # ---- sessions --------------------------------------------------------------------------------------------

@@ -382,7 +382,7 @@ class TaskFilter(Message):
 
 @request("tasks", TasksReply, Audience.USER, READ_IN_GROUP)
 class Tasks(TaskFilter):
-    """List tasks, newest first."""
+    """List tasks, by number."""
 
     limit: int = Field(default=100, ge=0, le=10_000)
     offset: int = Field(default=0, ge=0)

@@ -229,6 +229,10 @@ class TimingSettings(Table):
     node_lost_s: Seconds = Field(
         defaults.NODE_LOST_S, description="silence after which a node is lost; at least three heartbeats"
     )
+
+    suite_auto_close_s: Seconds = Field(
+        defaults.SUITE_AUTO_CLOSE_S, description="without a new task, an open suite of tasks is closed"
+    )
     stage_s: Seconds = Field(
         defaults.STAGE_S, description="for all nodes of a workload to prepare for it; else it is refused"
     )
@@ -246,6 +250,19 @@ class TimingSettings(Table):
                 f"({self.heartbeat_s:g} s each); one late heartbeat would end a session"
             )
         return self
+
+
+class QueueSettings(Table):
+    """Where the queue of task suites lies; read at the start of the daemon."""
+
+    database: Annotated[str, Field(strict=True, pattern=r"^postgres(ql)?://\S+$")] | None = Field(
+        None,
+        description="`postgresql://...`: a database that several daemons share (extra `postgres`); the file "
+        "`queue.db` of the state folder when absent. A password belongs into a file named by PGPASSFILE",
+    )
+    database_schema: Annotated[str, Field(strict=True, pattern=r"^[a-z_][a-z0-9_]{0,62}$")] = Field(
+        "mgmt", description="schema of that database which has the tables"
+    )
 
 
 class Settings(Table):
@@ -268,6 +285,7 @@ class Settings(Table):
     logging: LoggingSettings = Field(default_factory=LoggingSettings, description="the daemon's log")
     limits: LimitSettings = Field(default_factory=LimitSettings, description="bounds of memory")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="periods and deadlines")
+    queue: QueueSettings = Field(default_factory=QueueSettings, description="the queue of task suites")
     candidates: CandidateSettings = Field(
         default_factory=CandidateSettings, description="what to run next on which codebase"
     )

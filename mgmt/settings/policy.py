@@ -52,6 +52,12 @@ class PolicySettings(Table):
         None, description="CPUs that units may name; each unit must name its `cpus` then. All when absent"
     )
 
+    suites: Annotated[bool, Field(strict=True)] = Field(
+        False,
+        description="task suites may be run: whatever their users submit, as the agent's own account. The other "
+        "keys do not concern their tasks, hooks and workers",
+    )
+
     @model_validator(mode="after")
     def _somebody(self) -> Self:
         if not self.own_account and not self.users:

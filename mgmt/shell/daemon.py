@@ -58,10 +58,10 @@ from mgmt.shell.timers import Timers
 from mgmt.shell.topology import NvmlGpus, read_topology
 from mgmt.shell.units import Units
 from mgmt.shell.uplink import Uplink
-from mgmt.shell.workers import Workers, make_folder, remove_folder
+from mgmt.shell.workers import Workers, make_folder, remove_folder, take_away
 from mgmt.store import FILE_NAME, Batch, Lock, SqliteStore
 from mgmt.store.queue.sqlite import SqliteEngine
-from mgmt.store.queue.thread import Queue
+from mgmt.store.queue.thread import Engine, Queue
 from mgmt.worker import PROGRAM as PROCESS_WORKER
 
 log = logging.getLogger("symphony-mgmt")  # the ancestor's name: its users filter on it
@@ -183,15 +183,16 @@ class Daemon:
         self._commits = Commits(
             self._loop, self._store, self._prepare, lambda effect: self._perform[type(effect)](effect)
         )
+        agent_id = restored.meta.get("agent") or secrets.token_hex(16)
         self._tasks: Queue | None = None  # an agent has none
         queue_id, suites, holders = 0, (), ()
         if agent is None:
-            engine = SqliteEngine(state_dir / QUEUE_NAME)
+            engine = queue_engine(settings, state_dir)
             self._running = False
             self._tasks = Queue(engine, self._deliver)
             queue_id = engine.queue_id
             suites = ask(self._tasks, operations.ListSuites(limit=1 << 31)).suites
-            holders = ask(self._tasks, operations.ListHolders())
+            holders = ask(self._tasks, operations.ListHolders(agent_id))
         workers_socket = runtime / "workers"
         self._suite_workers = Workers(self._loop, workers_socket, self.emit)
         self._rotation = Rotation(self._spawner.log_path)
@@ -208,7 +209,6 @@ class Daemon:
         self._stop_signals = 0
         self._status = 0
         secret = restored.meta.get("secret") or secrets.token_bytes(32)
-        agent_id = restored.meta.get("agent") or secrets.token_hex(16)
         topology = read_topology(gpus=NvmlGpus())
         self._state = State(
             settings,
@@ -226,6 +226,7 @@ class Daemon:
                 workers=str(workers_socket),
                 worker=str(PROCESS_WORKER),
                 queue=queue_id,
+                owner=agent_id,
                 environ={name: value for name, value in self._environ.items() if not _is_private(name)},
             ),
             agents.facts_of(agent, agent_id, topology, policy) if agent is not None else None,
@@ -286,7 +287,7 @@ class Daemon:
             fx.OpenRelay: lambda effect: self._up().open_relay(effect),
             fx.Queue: self._ask_queue,
             fx.MakeSuiteFolder: self._make_suite_folder,
-            fx.RemoveSuiteFolder: lambda effect: self._submit(partial(remove_folder, effect.path)),
+            fx.RemoveSuiteFolder: self._remove_suite_folder,
             fx.ToWorker: self._suite_workers.send,
             fx.CloseWorker: self._suite_workers.close_one,
             fx.Relink: lambda effect: self._up().relink(effect),
@@ -507,6 +508,11 @@ class Daemon:
 
         self._submit(make)
 
+    def _remove_suite_folder(self, effect: fx.RemoveSuiteFolder) -> None:
+        gone = take_away(effect.path)
+        if gone:
+            self._submit(partial(remove_folder, gone))
+
     def _read_config(self, effect: fx.ReadConfig) -> None:
         def read() -> None:
             result: Settings | MgmtError
@@ -654,6 +660,20 @@ def _is_private(name: str) -> bool:
         "WATCHDOG_PID",
         "LISTEN_FDS",
     )
+
+
+def queue_engine(settings: Settings, state_dir: Path) -> Engine:
+    """Where the queue lies; MgmtError `bad-config` when the library that a database needs is not installed."""
+    if settings.queue.database is None:
+        return SqliteEngine(state_dir / QUEUE_NAME)
+    try:
+        from mgmt.store.queue.postgres import PostgresEngine
+    except ImportError as error:
+        text = (
+            f"queue.database needs the library {error.name}: install the extra, `pip install mgmt[postgres]`"
+        )
+        raise MgmtError("bad-config", text) from None
+    return PostgresEngine(settings.queue.database, settings.queue.database_schema)
 
 
 def ask(tasks: Queue, query: Any) -> Any:

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import struct
+import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ class Workers:
         self._loop, self._emit = loop, emit
         self._peers: dict[int, _Peer] = {}
         self._numbered = 0
+        self._path = path
         path.unlink(missing_ok=True)  # the lock of the state folder says that nobody else listens there
         self._listener = socket.socket(
             socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
@@ -87,6 +89,7 @@ class Workers:
     def close(self) -> None:
         self._loop.remove_reader(self._listener)
         self._listener.close()
+        self._path.unlink(missing_ok=True)
         for peer in self._peers.values():
             self._forget(peer)
         self._peers.clear()
@@ -192,6 +195,16 @@ def make_folder(path: str) -> str:
     except OSError as error:
         return f"cannot make {path}: {error.strerror}"
     return ""
+
+
+def take_away(path: str) -> str:
+    """At once, so that the suite may come back here; where it is now, to be removed, or nothing."""
+    gone = f"{path}.gone-{time.monotonic_ns()}"
+    try:
+        os.rename(path, gone)
+    except OSError:
+        return ""
+    return gone
 
 
 def remove_folder(path: str) -> None:

@@ -126,6 +126,10 @@ def a_state(
         started=Now(now_ns, START_S + (now_ns - START_NS) / S),
         topology=topology,
         host="box",
+        suites_dir="/s/suites",
+        workers="/r/workers",
+        worker="/w/mgmt-worker",
+        queue=7,
     )
     return State(settings, identity, agent)
 

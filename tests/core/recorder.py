@@ -11,6 +11,7 @@ the store and finds the processes as they are by then.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from mgmt.core.nodes import AgentFacts
 from mgmt.core.placement import Topology
 from mgmt.core.schedule import records as workload_records
 from mgmt.core.step import step
+from mgmt.core.suites import operations
 from mgmt.core.supervision import Unit, from_record, to_record
 from mgmt.protocol import frames, messages
 from mgmt.protocol.errors import TABLE, MgmtError
@@ -174,6 +176,10 @@ class World:
         self.assignments: dict[str, dict[str, Any]] = {}  # in the store, like `nodes`
         self.nodes: dict[str, dict[str, Any]] = {}
         self.accounts: dict[str, dict[str, dict[str, Any]]] = {"users": {}, "groups": {}, "tokens": {}}
+        self.meta: dict[str, Any] = {}
+        self.queue: Callable[[Any], Any] | None = (
+            None  # what answers a query of the queue, where there is one
+        )
         self.topology = topology
         self.now_ns = START_NS
         self.deaths = 0
@@ -261,7 +267,23 @@ class World:
         units, events, workloads, assignments, nodes, accounts = (
             frames.unpack(frames.pack(table)) for table in tables
         )
-        self.feed(ev.Restored(units, events, same_boot, workloads, assignments, nodes, accounts))
+        crew = frames.unpack(frames.pack(self.meta)).get("crew")
+        suites = self.queue(operations.ListSuites(limit=1 << 31)).suites if self.queue is not None else ()
+        holders = self.queue(operations.ListHolders()) if self.queue is not None else ()
+        self.feed(
+            ev.Restored(
+                units,
+                events,
+                same_boot,
+                workloads,
+                assignments,
+                nodes,
+                accounts=accounts,
+                crew=crew,
+                suites=suites,
+                holders=holders,
+            )
+        )
         for name, record in units.items():
             unit = self.state.supervisor.units.get(name)
             if unit is None:
@@ -270,6 +292,7 @@ class World:
             assert unit.incarnation >= record["incarnation"], f"{name} would use an incarnation twice"
             others = (other.spec.needs for other in self.state.supervisor.units.values() if other.wanted)
             needed = any(name in needs.requires or name in needs.wants for needs in others)
+            needed = needed or name.startswith("suite-")  # its crew decides that anew
             assert unit.wanted >= record["wanted"] or name in self.state.undeclared, f"{name} is given up"
             assert unit.wanted <= record["wanted"] or needed, f"{name} is started again"
             if record["has_process"] and same_boot and not unit.node:
@@ -704,6 +727,7 @@ class World:
                     table.pop(name, None)
                 else:
                     table[name] = frames.unpack(frames.pack(record))
+        self.meta |= commit.meta
         self.history += [frames.unpack(frames.pack(event)) for event in commit.events]
         self.history = [event for event in self.history if event["seq"] >= commit.keep_events_from]
 

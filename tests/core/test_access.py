@@ -45,7 +45,7 @@ SUITES = {
 MAY_SAY = {
     keys.CLIENT: {
         *("hello", "status", "models", "wait", "explain", "lease", "release", "subscribe", "logs"),
-        *("nodes", "node-wait", "schedule-show", "schedule-explain", "schedule-stat", "whoami"),
+        *("nodes", "node-wait", "schedule-show", "schedule-explain", "schedule-stat", "whoami", "metrics"),
     },
     USER: {
         "node-cordon",

@@ -292,7 +292,8 @@ def test_an_agent_decides_nothing_that_is_its_daemons() -> None:
                 if info.is_required():
                     lists = {"targets": ["u"], "documents": ["u"]}
                     lists["faults"] = [{"workload": "w", "task": "t", "node": "n", "misses": 1}]  # type: ignore[list-item]
-                    body[field] = lists.get(field, "u")
+                    lists["tasks"] = [{"args": ["true"]}] if verb == "task-submit" else [1]  # type: ignore[list-item]
+                    body[field] = lists.get(field, 1 if field == "task" and verb.startswith("task-") else "u")
             body |= {"role": "read"} if verb == "group-role" else {}
             body |= {"digest": "0" * 64} if verb == "token-new" else {}
             code, text = client.ask(verb, **body).refusal

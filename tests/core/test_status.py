@@ -30,6 +30,7 @@ def test_the_service_names_all_an_operator_asks_for() -> None:
         "workloads": 0,
         "seq": 0,
         "counters": {},
+        "degraded": "",
     }
 
 

@@ -437,6 +437,7 @@ RUNS = ("service", Role.ADMIN)
 NEEDS: dict[str, tuple[str, Role]] = {
     **dict.fromkeys(("hello", "whoami"), ("session", Role.READ)),
     **dict.fromkeys(("status", "models", "wait", "explain", "lease", "release", "subscribe", "logs"), READS),
+    "metrics": READS,
     **dict.fromkeys(("nodes", "node-wait", "schedule-show", "schedule-explain", "schedule-stat"), READS),
     **dict.fromkeys(("load-model", "unload-model", "stop-service", "start", "stop", "restart"), RUNS),
     **dict.fromkeys(("reset-failed", "plan", "apply", "dump"), RUNS),
@@ -458,6 +459,7 @@ NEEDS: dict[str, tuple[str, Role]] = {
     **dict.fromkeys(("suite-refresh", "suite-agents", "task-submit"), ("group", Role.WRITE)),
     **dict.fromkeys(("task-cancel", "task-retry", "task-change"), ("group", Role.WRITE)),
     "worker-pause": ("node", Role.ADMIN),
+    "fault-report": RUNS,
 }
 
 

@@ -95,7 +95,8 @@ def a_daemon(start: Start, units: dict[str, Any] | None = None, **keys: Any) -> 
     """A daemon that agents of this machine may join, with short heartbeats."""
     endpoints = {"nodes": "ipc://{runtime}/nodes", **keys.pop("endpoints", {})}
     backends = keys.pop("model_backends", {})
-    whole = {"model_backends": backends, "units": units or {}, "endpoints": endpoints, "timing": TIMING}
+    timing = {**TIMING, **keys.pop("timing", {})}
+    whole = {"model_backends": backends, "units": units or {}, "endpoints": endpoints, "timing": timing}
     return start({**whole, **keys})
 
 

@@ -78,7 +78,7 @@ def test_the_agent_is_verified_and_lives_like_the_daemon(tmp_path: Path) -> None
     ]
     for kind in ("Runtime", "State"):
         assert agent[f"Service.{kind}Directory"] == ["mgmt-agent"], "beside those of a daemon"
-    own = {"ExecStart", "EnvironmentFile", "ExecReload", "Environment", "ReadWritePaths"}
+    own = {"RestartSec", "ExecStart", "EnvironmentFile", "ExecReload", "Environment", "ReadWritePaths"}
     own |= {f"{kind}{end}" for kind in ("Runtime", "State", "Logs") for end in ("Directory", "DirectoryMode")}
     for key, values in daemon.items():
         if key.startswith("Service.") and key.removeprefix("Service.") not in own:

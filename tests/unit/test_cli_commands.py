@@ -70,7 +70,7 @@ SITUATIONS = [
     S("completion tcsh", None, Exit.USAGE, "tcsh"),
     S("--config /nowhere/c.json status", None, Exit.USAGE, "/nowhere/c.json"),
     # a silent daemon, and one that refuses
-    S("status --timeout 50ms", {"status": None}, Exit.TIMED_OUT, "no answer"),
+    S("status --timeout 1s", {"status": None}, Exit.TIMED_OUT, "no answer"),
     S("models", {"models": MgmtError("busy", "a queue is full")}, Exit.BUSY, "a queue is full"),
     S("models", {"models": MgmtError("denied", "you may not")}, Exit.DENIED, "you may not"),
     S("load-model nope", {"load-model": UNKNOWN}, Exit.UNKNOWN, "no model 'nope'"),
@@ -118,7 +118,7 @@ SITUATIONS = [
         Exit.OK,
         "echo is ready",
     ),
-    S("wait echo --for failed --timeout 50ms", {"wait": None}, Exit.TIMED_OUT, "wait"),
+    S("wait echo --for failed --timeout 1s", {"wait": None}, Exit.TIMED_OUT, "wait"),
     # logs
     S("logs echo", {"status": UNITS, "logs": log}, Exit.OK, "one\ntwo\nthr\n"),
     S("logs echo bad", {"status": UNITS, "logs": log}, Exit.OK, "[bad] two"),

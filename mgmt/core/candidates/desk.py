@@ -115,19 +115,36 @@ class Desk:
         self._late: list[Run] = []  # ended while a judge was at work
 
     def restore(self, now: Now, out: list[fx.Effect]) -> None:
-        """Tasks whose end the former daemon did not record."""
+        """What is in the queue, and tasks whose end the former daemon did not record."""
+        self._sync(now, lambda now, result, out: None, out)
 
-        def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
+    def _sync(self, now: Now, then: Then, out: list[fx.Effect]) -> None:
+        """Know what is in the queue, which other daemons use, too; `then` gets None, or a MgmtError."""
+
+        def listed(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
+                then(now, result, out)
                 return
+            there = set()
             for task in result.tasks:
                 key = key_of(task.labels)
-                if key is not None:
-                    self.queued[key] = InQueue(task.task, task.priority, task.submitted_ms)
+                if key is None:
+                    continue
+                there.add(task.task)
+                if task.task not in self._open:
                     self._open.add(task.task)
+                    self.queued[key] = InQueue(task.task, task.priority, task.submitted_ms)
+                    self._watch(task.task, key)
+                if task.state in ENDED:
                     self._look(task.task, key, now, out)
+            gone = [(one.task, key) for key, one in self.queued.items() if one.task and one.task not in there]
+            for number, key in gone:
+                self._gone(number, key)
+            if gone:
+                self.forget()  # another daemon has recorded their runs
+            then(now, None, out)
 
-        self._board.ask(op.ListTasks(op.TaskFilter(labels=(LABEL,)), MOST_TASKS), then, out)
+        self._board.ask(op.ListTasks(op.TaskFilter(labels=(LABEL,)), MOST_TASKS), listed, out)
 
     # ---- beside the loop ----
 
@@ -199,7 +216,13 @@ class Desk:
             work = partial(decided, judge, us(now), wanted, dict(self.queued), max_wait_us)
             self.compute(work, then, out)
 
-        self.with_judge(now, policy, judged, out)
+        def synced(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            if isinstance(result, MgmtError):
+                then(now, result, out)
+            else:
+                self.with_judge(now, policy, judged, out)
+
+        self._sync(now, synced, out)
 
     def push(
         self, now: Now, entry: Entry, creator: str, found: Decided, then: Then, out: list[fx.Effect]

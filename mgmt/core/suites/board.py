@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from pydantic import ValidationError
@@ -54,6 +54,16 @@ class Entry:
     def is_live(self) -> bool:
         return self.counts.state in LIVE
 
+    def follow(self, counts: op.Counts, now_ms: int) -> None:
+        """The queue counted again: the times of its record follow, too."""
+        was, self.counts = self.counts, counts
+        submitted_ms = now_ms if counts.total > was.total else self.record.submitted_ms
+        completed_ms = self.record.completed_ms
+        if counts.state != was.state or counts.total > was.total:
+            completed_ms = now_ms if counts.state == Suite.COMPLETE else 0
+        if (submitted_ms, completed_ms) != (self.record.submitted_ms, self.record.completed_ms):
+            self.record = replace(self.record, submitted_ms=submitted_ms, completed_ms=completed_ms)
+
     def packed(self) -> bytes:
         """What the queue keeps and does not look into."""
         extra = {
@@ -79,6 +89,9 @@ class Holding:
     parked: tuple[int, int] | None = None
     ending: Ending | None = None
     idle_ns: int = 0  # since when it waits for work
+    asked: int = 0  # number of its last exchange
+    vain: op.Counts | None = None  # with these, nothing is ready for it: its workers died of what there is
+    unsure: bool = False  # the queue could not write what it holds, or what died
 
     @property
     def is_idle(self) -> bool:
@@ -95,19 +108,32 @@ class Permits(Protocol):
 class Board:
     """`crew` is this machine's own; `owner` names this daemon among those of one queue."""
 
-    def __init__(self, roster: Roster, crew: Crew, queue_id: int, owner: str, permits: Permits) -> None:
+    def __init__(
+        self,
+        roster: Roster,
+        crew: Crew,
+        queue_id: int,
+        owner: str,
+        permits: Permits,
+        shared: bool = False,
+        auto_close_s: float = defaults.SUITE_AUTO_CLOSE_S,
+    ) -> None:
+        """`shared`: other daemons change the same queue, so it is looked at every now and then."""
         self.entries: dict[int, Entry] = {}
         self.by_name: dict[str, int] = {}
         self.holdings: dict[str, Holding] = {}  # by node
         self.closing = False
         self.cordoned = False  # nothing new for this machine itself
+        self.paused: set[str] = set()  # nodes that start no task, until they or the daemon start anew
         self.failure = ""  # why the queue could not write last time
         self.metrics = Metrics()
         self._by_holder: dict[int, Holding] = {}
         self._roster, self._crew = roster, crew
-        self._queue_id, self._owner, self._permits = queue_id, owner, permits
+        self._queue_id, self._owner, self._permits, self._shared = queue_id, owner, permits, shared
+        self._auto_close_s = auto_close_s
         self._pending: set[int] = set()  # lanes that have tasks which have not ended
         self._sweeps = self._renews = False  # the timers are set
+        self._sweeping = False  # a sweep was asked for
         self._then: dict[int, Then] = {}
         self._asks = 0
         # By suite and by task: whoever waits is told of every change, and looks whether it is the one.
@@ -116,6 +142,9 @@ class Board:
 
     def uuid(self, kind: Kind, number: int) -> str:
         return uuid_of(self._queue_id, kind, number)
+
+    def task_uuid(self, task: int) -> str:
+        return self.uuid(Kind.TASK, task)
 
     # ---- the queue ----
 
@@ -148,14 +177,15 @@ class Board:
                 self._pending.discard(of_lane.lane)
             if entry is not None and entry.counts != of_lane:
                 self.metrics.moved(entry.counts, of_lane)
-                entry.counts = of_lane
+                entry.follow(of_lane, _ms(now))
                 self._on_counted(now, entry, out)
 
     def _watch(self, now: Now, out: list[fx.Effect]) -> None:
         """Time passes only for what is pending, and for holders."""
         if self._pending and not self._sweeps:
             self._sweeps = True
-            out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns + int(SWEEP_S * 1e9)))
+            wait_s = min(SWEEP_S, self._auto_close_s)
+            out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns + int(wait_s * 1e9)))
         if self._by_holder and not self._renews:
             self._renews = True
             out.append(fx.SetTimer(("suites", "renew"), now.mono_ns + int(LEASE_S / 3 * 1e9)))
@@ -167,10 +197,7 @@ class Board:
             self.suite_waiters[entry.number] = [*kept, *self.suite_waiters.get(entry.number, ())]
         if entry.counts.ready and entry.is_live:
             for holding in self._holdings_of(entry.number):
-                if holding.parked is not None and entry.counts.ready:
-                    number, want = holding.parked
-                    holding.parked = None
-                    self._claim(now, holding, number, want, (), (), out)
+                self._wake(now, holding, out)
             self.match(now, out)
         elif not entry.is_live or not entry.counts.pending:
             for holding in self._holdings_of(entry.number):
@@ -225,6 +252,8 @@ class Board:
         if mine is not None and mine.holder not in self._by_holder:
             self._crew.end(now, mine.holder, Ending.ABORT, "its time was up", out)
         self._watch(now, out)
+        if self._shared:
+            out.append(fx.SetTimer(("suites", "look"), now.mono_ns + int(LOOK_S * 1e9)))
         self.match(now, out)
 
     # ---- who works on what ----
@@ -250,8 +279,11 @@ class Board:
                 shares[entry.record.group] = shares.get(entry.record.group, 0) + entry.worker["worker_count"]
                 self._open(now, entry, node, out)
         for entry in wanting:
+            holdings = self._holdings_of(entry.number)
             if not self._is_served(entry):
                 self._preempt_idle(now, entry, out)
+            if len(holdings) == 1 and holdings[0].vain and self._is_alone(entry, holdings[0].node):
+                self._wake(now, holdings[0], out)  # nobody else is left
 
     def nodes(self) -> list[str]:
         """Nodes that take suites, this machine first."""
@@ -273,6 +305,9 @@ class Board:
 
     def eligible(self, entry: Entry) -> tuple[str, ...]:
         return tuple(node for node in self.nodes() if self.why_not(entry, node) == "")
+
+    def _is_alone(self, entry: Entry, node: str) -> bool:
+        return self.eligible(entry) == (node,)
 
     def _tags(self, node: str) -> frozenset[str]:
         return frozenset() if node == LOCAL else self._roster.nodes[node].tags
@@ -298,7 +333,8 @@ class Board:
         room = sum(
             entry.worker["worker_count"]
             for holding in self._holdings_of(entry.number)
-            if holding.ending is None and (holding.phase is Phase.PREPARING or holding.is_idle)
+            if holding.ending is None
+            and (holding.phase is Phase.PREPARING or (holding.is_idle and holding.vain is None))
         )
         return bool(room >= entry.counts.ready)
 
@@ -356,6 +392,12 @@ class Board:
             self._answer(now, holding, number, [], [], 0, out)
         self._end_at(now, holding.node, holding.holder, how, reason, out)
 
+    def drain(self, now: Now, node: str, out: list[fx.Effect]) -> None:
+        """Have a node leave its suite: what runs there may end."""
+        holding = self.holdings.get(node)
+        if holding is not None and holding.ending is None:
+            self.end(now, holding, Ending.FINISH, "the node is drained", out)
+
     def _end_at(
         self, now: Now, node: str, holder: int, how: Ending, reason: str, out: list[fx.Effect]
     ) -> None:
@@ -375,7 +417,9 @@ class Board:
             self.end(now, holding, Ending.FINISH, "the suite is complete", out)
         else:
             out.append(
-                fx.SetTimer(("suites", holding.node), now.mono_ns + int(defaults.SUITE_LINGER_S * 1e9))
+                fx.SetTimer(
+                    ("suites", f"idle {holding.node}"), now.mono_ns + int(defaults.SUITE_LINGER_S * 1e9)
+                )
             )
 
     def _others_want(self, node: str, but: Entry) -> bool:
@@ -404,8 +448,12 @@ class Board:
         if holding is None or holding.node != node:
             self._end_at(now, node, holder, Ending.ABORT, "its time was up: others have its tasks", out)
             return
+        # One that is said again may have claimed tasks that never came; the first may be of before a restart.
+        is_known = number > holding.asked > 0
+        holding.asked = number
         if holding.parked is not None:
             parked, holding.parked = holding.parked[0], None
+            is_known = True
             if parked != number:
                 self._answer(now, holding, parked, [], [], 0, out)
         if states:
@@ -414,7 +462,8 @@ class Board:
         entry = self.entries.get(holding.suite)
         credits = want if holding.ending is None and entry is not None and entry.is_live else 0
         results, returned = self._results(now, holding, entry, outcomes, out)
-        if results or returned or (credits and entry is not None and entry.counts.ready):
+        claims = entry is not None and (entry.counts.ready or not is_known) and entry.counts != holding.vain
+        if results or returned or (credits and claims):
             self._claim(now, holding, number, credits, results, returned, out)
         elif outcomes or not want:
             self._answer(now, holding, number, [], [], 0, out)
@@ -432,7 +481,7 @@ class Board:
         for outcome in outcomes:
             what, task, attempt = outcome[:3]
             if what == "done":
-                results.append(_result(outcome))
+                results.append(_result(outcome, self.task_uuid))
             elif what == "returned":
                 returned.append((task, attempt))
             elif what == "cancelled":
@@ -442,7 +491,7 @@ class Board:
                 eligible = self.eligible(entry) if entry is not None else ()
                 text = f"{unit}: {reason}"
                 death = op.ReportDeath(holding.holder, task, attempt, cause, text, _ms(now), eligible)
-                self.ask(death, self._on_struck(task), out)
+                self.ask(death, self._on_struck(holding, task), out)
         return results, tuple(returned)
 
     def _claim(
@@ -456,7 +505,7 @@ class Board:
         out: list[fx.Effect],
     ) -> None:
         entry = self.entries.get(holding.suite)
-        alone = entry is not None and self.eligible(entry) == (holding.node,)
+        alone = entry is not None and self._is_alone(entry, holding.node)
         asked_ns = now.mono_ns
 
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
@@ -472,14 +521,18 @@ class Board:
                     claim.task,
                     claim.attempt,
                     claim.spec,
-                    self.uuid(Kind.TASK, claim.task),
-                    self._upstream(claim),
+                    self.task_uuid(claim.task),
+                    "",
                 )
                 for claim in result.claims
             ]
             stale = result.acks.count(op.Ack.STALE)
+            if want:
+                holding.vain = entry.counts if entry is not None and not claims else None
             cancelling = [list(one) for one in result.cancelling]
             self._answer(now, holding, number, claims, cancelling, stale, out)
+            if result.retried:
+                self._sweep(now, out)  # which finds out when they are due
             if self.task_waiters:
                 for one in results:
                     self.on_task(now, one.task, out)
@@ -487,18 +540,20 @@ class Board:
         exchange = op.Exchange(holding.holder, number, _ms(now), results, want, returned, fallback=alone)
         self.ask(exchange, then, out)
 
+    def _wake(self, now: Now, holding: Holding, out: list[fx.Effect]) -> bool:
+        """Have it claim if it waits for work."""
+        if holding.parked is None:
+            return False
+        number, want = holding.parked
+        holding.parked = None
+        self._claim(now, holding, number, want, (), (), out)
+        return True
+
     def claim_for(self, now: Now, suite: int, out: list[fx.Effect]) -> None:
         """Tasks are on their way into the queue: whoever waits for some claims them in the same commit."""
         for holding in self._holdings_of(suite):
-            if holding.parked is not None and holding.ending is None:
-                number, want = holding.parked
-                holding.parked = None
-                self._claim(now, holding, number, want, (), (), out)
+            if holding.ending is None and self._wake(now, holding, out):
                 return
-
-    def _upstream(self, claim: op.Claim) -> str:
-        upstream = getattr(claim, "upstream", 0)
-        return self.uuid(Kind.TASK, upstream) if upstream else ""
 
     def _answer(
         self,
@@ -560,6 +615,7 @@ class Board:
     def _on_reconciled(self, holding: Holding) -> Then:
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
+                holding.unsure = holding.unsure or _is_unwritten(result)
                 return
             gone = [list(one) for one in (*result.foreign, *result.cancelling)]
             if gone:
@@ -574,8 +630,9 @@ class Board:
 
         return then
 
-    def _on_struck(self, task: int) -> Then:
+    def _on_struck(self, holding: Holding, task: int) -> Then:
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            holding.unsure = holding.unsure or _is_unwritten(result)
             self.on_task(now, task, out)
 
         return then
@@ -615,6 +672,8 @@ class Board:
     def on_hello(self, now: Now, node: Node, replay: bool, out: list[fx.Effect]) -> None:
         """An agent is back: it is told what it has, unless it heard it before."""
         holding = self.holdings.get(node.name)
+        if not replay:
+            self._roster.push(node, "suite-pause", {"paused": node.name in self.paused}, out)
         if holding is not None and holding.holder and not replay:
             holding.parked = None
             self._give(now, holding, out)
@@ -633,9 +692,11 @@ class Board:
             self.match(now, out)
 
     def on_timer(self, now: Now, about: str, out: list[fx.Effect]) -> None:
-        if about == "sweep":
+        if about == "look":
+            self.ask(op.ListSuites(limit=1 << 31), self._on_looked, out)
+        elif about == "sweep":
             self._sweeps = False
-            self.ask(op.Sweep(_ms(now), int(defaults.SUITE_AUTO_CLOSE_S * 1000)), self._on_swept, out)
+            self._sweep(now, out)
         elif about == "renew":
             self._renews = False
             holders = tuple(self._by_holder)
@@ -643,7 +704,7 @@ class Board:
                 renew = op.RenewHolders(holders, _ms(now) + int(LEASE_S * 1000), _ms(now))
                 self.ask(renew, self._on_renewed, out)
         else:
-            holding = self.holdings.get(about)
+            holding = self.holdings.get(about.removeprefix("idle "))
             entry = self.entries.get(holding.suite) if holding is not None else None
             if (
                 holding is not None
@@ -653,7 +714,27 @@ class Board:
             ):
                 self.end(now, holding, Ending.FINISH, "the suite is complete", out)
 
+    def _on_looked(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
+        """What others made of the suites."""
+        out.append(fx.SetTimer(("suites", "look"), now.mono_ns + int(LOOK_S * 1e9)))
+        if isinstance(result, MgmtError):
+            return
+        for record in result.suites:
+            entry = self.entries.get(record.suite)
+            if entry is None:
+                entry = self.adopt(record)
+            self._count(now, (record.counts,), out)
+            entry.record = record
+        self.match(now, out)
+
+    def _sweep(self, now: Now, out: list[fx.Effect]) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self.ask(op.Sweep(_ms(now), int(self._auto_close_s * 1000)), self._on_swept, out)
+
     def _on_swept(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
+        self._sweeping = False
+        self.match(now, out)  # whoever could not be given work when the queue could not write
         if isinstance(result, MgmtError) or not result.next_ms:
             return
         wait_s = min(SWEEP_S, max(0.01, (result.next_ms - _ms(now)) / 1000))
@@ -663,11 +744,14 @@ class Board:
     def _on_renewed(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
         if isinstance(result, MgmtError):
             return
+        for holding in [holding for holding in self._by_holder.values() if holding.unsure]:
+            holding.unsure = False
+            self._give(now, holding, out)  # its crew says what it has once more
         for holder in result.gone:
-            holding = self._by_holder.get(holder)
-            if holding is not None:
-                self._drop(holding)
-                self._end_at(now, holding.node, holder, Ending.ABORT, "its lease ended", out)
+            ended = self._by_holder.get(holder)
+            if ended is not None:
+                self._drop(ended)
+                self._end_at(now, ended.node, holder, Ending.ABORT, "its lease ended", out)
         self.cancel_running(now, result.cancelling, out)
 
     def stop(self, now: Now, out: list[fx.Effect]) -> None:
@@ -677,6 +761,7 @@ class Board:
 
 LEASE_S = 15.0  # a holder whose daemon does not renew it for so long is anybody's
 SWEEP_S = 5.0
+LOOK_S = 1.0  # how long other daemons' suites may go unnoticed
 AGEING_S = 60.0  # a suite that waits so long counts as one step more urgent
 
 
@@ -684,11 +769,15 @@ def _ms(now: Now) -> int:
     return int(now.real_s * 1000)
 
 
+def _is_unwritten(result: Any) -> bool:
+    return isinstance(result, MgmtError) and result.code in ("not-durable", "internal")
+
+
 def _ignored(now: Now, result: Any, out: list[fx.Effect]) -> None:
     pass
 
 
-def _result(outcome: Outcome) -> op.Result:
+def _result(outcome: Outcome, uuid: Callable[[int], str]) -> op.Result:
     _, task, attempt, status, message, start_ns, end_ns, tail, extra, unit = outcome
     detail: dict[str, Any] = {"worker": unit}
     if tail:
@@ -699,7 +788,7 @@ def _result(outcome: Outcome) -> op.Result:
             detail[name] = value
     if "new_task" in extra:
         try:
-            new_task = new_task_of(Task.model_validate(json.loads(extra["new_task"])))
+            new_task = new_task_of(Task.model_validate(json.loads(extra["new_task"])), uuid, upstream=task)
         except (ValueError, ValidationError) as error:
             message = message or "SubmitNewTaskFailed"
             detail["new_task"] = str(error)[:500]
@@ -718,13 +807,19 @@ def _result(outcome: Outcome) -> op.Result:
 _SPEC = ("args", "function", "params", "kw", "envs", "cwd", "timeout_s", "terminal_output", "resources")
 
 
-def new_task_of(task: Task, first: int = 0) -> op.NewTask:
-    """What the queue keeps of a task: the specification for its worker, packed, and what orders it."""
+def new_task_of(task: Task, uuid: Callable[[int], str], upstream: int = 0) -> op.NewTask:
+    """What the queue keeps of a task: the specification for its worker, packed, and what orders it.
+
+    `upstream`: the task that wrote it; else the first it waits for. Its UUID is told to it.
+    """
     told = task.model_fields_set
     values = task.__dict__
     spec = {name: values[name] for name in _SPEC if name in told and values[name] is not None}
     if "resources" in spec:
         spec["resources"] = [resource.model_dump() for resource in task.resources]
+    upstream = upstream or next(iter(task.after), 0)
+    if upstream:
+        spec["envs"] = {"MITO_UPSTREAM_TASK_UUID": uuid(upstream), **task.envs}
     extra = None
     if told & {"labels", "after", "watch", "retries"}:
         after = [op.After(number, task.after_condition == "success") for number in task.after]

@@ -80,26 +80,43 @@ class Crew:
         self._root, self._socket, self._worker, self._environ = root, socket, worker, dict(environ)
         self._ending: Ending | None = None
         self._reason = ""
+        self._failed = False  # it ends because of this machine
         self._finding = False  # after a restart: workers are coming back
+        self._life = 1  # counts the restarts of this machine's daemon or agent while it has the assignment
+        self._next: Assignment | None = None  # of a daemon that does not know the present one
+        # What was last said of an assignment that is over: its holder, why, whether it failed, tasks done.
+        self._last: tuple[int, str, bool, int] = (0, "", False, 0)
 
     # ---- what is said from above ----
 
     def assign(self, now: Now, assignment: Assignment, out: list[fx.Effect]) -> None:
-        """Work on this suite; MgmtError `conflict` unless it is idle. Again with the same holder: nothing."""
+        """Work on this suite, after an end of any other: who assigns knows what this machine shall do.
+
+        Again with the same holder: above, something was lost, and is told again.
+        """
+        if assignment.holder == self._last[0]:
+            self._tell_last(now, out)
+            return
         if self.assignment is not None:
             if self.assignment.holder == assignment.holder:
                 self._tell_phase(now, out)
-                return
-            text = f"this node is at work on suite {self.assignment.suite}; it takes one at a time"
-            raise MgmtError("conflict", text, suite=self.assignment.suite)
+                self.pool.lost = True
+                self._turn(now, out)
+            else:
+                self._next = assignment
+                self.end(now, self.assignment.holder, Ending.ABORT, "another suite was assigned", out)
+            return
         self.assignment = assignment
-        self._ending, self._reason = None, ""
+        self._ending, self._reason, self._failed, self._life = None, "", False, 1
         self._move("assigned")
         self._make_folder(out)
         self._tell_phase(now, out)
 
     def end(self, now: Now, holder: int, how: Ending, reason: str, out: list[fx.Effect]) -> None:
         """Leave the suite. A harder word overtakes a softer one."""
+        if self._next is not None and self._next.holder == holder:
+            self._upward.phase(now, holder, Phase.IDLE, reason, failed=False, completed=0, held=None, out=out)
+            self._next = None
         if self.assignment is None or self.assignment.holder != holder:
             return
         if self._ending is how or self._ending is Ending.ABORT or self.phase is Phase.CLEANUP:
@@ -151,11 +168,12 @@ class Crew:
             or self.phase is not Phase.EXECUTING
         ):
             return
-        if name in self.pool.slots and unit.state not in _UP:
-            self.pool.bury(now, self.pool.slots[name], unit.last_exit)
+        if name in self.pool.slots and _is_dead(unit):
+            self.pool.bury(now, self.pool.slots[name], unit.last_exit, _was_told(unit))
         elif name == self._prefix() + "background" and self._ending is None:
             policy = (self.assignment.hook("background") or {})["policy"]
             if unit.state is State.FATAL or (policy == "fail" and was in _UP and unit.state not in _UP):
+                self._failed = True
                 self.end(now, self.assignment.holder, Ending.CANCEL, f"background: {unit.reason}", out)
         self._turn(now, out)
 
@@ -189,7 +207,7 @@ class Crew:
 
     def on_timer(self, now: Now, what: str, out: list[fx.Effect]) -> None:
         if what == "answer" and self.pool.has_asked:
-            self.pool.tell(now, out)
+            self.pool.insist(now, out)
         elif what == "hook" and self.phase in (Phase.PREPARING, Phase.CLEANUP):
             which = HOOK_OF[self.phase]
             unit = self._supervisor.units.get(self._prefix() + which)
@@ -205,7 +223,7 @@ class Crew:
     def _execute(self, now: Now, out: list[fx.Effect]) -> None:
         assert self.assignment is not None
         self._move("prepared")
-        self._open_pool(now)
+        self._open_pool()
         units = self._supervisor.units
         names = [*self.pool.slots]
         if "background" in self._hooks():
@@ -253,7 +271,14 @@ class Crew:
             "output_limit_bytes": defaults.TASK_OUTPUT_BYTES,
             "env": self._environ,
         }
-        self.pool.join(slot, connection, held, welcome, out)
+        process = self._supervisor.units[unit]
+        if slot.incarnation != process.incarnation and slot.tasks:
+            # The end of the former one's connection is still to be noticed.
+            if slot.connection:
+                out.append(fx.CloseWorker(slot.connection))
+                self.pool.part(slot.connection)
+            self.pool.bury(now, slot, process.last_exit)
+        self.pool.join(slot, connection, process.incarnation, held, welcome, out)
         if self._finding and all(
             one.connection or not self._is_coming(one) for one in self.pool.slots.values()
         ):
@@ -272,8 +297,10 @@ class Crew:
         if slot is None:
             return
         unit = self._supervisor.units.get(slot.unit)
-        if unit is None or unit.state not in _UP:
-            self.pool.bury(now, slot, unit.last_exit if unit is not None else None)
+        if unit is None:
+            self.pool.bury(now, slot, None)
+        elif _is_dead(unit):
+            self.pool.bury(now, slot, unit.last_exit, _was_told(unit))
         self._turn(now, out)
 
     def on_work(
@@ -293,7 +320,7 @@ class Crew:
     def on_link(self, now: Now, out: list[fx.Effect]) -> None:
         """Whoever is above can be talked to again: what was not answered is said again."""
         if self.assignment is None:
-            self._upward.phase(now, 0, Phase.IDLE, "", failed=False, completed=0, held=None, out=out)
+            self._tell_last(now, out)
         else:
             self._tell_phase(now, out)
             self.pool.lost = True  # what was on its way when the link broke may be
@@ -302,15 +329,23 @@ class Crew:
             self._turn(now, out)
 
     def _turn(self, now: Now, out: list[fx.Effect]) -> None:
-        """Whatever there is to do after anything happened."""
-        if self.assignment is None or self.phase is not Phase.EXECUTING or self._finding:
-            return
-        if self.pool.lost and not self.pool.has_asked:  # nothing is on its way that this would not count
+        """Whatever there is to do after anything happened. A word upward may be answered at once, with an end."""
+        if self._is_at_work() and self.pool.lost and not self.pool.has_asked:
+            # Nothing is on its way that this would not count.
             self.pool.lost = False
             self._tell_phase(now, out, held=self.pool.held())
-        self.pool.turn(now, out)
-        if self._ending is not None and self.pool.is_empty:
+        if self._is_at_work():
+            self.pool.turn(now, out)
+        # What an aborted one has to say is of no use any more, and nobody may answer.
+        if (
+            self._is_at_work()
+            and self._ending is not None
+            and (self.pool.is_empty or self._ending is Ending.ABORT)
+        ):
             self._leave(now, out)
+
+    def _is_at_work(self) -> bool:
+        return self.assignment is not None and self.phase is Phase.EXECUTING and not self._finding
 
     # ---- the end ----
 
@@ -335,7 +370,7 @@ class Crew:
         if not self._is_empty():
             return  # the cleanup is at rest, what it started is not gone
         self._move("cleaned")
-        self._forget(now, out, failed=False)
+        self._forget(now, out, failed=self._failed)
 
     def _fail(self, now: Now, out: list[fx.Effect]) -> None:
         """It could not be prepared, or was not wanted any more before it was."""
@@ -349,29 +384,38 @@ class Crew:
         assert self.assignment is not None
         out.append(fx.CancelTimer(("crew", "hook")))
         out.append(fx.RemoveSuiteFolder(self._folder()))
-        holder, completed, reason = self.assignment.holder, self.pool.completed, self._reason
+        self._last = (self.assignment.holder, self._reason, failed, self.pool.completed)
         self.assignment = None
         self.pool.close(out)
         self._declare({}, out)
-        self._upward.phase(
-            now, holder, Phase.IDLE, reason, failed=failed, completed=completed, held=None, out=out
-        )
+        self._tell_last(now, out)
+        following, self._next = self._next, None
+        if following is not None:
+            self.assign(now, following, out)
 
     # ---- a former life ----
 
-    def record(self) -> dict[str, Any] | None:
+    def record(self) -> dict[str, Any]:
         """What the next daemon must know."""
-        if self.assignment is None:
-            return None
-        return {"assignment": self.assignment.to_record(), "phase": str(self.phase)}
+        return {
+            "assignment": self.assignment.to_record() if self.assignment is not None else None,
+            "phase": str(self.phase),
+            "life": self._life,
+            "last": list(self._last),
+        }
 
     def restore(self, now: Now, record: Mapping[str, Any], out: list[fx.Effect]) -> None:
         """Before the supervisor looks for what it had: the units are declared, the workers will come back."""
+        holder, reason, failed, completed = record["last"]
+        self._last = (holder, reason, failed, completed)
+        if record["assignment"] is None:
+            return
         self.assignment = Assignment(**record["assignment"])
+        self._life, self.dirty = record["life"] + 1, True
         self.phase = Phase(record["phase"])
         self._redeclare(out)
         if self.phase is Phase.EXECUTING:
-            self._open_pool(now)
+            self._open_pool()
             self._finding = True
             out.append(fx.SetTimer(("crew", "find"), now.mono_ns + int(defaults.CREW_FIND_S * 1e9)))
 
@@ -432,6 +476,12 @@ class Crew:
             out=out,
         )
 
+    def _tell_last(self, now: Now, out: list[fx.Effect]) -> None:
+        holder, reason, failed, completed = self._last
+        self._upward.phase(
+            now, holder, Phase.IDLE, reason, failed=failed, completed=completed, held=None, out=out
+        )
+
     def _prefix(self) -> str:
         return f"suite-{self.assignment.suite}." if self.assignment is not None else "\0"
 
@@ -439,10 +489,10 @@ class Crew:
         assert self.assignment is not None
         return f"{self._root}/{self.assignment.uuid}"
 
-    def _open_pool(self, now: Now) -> None:
+    def _open_pool(self) -> None:
         assert self.assignment is not None
         units = [f"{self._prefix()}w{index}" for index in range(self.assignment.count)]
-        self.pool.open(now, self.assignment.holder, units, self.assignment.prefetch)
+        self.pool.open(self.assignment.holder, units, self.assignment.prefetch, self._life)
 
     def _hooks(self) -> dict[str, Mapping[str, Any]]:
         assert self.assignment is not None
@@ -501,6 +551,16 @@ class Crew:
         specs[name] = UnitSpec(
             name, ModelSettings(name=name, type="unit"), UnitSettings.model_validate(settings)
         )
+
+
+def _is_dead(unit: Unit) -> bool:
+    """Whether a worker has no process that could still say a word."""
+    return unit.leader_gone or not unit.has_process
+
+
+def _was_told(unit: Unit) -> bool:
+    """Whether its present end is on purpose."""
+    return unit.state in (State.STOPPING, State.STOPPED)
 
 
 def _has_ended(unit: Unit) -> bool:

@@ -95,6 +95,7 @@ class Slot:
 
     unit: str
     connection: int = 0  # 0: there is none
+    incarnation: int = 0  # of the worker that has the tasks
     taken: int = 0  # words about ended tasks, of this connection, that are safe above
     tasks: dict[int, Claimed] = field(default_factory=dict)
     done: int = 0
@@ -133,6 +134,7 @@ class Pool:
         self._connections: dict[int, Slot] = {}
         self._buffer: deque[Claimed] = deque()
         self._cancelled: set[int] = set()  # running tasks that are being ended
+        self._recalled: set[int] = set()  # ... because this node leaves: others get them
         self._outcomes: list[tuple[int, Outcome]] = []  # not told yet, with the connection they came from
         self._states: list[list[int]] = []
         self._sent: list[tuple[int, Outcome]] = []  # told and not acknowledged
@@ -141,12 +143,12 @@ class Pool:
         self._number = 0
         self._unanswered: set[int] = set()  # exchanges, among them those that made way for one with outcomes
 
-    def open(self, now: Now, holder: int, units: Iterable[str], prefetch: int) -> None:
-        """Places for these workers, which are to come."""
+    def open(self, holder: int, units: Iterable[str], prefetch: int, life: int) -> None:
+        """Places for these workers, which are to come. `life` is more than in any former life of the holder."""
         self.slots = {unit: Slot(unit) for unit in units}
         self.holder, self._prefetch = holder, prefetch
         self._limit = sum(slot.credits for slot in self.slots.values())
-        self._number = int(now.real_s * 1e6)  # above those of any former life
+        self._number = life << 40
         self.leaving = self.hard = self.lost = False
         self.completed = 0
 
@@ -160,6 +162,7 @@ class Pool:
             self._connections,
             self._buffer,
             self._cancelled,
+            self._recalled,
             self._unanswered,
             self._states,
         ):
@@ -180,6 +183,7 @@ class Pool:
         self,
         slot: Slot,
         connection: int,
+        incarnation: int,
         held: list[list[int]],
         welcome: dict[str, Any],
         out: list[fx.Effect],
@@ -188,7 +192,7 @@ class Pool:
         if slot.connection:
             self._connections.pop(slot.connection, None)
             out.append(fx.CloseWorker(slot.connection))
-        slot.connection, slot.taken = connection, 0
+        slot.connection, slot.incarnation, slot.taken = connection, incarnation, 0
         self._connections[connection] = slot
         known, slot.tasks = slot.tasks, {}
         for task, attempt in held:
@@ -202,7 +206,7 @@ class Pool:
             said.append([Kind.PAUSE])
         out.append(fx.ToWorker(connection, tuple(said)))
         if self.hard:
-            self._cancel(slot, list(slot.tasks), out)
+            self._recall(slot, out)
 
     def hear(self, connection: int, messages: list[list[Any]]) -> None:
         """Words of a worker, in order."""
@@ -212,9 +216,12 @@ class Pool:
         for message in messages:
             if message[0] == Kind.DONE:
                 # In the order of the worker, and all of them: it is told how many are safe.
-                message[0] = "done"
-                message.append(slot.unit)
-                self._outcomes.append((connection, message))
+                if message[4] == wire.USER_CANCELLATION and message[1] in self._recalled:
+                    self._outcomes.append((connection, ["returned", message[1], message[2]]))
+                else:
+                    message[0] = "done"
+                    message.append(slot.unit)
+                    self._outcomes.append((connection, message))
                 task = slot.tasks.get(message[1])
                 if task is None or task[1] != message[2]:
                     continue  # told again
@@ -222,6 +229,7 @@ class Pool:
                 slot.done += 1
                 self.completed += 1
                 self._cancelled.discard(message[1])
+                self._recalled.discard(message[1])
                 self._limit += slot.learn(max(0, message[6] - message[5]) / 1e9, self._prefetch)
             elif message[0] == Kind.STATE:
                 self._states.append([message[1], message[2], message[3]])
@@ -233,8 +241,11 @@ class Pool:
             slot.connection = 0
         return slot
 
-    def bury(self, now: Now, slot: Slot, exit: Exit | None) -> None:
-        """A worker is dead and all its words are heard: the task it ran was its end, the others go to others."""
+    def bury(self, now: Now, slot: Slot, exit: Exit | None, told: bool = False) -> None:
+        """A worker is dead and all its words are heard: the task it ran was its end, the others go to others.
+
+        `told`: it was ended on purpose, which is no fault of the task.
+        """
         if slot.connection or not slot.tasks:
             return
         tasks, slot.tasks = list(slot.tasks.values()), {}
@@ -243,8 +254,11 @@ class Pool:
         cause = -signal if signal is not None else code
         if cause == wire.EXIT_TIMED_OUT:
             pass  # it has told of the task that took too long; this one had not begun
-        elif running[0] in self._cancelled or self.hard:
+        elif running[0] in self._cancelled:
             self._outcomes.append((0, ["cancelled", *running[:2]]))
+            del tasks[0]
+        elif told or self.hard:
+            self._outcomes.append((0, ["returned", *running[:2]]))
             del tasks[0]
         elif cause == ALARM:
             done = [
@@ -265,6 +279,7 @@ class Pool:
             self._outcomes.append((0, ["died", *running[:2], cause, reason, slot.unit]))
             del tasks[0]
         self._cancelled.discard(running[0])
+        self._recalled.difference_update(task[0] for task in (running, *tasks))
         for task in reversed(tasks):
             if task[0] in self._cancelled:
                 self._cancelled.discard(task[0])
@@ -296,7 +311,7 @@ class Pool:
         if hard and not self.hard:
             self.hard = True
             for slot in self.slots.values():
-                self._cancel(slot, list(slot.tasks), out)
+                self._recall(slot, out)
 
     def pause(self, paused: bool, out: list[fx.Effect]) -> None:
         self.paused = paused
@@ -304,13 +319,20 @@ class Pool:
             fx.ToWorker(number, ([Kind.PAUSE if paused else Kind.RESUME],)) for number in self._connections
         )
 
+    def _recall(self, slot: Slot, out: list[fx.Effect]) -> None:
+        """What it has is ended here, to be done elsewhere."""
+        tasks = [task for task in slot.tasks if task not in self._cancelled]
+        self._recalled.update(tasks)
+        self._end(slot, tasks, out)
+
     def _cancel(self, slot: Slot, tasks: list[int], out: list[fx.Effect]) -> None:
-        words = [
-            [Kind.CANCEL, task, slot.tasks[task][1], defaults.TASK_CANCEL_GRACE_S]
-            for task in tasks
-            if task not in self._cancelled
-        ]
-        self._cancelled.update(tasks)
+        fresh = [task for task in tasks if task not in self._cancelled]
+        self._cancelled.update(fresh)
+        self._end(slot, [task for task in fresh if task not in self._recalled], out)
+        self._recalled.difference_update(fresh)
+
+    def _end(self, slot: Slot, tasks: list[int], out: list[fx.Effect]) -> None:
+        words = [[Kind.CANCEL, task, slot.tasks[task][1], defaults.TASK_CANCEL_GRACE_S] for task in tasks]
         if words and slot.connection:
             out.append(fx.ToWorker(slot.connection, tuple(words)))
 
@@ -391,8 +413,17 @@ class Pool:
         """An exchange is on its way."""
         return bool(self._asked)
 
+    def insist(self, now: Now, out: list[fx.Effect]) -> None:
+        """There was no answer: say the exchange again."""
+        if self.lost and not self._sent:
+            # It waits for work, perhaps for the very tasks that were lost: one that asks for nothing overtakes it.
+            self._number += 1
+            self._asked, self._wanted = self._number, 0
+            self._unanswered.add(self._number)
+        self.tell(now, out)
+
     def tell(self, now: Now, out: list[fx.Effect]) -> None:
-        """Say the exchange that is not answered, again if need be."""
+        """Say the exchange that is not answered."""
         states, self._states = self._states, []
         out.append(fx.SetTimer(("crew", "answer"), now.mono_ns + int(defaults.CREW_ANSWER_S * 1e9)))
         outcomes = [outcome for _, outcome in self._sent]

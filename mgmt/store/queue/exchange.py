@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mgmt.core.suites import operations as ops
 from mgmt.core.suites.states import SUITE_EDGES, Suite, SuiteEvent, Task
+from mgmt.protocol import defaults
 from mgmt.store.queue import dependents, giving_back, refusals, submitting
 from mgmt.store.queue.connection import Connection
 from mgmt.store.queue.counting import Moves, cancelled_among
@@ -235,7 +236,7 @@ def _delay_of_retry(db: Connection, task: int, status: int, lane: int) -> int | 
     if cancelled_among(db, (lane,)):
         return None
     db.change("UPDATE retries SET used = used + 1 WHERE task = ?", (task,))
-    return int(delay_ms)
+    return min(int(delay_ms) << min(used, 40), int(defaults.MAX_TASK_S * 1000))
 
 
 def _submit_next(

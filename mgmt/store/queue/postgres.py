@@ -40,8 +40,9 @@ class PostgresConnection:
     SKIP = " FOR UPDATE SKIP LOCKED"
     failures: tuple[type[Exception], ...] = (psycopg.Error,)
 
-    def __init__(self, conninfo: str, schema: str) -> None:
+    def __init__(self, conninfo: str, schema: str, reads_only: bool = False) -> None:
         self._conninfo = conninfo
+        self._reads_only = reads_only
         self.schema = schema
         self._db = self._connect()
         self.writes = 0
@@ -51,6 +52,11 @@ class PostgresConnection:
         db.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(self.schema)))
         db.execute(f"SET lock_timeout = {_LOCK_MS}")
         db.execute("SET synchronous_commit = on")
+        db.execute("SET jit = off")  # to compile a statement takes longer than it does
+        if not self._reads_only:
+            # A plan is made while the tables are small, and kept when they are not: every statement has its index.
+            db.execute("SET enable_seqscan = off")
+            db.execute("SET enable_bitmapscan = off")
         return db
 
     def begin(self) -> None:
@@ -153,7 +159,7 @@ class PostgresEngine:
     def open_reader(self) -> PostgresConnection:
         """A connection that only reads, beside the one that writes."""
         try:
-            return PostgresConnection(self._conninfo, self.schema)
+            return PostgresConnection(self._conninfo, self.schema, reads_only=True)
         except psycopg.Error as error:
             raise _unusable(error) from None
 
