@@ -1,4 +1,4 @@
-"""Suites while workers, agents and daemons are killed, links are cut and disks are full: no task is lost or done twice.
+"""Suites while workers, agents and daemons are killed, links cut and disks full: no task is lost or done twice.
 
 "Done twice" is about results: what is tried again may run again, and exactly one of its results counts.
 """
@@ -71,6 +71,11 @@ def counts_are_exact(daemon: Daemon) -> None:
         db.close()
 
 
+def finishes(daemon: Daemon, suite: int, count: int) -> None:
+    """It goes on until so many tasks are done."""
+    eventually(lambda: status(daemon, suite)["tasks"]["finished"] >= count, 25.0, f"{count} are done")
+
+
 def again(peer: Daemon) -> None:
     """kill -9, and the next one."""
     peer.crash()
@@ -93,9 +98,7 @@ def test_three_deaths_of_the_daemon_during_600_tasks(start: Start) -> None:
     suite = create(daemon, 2)
     numbers = submit(daemon, suite, *[["true"]] * 600)
     for share in (50, 200, 400):
-        eventually(
-            lambda share=share: status(daemon, suite)["tasks"]["finished"] >= share, what="some are done"
-        )
+        finishes(daemon, suite, share)
         again(daemon)
     ended(daemon, suite, SLOW_S)
     found = tasks(daemon, suite)
@@ -149,10 +152,7 @@ def test_agent_and_daemon_die_one_after_the_other(start: Start, join: Join) -> N
         again(agent)
         time.sleep(pause_s)  # somewhere in its start
         again(daemon)
-        before = status(daemon, suite)["tasks"]["finished"]
-        eventually(
-            lambda before=before: status(daemon, suite)["tasks"]["finished"] > before, 25.0, "it goes on"
-        )
+        finishes(daemon, suite, status(daemon, suite)["tasks"]["finished"] + 1)
     ended(daemon, suite, SLOW_S)
     assert status(daemon, suite)["tasks"]["finished"] == 60
     counts_are_exact(daemon)
