@@ -23,6 +23,7 @@ from bench import (
     relay,
     resources,
     rt,
+    suites,
     supervision,
     workers,
 )
@@ -42,6 +43,7 @@ GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
     "candidates": candidates.candidates,
     "rt": rt.rt,
     "workers": workers.workers,
+    "suites": suites.suites,
     "nodes": nodes.nodes,
 }
 DOCUMENT = Path(__file__).parent.parent / "docs" / "performance.md"

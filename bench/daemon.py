@@ -36,6 +36,7 @@ class Daemon:
         self.handshake = f"ipc://{folder}/symphony-ipc"
         self.commands = f"ipc://{folder}/symphony-cli"
         self.relay = f"ipc://{folder}/relay"
+        self.nodes = f"ipc://{folder}/nodes"
 
     @property
     def pid(self) -> int:
@@ -101,12 +102,12 @@ def configuration(folder: Path, cpus: str | None = None) -> dict[str, Any]:
 
 @contextmanager
 def place(
-    cpus: str | None = None, units: Mapping[str, Any] | None = None
+    cpus: str | None = None, units: Mapping[str, Any] | None = None, nodes: bool = False
 ) -> Iterator[tuple[Path, dict[str, str], list[str]]]:
     """A folder with a configuration, the environment and the command that start a daemon in it.
 
-    With `units` the configuration has these, and no models. The runtime folder is in memory, as /run is; the
-    state is where temporary files are.
+    With `units` the configuration has these, and no models; with `nodes` agents may join. The runtime folder is in
+    memory, as /run is; the state is where temporary files are.
     """
     memory = MEMORY if os.access(MEMORY, os.W_OK) else None
     with (
@@ -120,6 +121,8 @@ def place(
             told |= {"units": dict(units), "model_backends": {}, "supported_models": []}
             # A daemon as it is installed: with the history and the log that it has by default.
             del told["limits"], told["logging"]
+        if nodes:
+            told["endpoints"]["nodes"] = f"ipc://{folder}/nodes"
         config.write_text(json.dumps(told))
         environ = {
             **{key: value for key, value in os.environ.items() if not key.startswith("MGMT_")},
@@ -131,9 +134,11 @@ def place(
 
 
 @contextmanager
-def running(cpus: str | None = None, units: Mapping[str, Any] | None = None) -> Iterator[Daemon]:
+def running(
+    cpus: str | None = None, units: Mapping[str, Any] | None = None, nodes: bool = False
+) -> Iterator[Daemon]:
     """A daemon that answers; ended by SIGTERM, and by SIGKILL with everything below it when it does not end."""
-    with place(cpus, units) as (folder, environ, command):
+    with place(cpus, units, nodes) as (folder, environ, command):
         with open(folder / "daemon.log", "wb") if units is not None else nullcontext() as log:
             process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
         daemon = Daemon(folder, process, environ)

@@ -22,7 +22,7 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 def supervision(quick: bool) -> list[Figure]:
     """200 `sleep infinity`; peers are left out, and the first row says why, when they cannot be installed."""
-    programs = installed.peers()
+    programs = installed.peers("supervisors")
     figures = []
     if isinstance(programs, str):
         figures.append(Figure("peers that were found", "", [0], note=programs))

@@ -14,6 +14,70 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "path": "File it came from; base of relative folders.",
         },
     ),
+    "artifact-delete": (
+        "Delete what tasks have left.",
+        {
+            "tasks": "Only of these.",
+            "suite": "Only of tasks of this suite.",
+            "group": "Only of this group.",
+            "kinds": "Only these.",
+        },
+    ),
+    "artifacts": (
+        "List what tasks have left: their results and logs.",
+        {
+            "tasks": "Only of these.",
+            "suite": "Only of tasks of this suite.",
+            "group": "Only of this group.",
+            "kinds": "Only these.",
+        },
+    ),
+    "attachment-delete": (
+        "Delete attachments of a group.",
+        {
+            "group": "Your own when absent.",
+            "keys": "These.",
+            "prefix": "Those that begin like this.",
+        },
+    ),
+    "attachments": (
+        "List attachments, in the order of their names.",
+        {
+            "group": "Only of this group; none: of all that you may read.",
+            "keys": "Only these.",
+            "prefix": "That begin like this.",
+        },
+    ),
+    "blob-begin": (
+        "Upload a file: an attachment of a user, or an artifact of a task by the node that runs it.",
+        {
+            "digest": "SHA-256 of the content, in hexadecimal.",
+            "group": "Of an attachment; your own when absent.",
+            "key": "Of an attachment.",
+            "task": "Of an artifact.",
+            "kind": "Of an artifact.",
+            "attempt": "Of the task.",
+            "holder": "Who runs it.",
+        },
+    ),
+    "blob-chunk": (
+        "The next part of an upload, which begins where the former one ended.",
+        {},
+    ),
+    "blob-commit": (
+        "All of an upload is there: it gets its name when its content is of the digest that was told.",
+        {},
+    ),
+    "blob-read": (
+        "Read a part of a file. Agents read what the suite they have may read.",
+        {
+            "blob": "`GROUP/KEY` of an attachment, `task:NUMBER/KIND` of an artifact, or `sha256:HEX`.",
+            "digest": "Refuse when it has other content by now.",
+            "verify": "Read through all of it first, and refuse damaged content.",
+            "holder": "Of an agent: for whom it reads.",
+            "task": "Of an agent: for which task; 0: for a hook.",
+        },
+    ),
     "candidates-list": (
         "Show candidates with their scores, the next to be run first.",
         {

@@ -61,6 +61,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "user": ("users", "Make, show and shut out users, and manage the tokens they speak with."),
     "group": ("accounts", "Make groups, let users in, and let groups use nodes and workers."),
     "quota": ("accounts", "Show and change how much users and groups may have."),
+    "attachment": ("files", "Store files for tasks and hooks, list and fetch them."),
+    "artifact": ("files", "List, fetch and delete what tasks have left."),
     "whoami": ("users", _verb("whoami")),
     "keys": ("keys", "Make, allow and revoke the keys that tcp endpoints ask for."),
     "config": ("config", "Check, describe or show the configuration."),

@@ -232,9 +232,25 @@ SPECIAL: dict[tuple[str, str], Any] = {
     ("CrewWork", "tasks"): [[41, 1, b"\x80", "f9002738-eea6-859b-b4ea-f341460ca510", ""]],
     ("CrewWork", "cancelling"): [[40, 2]],
     ("CrewPhase", "held"): [[41, 1]],
+    ("Resource", "blob"): "vision/net.bin",
+    ("Resource", "path"): "net.bin",
+    ("BlobBegin", "key"): "net.bin",
+    ("BlobBegin", "task"): None,
+    ("BlobBegin", "kind"): None,
+    ("BlobBegin", "attempt"): 0,
+    ("BlobBegin", "holder"): 0,
+    ("BlobRead", "blob"): "vision/net.bin",
+    ("BlobRead", "holder"): 0,
+    ("BlobRead", "task"): 0,
+    ("BlobStatus", "blob"): "vision/net.bin",
+    ("BlobStatus", "kind"): "attachment",
+    ("BlobStatus", "key"): "net.bin",
+    ("BlobStatus", "task"): None,
+    ("Artifacts", "tasks"): [41],
+    ("ArtifactDelete", "tasks"): [41],
     ("TaskExplanation", "lines"): ["on CPU 2 of node 'local': chosen by best_fit_decreasing"],
 }
-NEEDED = {("Task", "args")}  # or another field instead, so neither is required
+NEEDED = {("Task", "args"), ("BlobBegin", "key")}  # or other fields instead, so none of them is required
 # One for each outcome that is not ok.
 REFUSALS: dict[str, dict[str, Any]] = {
     "bad-body": {"field": "model"},

@@ -70,7 +70,7 @@ class CommandLine(click.ParamType):  # type: ignore[type-arg]  # generic in the 
     type=click.Choice(["process", "resident"]),
     help="process: one for each task (the default); resident: Python that calls functions.",
 )
-@click.option("--prefetch", type=int, help="Tasks fetched ahead for each worker (16).")
+@click.option("--prefetch", type=int, help="Tasks fetched ahead for each worker, at most (64).")
 @click.option("--cpus", type=CpuList(), metavar="LIST", help="CPUs of the workers, such as 0,2-3.")
 @click.option(
     "--binding",

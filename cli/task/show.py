@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
@@ -45,17 +46,25 @@ def explain(invocation: Invocation, task: int) -> int:
 @task_argument
 @click.option("-f", "--follow", is_flag=True, help="Wait for its end first.")
 def logs(invocation: Invocation, task: int, follow: bool) -> int:
-    """The last 4 KiB, standard output and error as they came. Exits 3 while it has not ended."""
+    """Standard output and error as they came: all of a task with terminal_output, else the last 4 KiB. Exits 3
+    while it has not ended."""
     with invocation.client(WAIT_TIMEOUT_S if follow else 10.0) as client:
         if follow:
             client.request("task-wait", {"task": task})
         shown = client.request("task-show", {"task": task})
-    if shown["result"] is None:
-        state = shown["status"]["state"]
-        text = f"task {task} is {state} and has no output yet; `mgmt task logs -f {task}` waits for it"
-        raise MgmtError("not-ready", text, task=task)
+        if shown["result"] is None:
+            state = shown["status"]["state"]
+            text = f"task {task} is {state} and has no output yet; `mgmt task logs -f {task}` waits for it"
+            raise MgmtError("not-ready", text, task=task)
+        whole = next((one["blob"] for one in shown["artifacts"] if one["kind"] == "std-log"), None)
+        if whole is not None and not invocation.json:
+            from mgmt.client import files
+
+            files.read(client, whole, sys.stdout.buffer.write)
+            return Exit.OK
     if invocation.json:
-        invocation.emit("mgmt.task-log/1", {"task": task}, {"tail": shown["result"]["tail"]})
+        tail = shown["result"]["tail"]
+        invocation.emit("mgmt.task-log/1", {"task": task, "whole": whole}, {"tail": tail})
     else:
         click.echo(shown["result"]["tail"], nl=False)
     return Exit.OK

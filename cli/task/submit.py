@@ -68,6 +68,13 @@ class Json(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
 @click.option("--priority", type=int, help="Tasks with more go first.")
 @click.option("--label", "labels", metavar="LABEL", multiple=True, help="For queries; may be repeated.")
 @click.option("--env", "envs", metavar="NAME=VALUE", multiple=True, help="Environment; may be repeated.")
+@click.option(
+    "--resource",
+    "resources",
+    metavar="PATH=FILE",
+    multiple=True,
+    help="A file (GROUP/KEY, task:NUMBER/KIND) that it finds as $MITO_RESOURCE_DIR/PATH; may be repeated.",
+)
 @click.option("--cwd", metavar="FOLDER", help="Working folder on the node; a fresh one by default.")
 @click.option("--task-timeout", type=Duration(), help="End a task with all it started after this time.")
 @click.option("--output", is_flag=True, help="Keep all its output, not just the end.")
@@ -168,6 +175,12 @@ def _task(options: dict[str, Any]) -> dict[str, Any]:
             if not (name and equals):
                 raise click.UsageError(f"--env wants NAME=VALUE, not {name!r}.")
         task["envs"] = {name: value for name, _, value in pairs}
+    if options["resources"]:
+        pairs = [one.partition("=") for one in options["resources"]]
+        for path, equals, blob in pairs:
+            if not (path and equals and blob):
+                raise click.UsageError(f"--resource wants PATH=FILE, not {path!r}.")
+        task["resources"] = [{"blob": blob, "path": path} for path, _, blob in pairs]
     if options["task_timeout"] is not None:
         task["timeout_s"] = options["task_timeout"]
     if options["output"]:

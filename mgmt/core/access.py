@@ -25,12 +25,14 @@ USER, WORKER = "user", "worker"
 
 MAY: dict[str, frozenset[Audience]] = {
     MACHINE: frozenset(Audience),
-    keys.OPERATOR: frozenset({Audience.OPERATOR, Audience.USER, Audience.CLIENT, Audience.ANYBODY}),
-    USER: frozenset({Audience.USER, Audience.CLIENT, Audience.ANYBODY}),
+    keys.OPERATOR: frozenset(
+        {Audience.OPERATOR, Audience.USER, Audience.COURIER, Audience.CLIENT, Audience.ANYBODY}
+    ),
+    USER: frozenset({Audience.USER, Audience.COURIER, Audience.CLIENT, Audience.ANYBODY}),
     keys.CLIENT: frozenset({Audience.CLIENT, Audience.ANYBODY}),
     WORKER: frozenset({Audience.WORKER, Audience.ANYBODY}),
     keys.BACKEND: frozenset({Audience.BACKEND}),
-    keys.AGENT: frozenset({Audience.AGENT}),
+    keys.AGENT: frozenset({Audience.AGENT, Audience.COURIER}),
 }
 
 
@@ -142,7 +144,9 @@ def _refuse(asked: Asked, row: Verb, what: str) -> NoReturn:
     if by.role == WORKER or grant is None:
         text = f"{by.via} of user {by.user!r} is a {by.role}'s, and {what} is for the role {audience}"
         raise MgmtError("not-authorised", text, verb=asked.verb)
-    needed = {Audience.USER: "user:NAME", Audience.AGENT: "agent:NODE"}.get(audience, str(audience))
+    needed = {Audience.USER: "user:NAME", Audience.AGENT: "agent:NODE", Audience.COURIER: "user:NAME"}.get(
+        audience, str(audience)
+    )
     text = (
         f"{by.via} has the role {grant.role}, and {what} is for the role {audience}: use another "
         f"key, or have its role changed (`mgmt keys allow --role {needed} {grant.key}`)"

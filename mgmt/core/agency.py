@@ -32,6 +32,8 @@ OPEN = frozenset(
     }
 )
 
+OF_AGENTS = frozenset({"agent-hello", "blob-begin", "blob-chunk", "blob-commit", "blob-read"})
+
 
 def of(state: State) -> Agent:
     assert state.agent is not None, "events of the link reach agents only"
@@ -44,8 +46,9 @@ def refuse_what_is_the_daemons(state: State, asked: Asked) -> None:
         name, daemon = state.agent.facts.name, state.agent.facts.daemon
         text = f"this is the agent of node {name}: {asked.verb} is for its daemon, which it joins at {daemon}"
         raise MgmtError("not-available", text, daemon=daemon)
-    if state.agent is None and asked.route.plane == NODES_PLANE and asked.verb != "agent-hello":
-        raise MgmtError("denied", "agents do not ask, they are asked; use the control endpoint")
+    if state.agent is None and asked.route.plane == NODES_PLANE and asked.verb not in OF_AGENTS:
+        text = "agents ask for the files of what they run, and for nothing else; use the control endpoint"
+        raise MgmtError("denied", text)
 
 
 def on_link_up(state: State, now: Now, event: ev.LinkUp, out: list[fx.Effect]) -> None:

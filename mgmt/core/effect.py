@@ -418,23 +418,21 @@ class Relink:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Have the queue of tasks carry out an operation; Queued with the same tag follows when it is durable."""
+    """Have the queue of tasks carry out an operation; Queued with the same tag follows when it is durable.
+
+    `in_order`: a question, too, is answered after what was asked before it, and with it.
+    """
 
     tag: tuple[Any, ...]
     operation: Any  # of mgmt.core.suites.operations
+    in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class MakeSuiteFolder:
-    """Make the folder of a suite, with (blob, path) pairs put below its `resources`; SuiteFolderMade follows."""
+    """Make the folder of a suite; SuiteFolderMade follows."""
 
     holder: int
-    path: str
-    resources: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveSuiteFolder:
     path: str
 
 
@@ -453,8 +451,134 @@ class CloseWorker:
     connection: int
 
 
+# ---- files: what may block, in worker threads; Filed with the same tag follows ----
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSpool:
+    """Where an upload stands. Result: bytes that are there."""
+
+    upload: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteSpool:
+    """Append to an upload; in the order of asking. Result: bytes that are there; `conflict` at another offset."""
+
+    upload: int
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceSpool:
+    """The upload is whole: keep it as content. `corrupt` when it is not of this digest; it is gone then."""
+
+    upload: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class DropSpools:
+    """Nothing will come of these uploads."""
+
+    uploads: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReadContent:
+    """Result: at most so many bytes. `verify`: all of it is looked through first."""
+
+    digest: str
+    offset: int
+    most_bytes: int
+    verify: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ListContents:
+    """Result: tuple of digests that were not taken since this time, epoch seconds.
+
+    Spools that were not written since `orphans_before_s` are removed: their uploads were given up.
+    """
+
+    before_s: float
+    orphans_before_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveContents:
+    """Unless they were taken since this time. Result: bytes that are free now."""
+
+    digests: tuple[str, ...]
+    before_s: float
+
+
+FileWork = OpenSpool | WriteSpool | PlaceSpool | DropSpools | ReadContent | ListContents | RemoveContents
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """Do this in a worker thread; Filed with the same tag follows."""
+
+    tag: int
+    work: FileWork
+
+
+# ---- files of tasks on the machine that runs them ----
+
+
+@dataclass(frozen=True, slots=True)
+class FetchInputs:
+    """Put (blob, path) pairs into a folder, which is there, whole, afterwards; InputsFetched follows."""
+
+    holder: int
+    task: int
+    attempt: int
+    folder: str
+    resources: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeepOutputs:
+    """Have what a task left (paths; None: nothing) kept as its artifacts, and remove it; OutputsKept follows."""
+
+    holder: int
+    task: int
+    attempt: int
+    results: str | None
+    log: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DropJobs:
+    """Fetch and keep nothing for this holder any more, or for these of its tasks (none: all); no event follows."""
+
+    holder: int
+    tasks: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MoveFolder:
+    """At once, within a file system."""
+
+    path: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveTree:
+    path: str
+
+
 Effect = (
     Answer
+    | File
+    | FetchInputs
+    | KeepOutputs
+    | DropJobs
+    | MoveFolder
+    | RemoveTree
     | Tell
     | Publish
     | SetTimer
@@ -494,7 +618,6 @@ Effect = (
     | Relink
     | Queue
     | MakeSuiteFolder
-    | RemoveSuiteFolder
     | ToWorker
     | CloseWorker
 )

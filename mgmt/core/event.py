@@ -14,7 +14,8 @@ from mgmt.settings import Settings
 LEGACY_PLANE = "legacy"  # its requests have no sessions
 NODES_PLANE = "nodes"  # where agents join
 UPLINK_PLANE = "uplink"  # what the daemon asks its agent on somebody's behalf
-SESSIONLESS = frozenset({LEGACY_PLANE, NODES_PLANE, UPLINK_PLANE})
+CREW_PLANE = "crew"  # this machine's own crew asks for files
+SESSIONLESS = frozenset({LEGACY_PLANE, NODES_PLANE, UPLINK_PLANE, CREW_PLANE})
 
 
 class Now(NamedTuple):
@@ -148,6 +149,7 @@ class Restored:
     crew: dict[str, Any] | None = None  # what this machine was at work on
     suites: tuple[Any, ...] = ()  # of the queue
     holders: tuple[Any, ...] = ()
+    storage: tuple[tuple[str, int], ...] = ()  # bytes by group
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,6 +397,35 @@ class SuiteFolderMade:
     error: str = ""
 
 
+@dataclass(slots=True)
+class Filed:
+    """What became of the File of this tag: its result, or why there is none."""
+
+    tag: int
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class InputsFetched:
+    """The files of a task are there; `message`: a word of wire.TASK_MESSAGES says why not, `detail` more."""
+
+    holder: int
+    task: int
+    attempt: int
+    message: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputsKept:
+    """What a task left is kept; `message`, a word of wire.TASK_MESSAGES or a sentence: it is not, and why."""
+
+    holder: int
+    task: int
+    attempt: int
+    message: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerHello:
     """A worker connected; `held` has the [task, attempt] of what it was handed and has not told the end of."""
@@ -457,6 +488,9 @@ Event = (
     | DaemonNoticed
     | Queued
     | SuiteFolderMade
+    | Filed
+    | InputsFetched
+    | OutputsKept
     | WorkerHello
     | WorkerSaid
     | WorkerGone

@@ -307,7 +307,7 @@ def _waiters(state: State) -> None:
         # What reads a file waits in the shell, what is about suites and tasks for their queue.
         verb = call.asked.verb
         outside = verb in ("logs", "plan", "apply", "schedule-stat", "tasks") or verb.startswith(
-            ("suite-", "task-")
+            ("suite-", "task-", "blob-", "attachment", "artifact")
         )
         if route not in seen and not outside:
             _broken("somebody will answer every parked call", route)

@@ -19,7 +19,9 @@ from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.suites.board import Board
 from mgmt.core.suites.crew import Crew
-from mgmt.core.suites.pool import Outcome, Phase, Upward
+from mgmt.core.suites.files import Outcome
+from mgmt.core.suites.filing import Filing
+from mgmt.core.suites.pool import Phase, Upward
 from mgmt.core.suites.upward import ToDaemon
 from mgmt.core.supervision import Ordering, UnitSpec
 from mgmt.core.users import Users
@@ -211,6 +213,7 @@ class State:
             worker=identity.worker,
             environ=identity.environ,
         )
+        self.filing = Filing()
         shared = settings.queue.database is not None
         self.board = Board(
             self.roster,

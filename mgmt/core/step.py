@@ -16,6 +16,7 @@ from mgmt.core import (
     accounts,
     agency,
     cluster,
+    filing,
     measuring,
     operate,
     scheduling,
@@ -502,6 +503,8 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.crew.on_timer(now, about, out)
     elif what == "suites":
         state.board.on_timer(now, about, out)
+    elif what == "blobs":
+        filing.collect(state, now, out)
     elif what == "staging":
         state.execution.on_stage_timer(now, out)
     elif what == "fence":
@@ -635,6 +638,9 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
                 supervisor.refuse(unit, error.text)
     state.ordering.on_change(now, out)  # whoever waited when the former daemon ended
     if state.agent is None:
+        for group, used_bytes in event.storage:
+            state.users.count_stored(group, used_bytes)
+        filing.set_timer(state, now, out)
         state.board.restore(now, event.suites, event.holders, out)  # before its own crew says a word
         state.desk.restore(now, out)
     else:
@@ -690,6 +696,9 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.SuiteFolderMade: lambda state, now, event, out: state.crew.on_folder(
         now, event.holder, event.error, out
     ),
+    ev.Filed: filing.on_filed,
+    ev.InputsFetched: lambda state, now, event, out: state.crew.on_inputs(now, event, out),
+    ev.OutputsKept: lambda state, now, event, out: state.crew.on_outputs(now, event, out),
     ev.WorkerHello: _on_worker_hello,
     ev.WorkerSaid: lambda state, now, event, out: state.crew.on_said(
         now, event.connection, event.messages, out

@@ -9,42 +9,23 @@ from typing import Any
 from mgmt.core import effect as fx
 from mgmt.core.event import ADMINISTRATOR, Asked, Now
 from mgmt.core.state import State
+from mgmt.core.suites import blobs
 from mgmt.core.suites import operations as op
+from mgmt.core.suites.blobs import BlobKind
 from mgmt.core.suites.board import CANCELLED, Entry, Holding, exec_state, new_task_of
 from mgmt.core.suites.identity import Kind
 from mgmt.core.suites.pool import Ending
 from mgmt.core.suites.states import ENDED, Exec, Suite, Task, has_reached
 from mgmt.core.supervision import LOCAL
-from mgmt.core.verbs import Body, handles, refuse_while_stopping
+from mgmt.core.verbs import Body, handles, later, refuse_while_stopping
 from mgmt.protocol import frames
 from mgmt.protocol import messages_suites as msg
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.table import Role
 
-Reply = Callable[[Now, Any, list[fx.Effect]], dict[str, Any] | None]
-
 
 def _ms(now: Now) -> int:
     return int(now.real_s * 1000)
-
-
-def _later(state: State, now: Now, asked: Asked, operation: Any, reply: Reply, out: list[fx.Effect]) -> None:
-    """Park the request, ask the queue, and answer with what `reply` makes of its result; None: it does itself."""
-    state.sessions.park(now, asked, out)
-
-    def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
-        if isinstance(result, MgmtError):
-            state.sessions.refuse(asked.route, result, out)
-            return
-        try:
-            body = reply(now, result, out)
-        except MgmtError as error:
-            state.sessions.refuse(asked.route, error, out)
-            return
-        if body is not None:
-            state.sessions.answer(asked.route, frames.Outcome.OK, body, out)
-
-    state.board.ask(operation, then, out)
 
 
 # ---- whose it is ----
@@ -169,7 +150,7 @@ def _create(state: State, now: Now, asked: Asked, body: msg.SuiteCreate, out: li
         state.board.metrics.add("suites_created_total")
         return suite_body(state, state.board.adopt(record))
 
-    _later(state, now, asked, create, reply, out)
+    later(state, now, asked, create, reply, out)
     return None
 
 
@@ -200,7 +181,7 @@ def _refreshed(state: State, now: Now, asked: Asked, entry: Entry, out: list[fx.
         entry.record, entry.counts = record, record.counts
         return suite_body(state, entry)
 
-    _later(state, now, asked, op.GetSuite(entry.number), reply, out)
+    later(state, now, asked, op.GetSuite(entry.number), reply, out)
 
 
 @handles("suite-cancel")
@@ -216,9 +197,9 @@ def _cancel(state: State, now: Now, asked: Asked, body: msg.SuiteCancel, out: li
             entry.record, entry.counts = record, record.counts
             return {"suite": suite_body(state, entry), "cancelled": result.count}
 
-        _later(state, now, asked, op.GetSuite(entry.number), reply, out)
+        later(state, now, asked, op.GetSuite(entry.number), reply, out)
 
-    _later(state, now, asked, cancel, cancelled, out)
+    later(state, now, asked, cancel, cancelled, out)
     return None
 
 
@@ -230,7 +211,7 @@ def _close(state: State, now: Now, asked: Asked, body: msg.SuiteClose, out: list
     def reply(now: Now, counts: op.Counts, out: list[fx.Effect]) -> dict[str, Any]:
         return suite_body(state, entry)
 
-    _later(state, now, asked, op.CloseSuite(entry.number, _ms(now)), reply, out)
+    later(state, now, asked, op.CloseSuite(entry.number, _ms(now)), reply, out)
     return None
 
 
@@ -305,7 +286,7 @@ def _agents(state: State, now: Now, asked: Asked, body: msg.SuiteAgents, out: li
         after = set(state.board.eligible(entry))
         return _agents_body(state, entry, after - before, set(body.remove), rejected)
 
-    _later(state, now, asked, op.ChangeSuite(entry.number, _ms(now), record=entry.packed()), reply, out)
+    later(state, now, asked, op.ChangeSuite(entry.number, _ms(now), record=entry.packed()), reply, out)
     return None
 
 
@@ -349,7 +330,7 @@ def _submit_independent(
     def then(now: Now, lane: op.LaneRecord, out: list[fx.Effect]) -> None:
         _submit_to(state, now, asked, body, lane.lane, None, out)
 
-    _later(state, now, asked, op.OpenLane(group, tuple(sorted(set(body.tags))), _ms(now)), then, out)
+    later(state, now, asked, op.OpenLane(group, tuple(sorted(set(body.tags))), _ms(now)), then, out)
     return None
 
 
@@ -370,7 +351,7 @@ def _submit_to(
         numbers = list(range(result.first, result.first + result.count))
         return {"suite": suite, "tasks": numbers, "already": result.known}
 
-    _later(state, now, asked, submit, reply, out)
+    later(state, now, asked, submit, reply, out)
     if suite is not None:
         state.board.claim_for(now, suite, out)
 
@@ -454,13 +435,13 @@ def _tasks(state: State, now: Now, asked: Asked, body: msg.Tasks, out: list[fx.E
     def reply(now: Now, result: op.Tasks, out: list[fx.Effect]) -> dict[str, Any]:
         return {"tasks": [task_body(state, task) for task in result.tasks], "total": result.count}
 
-    _later(state, now, asked, op.ListTasks(chosen, body.limit, body.offset, body.count_only), reply, out)
+    later(state, now, asked, op.ListTasks(chosen, body.limit, body.offset, body.count_only), reply, out)
     return None
 
 
 @handles("task-show")
 def _show(state: State, now: Now, asked: Asked, body: msg.TaskShow, out: list[fx.Effect]) -> Body:
-    def reply(now: Now, task: op.TaskRecord, out: list[fx.Effect]) -> dict[str, Any]:
+    def detail(task: op.TaskRecord, now: Now) -> dict[str, Any]:
         _require(state, asked, task.group, "read")
         detail = frames.unpack(task.detail) if task.detail else {}
         result = None
@@ -489,10 +470,21 @@ def _show(state: State, now: Now, asked: Asked, body: msg.TaskShow, out: list[fx
                 for d in task.history
             ],
             "lines": _why(state, now, task),
-            "artifacts": [],
         }
 
-    _later(state, now, asked, op.GetTask(body.task), reply, out)
+    def reply(now: Now, task: op.TaskRecord, out: list[fx.Effect]) -> None:
+        shown = detail(task, now)
+
+        def listed(now: Now, found: blobs.Blobs, out: list[fx.Effect]) -> dict[str, Any]:
+            artifacts = [
+                {"kind": BlobKind(one.name.kind).word, "blob": one.reference, "bytes": one.size_bytes}
+                for one in found.blobs
+            ]
+            return {**shown, "artifacts": artifacts}
+
+        later(state, now, asked, blobs.ListBlobs(blobs.BlobFilter(tasks=(body.task,))), listed, out)
+
+    later(state, now, asked, op.GetTask(body.task), reply, out)
     return None
 
 
@@ -548,10 +540,10 @@ def _task_cancel(state: State, now: Now, asked: Asked, body: msg.TaskCancel, out
     def reply(now: Now, result: op.Cancelled, out: list[fx.Effect]) -> dict[str, Any]:
         state.board.cancel_running(now, result.running, out)
         for task in list(state.board.task_waiters):
-            state.board.on_task(now, task, out)
+            state.board.on_task(task, out)
         return {"cancelled": result.count, "ending": len(result.running)}
 
-    _later(state, now, asked, cancel, reply, out)
+    later(state, now, asked, cancel, reply, out)
     return None
 
 
@@ -594,7 +586,7 @@ def _task_retry(state: State, now: Now, asked: Asked, body: msg.TaskRetry, out: 
             state.board.ask(op.RetryTask(number, _ms(now)), one(number), out)
         return None
 
-    _later(state, now, asked, op.ListTasks(chosen, 10_000), found, out)
+    later(state, now, asked, op.ListTasks(chosen, 10_000), found, out)
     return None
 
 
@@ -606,11 +598,11 @@ def _task_change(state: State, now: Now, asked: Asked, body: msg.TaskChange, out
         change = op.ChangeTask(body.task, _ms(now), body.priority, labels if labels != task.labels else None)
 
         def changed(now: Now, counts: op.Counts, out: list[fx.Effect]) -> None:
-            _later(state, now, asked, op.GetTask(body.task), lambda now, t, out: task_body(state, t), out)
+            later(state, now, asked, op.GetTask(body.task), lambda now, t, out: task_body(state, t), out)
 
-        _later(state, now, asked, change, changed, out)
+        later(state, now, asked, change, changed, out)
 
-    _later(state, now, asked, op.GetTask(body.task), found, out)
+    later(state, now, asked, op.GetTask(body.task), found, out)
     return None
 
 
@@ -619,23 +611,38 @@ def _task_wait(state: State, now: Now, asked: Asked, body: msg.TaskWait, out: li
     wanted = exec_state(body.state)
     state.sessions.park(now, asked, out)
 
-    def look(now: Now, out: list[fx.Effect]) -> None:
-        if asked.route in state.sessions.calls:
-            # Before the answer is there: what happens meanwhile looks once more.
-            state.board.task_waiters.setdefault(body.task, []).append(look)
-            _later(state, now, asked, op.GetTask(body.task), reply, out)
+    def look(now: Now, task: op.TaskRecord | MgmtError, out: list[fx.Effect]) -> bool:
+        if asked.route not in state.sessions.calls:
+            return True
+        try:
+            answer = _reached(state, asked, body, wanted, task)
+        except MgmtError as error:
+            state.sessions.refuse(asked.route, error, out)
+            return True
+        if answer is None:
+            return False
+        state.sessions.answer(asked.route, frames.Outcome.OK, answer, out)
+        return True
 
-    def reply(now: Now, task: op.TaskRecord, out: list[fx.Effect]) -> dict[str, Any] | None:
-        _require(state, asked, task.group, "read")
-        given = Exec.TASK_COMMITTED if task.state in ENDED else task.exec_state
-        if given is not None and has_reached(wanted, given):
-            return task_body(state, task)
-        if task.state in ENDED:
-            text = f"task {body.task} has ended without having been {body.state}"
-            raise MgmtError("conflict", text, task=body.task)
-        return None
+    state.board.task_waiters.setdefault(body.task, []).append(look)
+    state.board.on_task(body.task, out)
+    return None
 
-    look(now, out)
+
+def _reached(
+    state: State, asked: Asked, body: msg.TaskWait, wanted: int, task: op.TaskRecord | MgmtError
+) -> dict[str, Any] | None:
+    """The answer to a wait for a task; None as long as it has not come so far, MgmtError when it never will."""
+    if isinstance(task, MgmtError):
+        raise task
+    _require(state, asked, task.group, "read")
+    ended = task.state in ENDED
+    given = Exec.TASK_COMMITTED if ended else task.exec_state
+    if given is not None and has_reached(wanted, given):
+        return task_body(state, task)
+    if ended:
+        text = f"task {body.task} has ended without having been {body.state}"
+        raise MgmtError("conflict", text, task=body.task)
     return None
 
 

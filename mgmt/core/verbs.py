@@ -45,3 +45,25 @@ def agree(versions: list[int]) -> None:
 def refuse_while_stopping(state: State) -> None:
     if state.stopping:
         raise MgmtError("stopping", "the daemon is stopping; start it again with `mgmt start-service`")
+
+
+Reply = Callable[[Now, Any, list[fx.Effect]], dict[str, Any] | None]
+
+
+def later(state: State, now: Now, asked: Asked, operation: Any, reply: Reply, out: list[fx.Effect]) -> None:
+    """Park the request, ask the queue, and answer with what `reply` makes of its result; None: it does itself."""
+    state.sessions.park(now, asked, out)
+
+    def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
+        if isinstance(result, MgmtError):
+            state.sessions.refuse(asked.route, result, out)
+            return
+        try:
+            body = reply(now, result, out)
+        except MgmtError as error:
+            state.sessions.refuse(asked.route, error, out)
+            return
+        if body is not None:
+            state.sessions.answer(asked.route, frames.Outcome.OK, body, out)
+
+    state.board.ask(operation, then, out)

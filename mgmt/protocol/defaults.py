@@ -139,7 +139,7 @@ MAX_ARGUMENTS = 4096  # of one command
 MAX_WORKERS = 256  # of a suite on one node
 MAX_SUBMITTED_TASKS = 10_000  # in one request; more come in several
 MAX_TASK_S = 31_536_000.0  # a year
-TASK_PREFETCH = 16  # tasks fetched ahead for each worker
+TASK_PREFETCH = 64  # tasks fetched ahead for each worker at most; no more than it does in a moment
 TASK_OUTPUT_BYTES = 64 << 20  # of a task with terminal_output; more is cut off
 TASK_CANCEL_GRACE_S = 10.0  # from SIGTERM to SIGKILL of a task that is cancelled or too late
 PROVISION_S, MAX_PROVISION_S = 600.0, 3600.0  # of a provision hook
@@ -150,6 +150,19 @@ CREW_STOP_S = 30.0  # for workers to finish what they run when a suite ends
 CREW_PARK_S = 5.0  # an exchange that found no work is answered within this
 CREW_ANSWER_S = 10.0  # one that was not answered within this is sent again
 CREW_FIND_S = 3.0  # after a restart, for workers to come back before what they had is given up
+
+# --- files of groups and tasks (config: `files`) ---
+MAX_BLOB_BYTES = 1 << 42  # of one file; quotas of groups end earlier
+MAX_BLOB_KEY_CHARS = 1024  # of an attachment's name
+BLOB_CHUNK_BYTES = 256 << 10  # of one message: heartbeats beside it are not held up on slow links
+BLOB_WINDOW = 4  # chunks of one transfer under way
+BLOB_UNWRITTEN_BYTES = 64 << 20  # of all uploads in memory; more is answered `busy`
+BLOB_COLLECT_S = 300.0  # between two looks for content that nothing names any more
+BLOB_GRACE_S = 3600.0  # how long that is kept, and a broken upload
+BLOB_CACHE_BYTES = 4 << 30  # of content that an agent keeps for the next task
+FETCH_S = 1800.0  # for all files of a task or hook
+FETCH_FILE_S = 120.0  # ... for each
+UPLOAD_S = 1800.0  # for what a task leaves
 
 # --- users, groups and tokens ---
 MAX_ACCOUNT_CHARS = 64  # of the name of a user, a group or a token

@@ -67,6 +67,10 @@ TABLE: dict[str, Row] = {
     "unknown-workload": Row(Fault.CLIENT, False, Exit.UNKNOWN, "no workload of that name was submitted"),
     "unknown-task": Row(Fault.CLIENT, False, Exit.UNKNOWN, "there is no task of that name or number"),
     "unknown-suite": Row(Fault.CLIENT, False, Exit.UNKNOWN, "there is no suite of that name or number"),
+    "unknown-blob": Row(
+        Fault.CLIENT, False, Exit.UNKNOWN, "there is no file of that name, or no such upload"
+    ),
+    "corrupt": Row(Fault.SERVER, False, Exit.FAILED, "the content of a file is not what its digest says"),
     "stale": Row(
         Fault.CLIENT,
         False,

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from mgmt.protocol import defaults
+from mgmt.protocol import defaults, references
 from mgmt.protocol.table import Audience, Message, Name, Need, Role
 from mgmt.protocol.table import enter_notice as notice
 from mgmt.protocol.table import enter_request as request
@@ -37,6 +37,10 @@ Arguments = Annotated[
     Field(min_length=1, max_length=defaults.MAX_ARGUMENTS),
 ]
 Priority = Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)]
+# A task has many fields that are mostly absent, and a submission many tasks: a plain `[]` as the default is copied
+# deeply for each of them, which takes longer than everything else that is checked.
+NOTHING_LISTED: dict[str, Any] = {"default_factory": list, "json_schema_extra": {"default": []}}
+NOTHING_NAMED: dict[str, Any] = {"default_factory": dict, "json_schema_extra": {"default": {}}}
 Positive = Annotated[float, Field(gt=0, le=defaults.MAX_TASK_S)]
 
 
@@ -62,7 +66,10 @@ class WorkerSchedule(Message):
     worker_count: int = Field(default=1, ge=1, le=defaults.MAX_WORKERS, description="workers on each node")
     cpu_binding: CpuBinding | None = Field(default=None, description="None: wherever the machine has room")
     task_prefetch_count: int = Field(
-        default=defaults.TASK_PREFETCH, ge=1, le=4096, description="tasks fetched ahead for each worker"
+        default=defaults.TASK_PREFETCH,
+        ge=1,
+        le=4096,
+        description="tasks fetched ahead for each worker, at most: what it does in 20 ms is enough",
     )
     kind: WorkerKind = Field(
         default="process",
@@ -86,9 +93,16 @@ class Resource(Message):
     blob: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
         description="`sha256:HEX`, `GROUP/KEY` of an attachment, or `task:NUMBER/KIND` of an artifact"
     )
-    path: Annotated[str, Field(min_length=1, max_length=1024)] = Field(
+    path: Annotated[str, Field(min_length=1, max_length=1024, pattern=r"^[^/\x00][^\x00]*$")] = Field(
         description="below the resource folder, without `..`"
     )
+
+    @model_validator(mode="after")
+    def _has_its_place(self) -> Self:
+        if ".." in self.path.split("/"):
+            raise ValueError(f"path {self.path!r} leaves the resource folder: write it without `..`")
+        references.parse(self.blob)
+        return self
 
 
 class SuiteHook(Message):
@@ -278,21 +292,21 @@ class Task(Message):
     function: Annotated[str, Field(max_length=256, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")] | None = (
         Field(default=None, description="`module:function` for a resident worker")
     )
-    params: list[Any] = Field(default=[], max_length=256, description="of the function")
-    kw: dict[str, Any] = Field(default={}, max_length=256, description="of the function, by name")
-    envs: Variables = {}
+    params: list[Any] = Field(**NOTHING_LISTED, max_length=256, description="of the function")
+    kw: dict[str, Any] = Field(**NOTHING_NAMED, max_length=256, description="of the function, by name")
+    envs: Variables = Field(**NOTHING_NAMED)
     cwd: Annotated[str, Field(min_length=1, max_length=4096)] | None = Field(
         default=None, description="working folder; a fresh one when absent"
     )
     timeout_s: Positive | None = Field(default=None, description="then it is ended with all it started")
     priority: Priority = Field(default=0, description="tasks with more go first")
-    labels: Labels = []
+    labels: Labels = Field(**NOTHING_LISTED)
     terminal_output: bool = Field(default=False, description="keep all its output, as an artifact")
-    resources: list[Resource] = Field(default=[], max_length=256)
+    resources: list[Resource] = Field(**NOTHING_LISTED, max_length=256)
     retries: Retries | None = Field(
         default=None, description="None: an exit status is a result, whatever it is"
     )
-    after: list[TaskKey] = Field(default=[], max_length=1024, description="tasks that must end first")
+    after: list[TaskKey] = Field(**NOTHING_LISTED, max_length=1024, description="tasks that must end first")
     after_condition: Literal["finished", "success"] = Field(
         default="finished",
         description="finished: whatever their exit status; success: with 0, else this one is cancelled",

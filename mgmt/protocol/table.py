@@ -28,6 +28,7 @@ class Audience(StrEnum):
     BACKEND = "backend"
     AGENT = "agent"
     WORKER = "worker"
+    COURIER = "courier"  # users, and agents for what they run
 
 
 class Role(IntEnum):

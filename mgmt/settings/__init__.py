@@ -252,6 +252,27 @@ class TimingSettings(Table):
         return self
 
 
+class S3Settings(Table):
+    """A bucket of S3 or what speaks like it; credentials are found as boto3 does (environment, its own files)."""
+
+    bucket: Text = Field(description="its name")
+    prefix: str = Field("", description="before the keys of all objects")
+    endpoint: Text | None = Field(None, description="URL of the server; absent: that of AWS")
+    region: Text | None = Field(None, description="absent: as boto3 finds it")
+
+
+class FileSettings(Table):
+    """Where attachments and artifacts lie."""
+
+    s3: S3Settings | None = Field(None, description="in a bucket (extra `s3`); absent: in the state folder")
+    collect_s: Seconds = Field(
+        defaults.BLOB_COLLECT_S, description="between two looks for content that nothing names any more"
+    )
+    grace_s: Seconds = Field(
+        defaults.BLOB_GRACE_S, description="how long such content, and an upload that stands still, are kept"
+    )
+
+
 class QueueSettings(Table):
     """Where the queue of task suites lies; read at the start of the daemon."""
 
@@ -285,6 +306,7 @@ class Settings(Table):
     logging: LoggingSettings = Field(default_factory=LoggingSettings, description="the daemon's log")
     limits: LimitSettings = Field(default_factory=LimitSettings, description="bounds of memory")
     timing: TimingSettings = Field(default_factory=TimingSettings, description="periods and deadlines")
+    files: FileSettings = Field(default_factory=FileSettings, description="attachments and artifacts")
     queue: QueueSettings = Field(default_factory=QueueSettings, description="the queue of task suites")
     candidates: CandidateSettings = Field(
         default_factory=CandidateSettings, description="what to run next on which codebase"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import itertools
 import logging
 import os
@@ -25,19 +26,22 @@ from mgmt import __version__, config
 from mgmt.config import Loaded
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
-from mgmt.core.event import NODES_PLANE, UPLINK_PLANE, Now
+from mgmt.core.event import CREW_PLANE, NODES_PLANE, UPLINK_PLANE, Now
 from mgmt.core.state import Identity, State
 from mgmt.core.step import LEGACY_PLANE, step
 from mgmt.core.suites import operations
-from mgmt.protocol import frames, keys
+from mgmt.core.suites.blobs import ListStorage
+from mgmt.protocol import defaults, frames, keys
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.keys import Grant
 from mgmt.settings import Settings
 from mgmt.shell import agent as agents
-from mgmt.shell import observer, sight
+from mgmt.shell import blobs, observer, sight
 from mgmt.shell.commands import Commands
 from mgmt.shell.commits import Commits
 from mgmt.shell.computing import compute
+from mgmt.shell.courier import Courier, remove_tree
+from mgmt.shell.couriers import ToItself, over_link
 from mgmt.shell.door import Door
 from mgmt.shell.executor import Executor
 from mgmt.shell.identity import boot_id
@@ -58,7 +62,7 @@ from mgmt.shell.timers import Timers
 from mgmt.shell.topology import NvmlGpus, read_topology
 from mgmt.shell.units import Units
 from mgmt.shell.uplink import Uplink
-from mgmt.shell.workers import Workers, make_folder, remove_folder, take_away
+from mgmt.shell.workers import Workers, make_folder
 from mgmt.store import FILE_NAME, Batch, Lock, SqliteStore
 from mgmt.store.queue.sqlite import SqliteEngine
 from mgmt.store.queue.thread import Engine, Queue
@@ -70,6 +74,8 @@ QUEUE_NAME = "queue.db"  # in the state folder
 FIRST_SAMPLE_S = 0.02  # after a start
 SAMPLE_S = 5.0  # how often CPU and memory of units are looked at
 WORKERS = 2  # threads for what may block: reading logs, walking /proc
+GONE = ".gone"  # how folders end that are being removed
+GC_ALLOCATIONS = 20_000  # net, of containers, between two searches for cycles; Python's 700 are for scripts
 FLUSH_S = 0.5  # how long the last answers may take at the end
 UNTELLABLE = (
     "the answer could not be put into words: a fault of mgmt itself; its traceback is in the daemon's log"
@@ -185,22 +191,39 @@ class Daemon:
         )
         agent_id = restored.meta.get("agent") or secrets.token_hex(16)
         self._tasks: Queue | None = None  # an agent has none
-        queue_id, suites, holders = 0, (), ()
+        queue_id, suites, holders, storage = 0, (), (), ()
+        self._blobs: blobs.Blobs | None = None
+        self._itself = ToItself(serial, self._post)
         if agent is None:
+            folder = state_dir / blobs.FOLDER
+            contents = blobs.contents_of(settings.files, folder)
+            self._blobs = blobs.Blobs(self._loop, folder, contents, self.emit)
             engine = queue_engine(settings, state_dir)
             self._running = False
             self._tasks = Queue(engine, self._deliver)
             queue_id = engine.queue_id
             suites = ask(self._tasks, operations.ListSuites(limit=1 << 31)).suites
             holders = ask(self._tasks, operations.ListHolders(agent_id))
+            storage = ask(self._tasks, ListStorage())
         workers_socket = runtime / "workers"
         self._suite_workers = Workers(self._loop, workers_socket, self.emit)
+        self._courier = Courier(
+            self._loop,
+            over_link(self._loop, lambda: self._up().ask)
+            if agent is not None
+            else self._itself.ask(self._loop),
+            self.emit,
+            state_dir / "cache",
+            # Here is all content already.
+            defaults.BLOB_CACHE_BYTES if agent is not None else 0,
+        )
         self._rotation = Rotation(self._spawner.log_path)
         self._looks_at_logs = False
         self._runtime, self._state_dir = runtime, state_dir
         self._config_path, self._insecure = loaded.path, loaded.insecure
         self._sampler = sight.Sampler()
         self._unsampled: set[str] = set()  # started a moment ago
+        self._removals = itertools.count(time.time_ns())
         self._workers = ThreadPoolExecutor(WORKERS, "worker")
         all_there = Barrier(WORKERS + 1)  # now: a pool makes its threads when it first needs them, if it can
         for _ in range(WORKERS):
@@ -242,6 +265,7 @@ class Daemon:
             crew=restored.meta.get("crew"),
             suites=suites,
             holders=holders,
+            storage=storage,
             accounts=restored.accounts,
         )
         meta = {"secret": secret, "boot": boot, "agent": agent_id}
@@ -287,7 +311,12 @@ class Daemon:
             fx.OpenRelay: lambda effect: self._up().open_relay(effect),
             fx.Queue: self._ask_queue,
             fx.MakeSuiteFolder: self._make_suite_folder,
-            fx.RemoveSuiteFolder: self._remove_suite_folder,
+            fx.RemoveTree: self._remove_tree,
+            fx.MoveFolder: _move_folder,
+            fx.File: lambda effect: self._content().do(effect),
+            fx.FetchInputs: self._courier.fetch,
+            fx.KeepOutputs: self._courier.keep,
+            fx.DropJobs: self._courier.drop,
             fx.ToWorker: self._suite_workers.send,
             fx.CloseWorker: self._suite_workers.close_one,
             fx.Relink: lambda effect: self._up().relink(effect),
@@ -307,6 +336,8 @@ class Daemon:
         if interval_s is not None:
             self._beat(interval_s)
         self._commands.await_former()
+        for left in (self._state_dir / "suites").glob(f"*{GONE}"):
+            self._submit(partial(remove_tree, str(left)))
         # First: a unit that is started may be given the folder of a start that nobody knows any more.
         restored = self._restored.units.items() if self._restored.same_boot else ()
         self._units.clean({(name, unit["incarnation"]) for name, unit in restored if unit["has_process"]})
@@ -321,6 +352,9 @@ class Daemon:
             endpoint = self._state.settings.endpoints.control
             log.info("ready: pid %d, control endpoint %s", os.getpid(), endpoint)
             self._notifier.ready(f"serving on {endpoint}")
+            # What is there now stays; and a submission of thousands of tasks is no reason to look for cycles.
+            gc.freeze()
+            gc.set_threshold(GC_ALLOCATIONS, 20, 20)
             loop.run_forever()
         finally:
             self._close()
@@ -386,6 +420,9 @@ class Daemon:
             routers.append(self._nodes.router)
         while not all(router.flush() for router in routers) and time.monotonic() < deadline:
             self._loop.run_until_complete(asyncio.sleep(0.01))
+        self._courier.close()
+        if self._blobs is not None:
+            self._blobs.close()
         if self._tasks is not None:
             self._tasks.close()
         self._suite_workers.close()
@@ -438,7 +475,13 @@ class Daemon:
             return self.legacy.answer
         if plane == NODES_PLANE:
             return self._below().answer
+        if plane == CREW_PLANE:
+            return self._itself.answer
         return self._up().answer if plane == UPLINK_PLANE else self.native.answer
+
+    def _content(self) -> blobs.Blobs:
+        assert self._blobs is not None, "agents ask their daemon for files"
+        return self._blobs
 
     def _below(self) -> NodesPlane:
         assert self._nodes is not None, "only who serves agents has any"
@@ -499,7 +542,19 @@ class Daemon:
             self._post(ev.Queued(effect.tag, result))
 
         assert self._tasks is not None, "agents have no queue"
-        self._tasks.ask(effect.operation, done)
+        self._tasks.ask(effect.operation, done, effect.in_order)
+
+    def _remove_tree(self, effect: fx.RemoveTree) -> None:
+        """Its name is free at once: the next of that name may be made before all of it is removed."""
+        gone = f"{effect.path}.{next(self._removals)}{GONE}"
+        try:
+            os.rename(effect.path, gone)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            log.warning("%s cannot be removed: %s", effect.path, error.strerror)
+            return
+        self._submit(partial(remove_tree, gone))
 
     def _make_suite_folder(self, effect: fx.MakeSuiteFolder) -> None:
         def make() -> None:
@@ -507,11 +562,6 @@ class Daemon:
             self._loop.call_soon_threadsafe(self.emit, event)
 
         self._submit(make)
-
-    def _remove_suite_folder(self, effect: fx.RemoveSuiteFolder) -> None:
-        gone = take_away(effect.path)
-        if gone:
-            self._submit(partial(remove_folder, gone))
 
     def _read_config(self, effect: fx.ReadConfig) -> None:
         def read() -> None:
@@ -685,6 +735,15 @@ def ask(tasks: Queue, query: Any) -> Any:
 
 def _now() -> Now:
     return Now(time.monotonic_ns(), time.time())
+
+
+def _move_folder(effect: fx.MoveFolder) -> None:
+    """A rename: at once, as the worker is told of it next."""
+    try:
+        os.makedirs(os.path.dirname(effect.to), mode=0o700, exist_ok=True)
+        os.rename(effect.path, effect.to)
+    except OSError as error:  # the worker does not find it, and says so
+        log.error("%s cannot become %s: %s", effect.path, effect.to, error.strerror)
 
 
 def _note(effect: fx.Note) -> None:

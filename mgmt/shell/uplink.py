@@ -23,6 +23,11 @@ _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 DOWN = zmq.EVENT_DISCONNECTED
 FROM_DAEMON = frozenset({"crew-work", "node-heartbeat", "node-push", "node-gone"})
+ASK_TIMEOUT_S = 60.0  # of a request of this agent
+
+
+def _no_link() -> MgmtError:
+    return MgmtError("unreachable", "the link to the daemon broke before the answer")
 
 
 def receive_carried(socket: zmq.Socket[bytes]) -> list[Any]:
@@ -109,8 +114,10 @@ class Uplink:
         self._loop, self._context, self._endpoint = loop, context, endpoint
         self._max_message_bytes = 2 * max_frame_bytes
         self._serial, self._emit, self._on_carried, self._credentials = serial, emit, on_carried, credentials
+        self._numbered = 0  # requests
         self._connect_s = defaults.NODE_CONNECT_TIMEOUT_S
         self._hello = 0  # number of the last hello
+        self._asks: dict[int, Callable[[dict[str, Any] | MgmtError], None]] = {}
         self._session = 0
         self._token = b""
         self._data: Link | None = None
@@ -120,9 +127,22 @@ class Uplink:
     # ---- effects ----
 
     def say_hello(self, effect: fx.SayHello) -> None:
-        self._hello += 1
+        self._numbered += 1
+        self._hello = self._numbered
         deadline_ms = int(defaults.NODE_HELLO_S * 1000)
         self._control.send((frames.encode_request(self._hello, 0, "agent-hello", effect.body, deadline_ms),))
+
+    def ask(
+        self, verb: str, body: dict[str, Any], done: Callable[[dict[str, Any] | MgmtError], None]
+    ) -> None:
+        """A request of this agent's own; `done` once, with `unreachable` when the link breaks before."""
+        self._numbered += 1
+        number = self._numbered
+        frame = frames.encode_request(number, self._session, verb, body, int(ASK_TIMEOUT_S * 1000))
+        if self._session and self._control.send((frame,)):
+            self._asks[number] = done
+        else:
+            self._loop.call_soon(done, _no_link())
 
     def tell(self, effect: fx.ToDaemon) -> None:
         self._control.send((frames.encode_notice(effect.session, effect.name, effect.body),))
@@ -157,8 +177,14 @@ class Uplink:
 
     # ---- messages ----
 
+    def _lose_asks(self) -> None:
+        asks, self._asks = self._asks, {}
+        for done in asks.values():
+            done(_no_link())
+
     def _open_anew(self) -> None:
         self._close_relay()
+        self._lose_asks()
         self._control.close()
         self._handshakes = curve.Handshakes(self._endpoint, self._credentials)
         self._control = self._link(self._on_message, self._on_control_event)
@@ -191,6 +217,7 @@ class Uplink:
             self._emit(ev.LinkUp())
         elif event == DOWN:
             self._close_relay()
+            self._lose_asks()
             self._emit(ev.LinkDown("the other end closed it"))
 
     def _on_data_event(self, event: int, value: int) -> None:
@@ -204,6 +231,11 @@ class Uplink:
             self._emit(ev.LinkDown(f"its daemon sends what is no frame: {error.text}"))
             return
         if type(decoded) is frames.Reply:
+            asked = self._asks.pop(decoded.id, None)
+            if asked is not None:
+                good = decoded.outcome == frames.Outcome.OK
+                asked(decoded.body if good else MgmtError.from_body(decoded.body))
+                return
             if decoded.id != self._hello:
                 return  # of a hello that was given up
             if decoded.outcome == frames.Outcome.OK:

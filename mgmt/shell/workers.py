@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import socket
 import struct
-import time
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -195,17 +193,3 @@ def make_folder(path: str) -> str:
     except OSError as error:
         return f"cannot make {path}: {error.strerror}"
     return ""
-
-
-def take_away(path: str) -> str:
-    """At once, so that the suite may come back here; where it is now, to be removed, or nothing."""
-    gone = f"{path}.gone-{time.monotonic_ns()}"
-    try:
-        os.rename(path, gone)
-    except OSError:
-        return ""
-    return gone
-
-
-def remove_folder(path: str) -> None:
-    shutil.rmtree(path, ignore_errors=True)

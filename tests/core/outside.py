@@ -195,7 +195,7 @@ class Outside(RuleBasedStateMachine):
         assert world.quits() == 1, f"never quit: {world.processes}"
         assert not [ticket for ticket in world.tickets.values() if ticket.waits]
         assert not world.state.sessions.calls and not world.state.leases.by_id
-        assert {key[0] for key in world.timers} <= {"key"}
+        assert {key[0] for key in world.timers} <= {"key", "blobs"}
 
 
 def hello_again(client: Client) -> None:

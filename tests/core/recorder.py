@@ -651,9 +651,9 @@ class World:
                     self.processes[unit, incarnation].lease_ns = until_ns
             case fx.StageTasks() | fx.BindTask() | fx.ReleaseTasks() | fx.DropTasks() | fx.ReadTasks():
                 self._execute(effect)
-            case (
-                fx.Queue() | fx.MakeSuiteFolder() | fx.RemoveSuiteFolder() | fx.ToWorker() | fx.CloseWorker()
-            ):
+            case fx.FetchInputs() | fx.KeepOutputs() | fx.DropJobs() | fx.MoveFolder() | fx.RemoveTree():
+                self.suite_effects.append(effect)
+            case fx.Queue() | fx.File() | fx.MakeSuiteFolder() | fx.ToWorker() | fx.CloseWorker():
                 self.suite_effects.append(effect)
             case fx.Quit():
                 self._quits += 1

@@ -277,6 +277,12 @@ class Suited(Cluster):
 
     # ---- looking ----
 
+    def ask(self, verb: str, **body: Any) -> Ticket:
+        """Ask as somebody new, and let everything happen that follows."""
+        ticket = self.say(verb, **body)
+        self.pump()
+        return ticket
+
     def say(self, verb: str, **body: Any) -> Ticket:
         """Ask as somebody new, and do not wait."""
         return self.daemon.client().ask(verb, within_s=None, **body)

@@ -42,6 +42,8 @@ SUITES = {
         "workers",
     ),
 }
+COURIER = {"blob-begin", "blob-chunk", "blob-commit", "blob-read"}  # users and agents
+FILES = {"attachments", "attachment-delete", "artifacts", "artifact-delete", *COURIER}
 MAY_SAY = {
     keys.CLIENT: {
         *("hello", "status", "models", "wait", "explain", "lease", "release", "subscribe", "logs"),
@@ -55,9 +57,10 @@ MAY_SAY = {
         *OWN,
         *GROUPS,
         *SUITES,
+        *FILES,
     },  # and what a client may
     WORKER: {"hello", "whoami"},
-    keys.AGENT: {"agent-hello"},
+    keys.AGENT: {"agent-hello", *COURIER},
     keys.BACKEND: {"backend-hello", "backend-ready"},
 }
 NOW = Now(builders.START_NS, builders.START_S)
@@ -90,7 +93,9 @@ def test_each_role_may_say_its_own_verbs_only(verb: str) -> None:
     for role in (keys.CLIENT, keys.AGENT, keys.BACKEND, WORKER):
         assert permits(role, audience) is (verb in MAY_SAY[role]), role
     assert permits(USER, audience) is (verb in MAY_SAY[USER] | MAY_SAY[keys.CLIENT])
-    assert permits(keys.OPERATOR, audience) is (verb not in MAY_SAY[keys.AGENT] | MAY_SAY[keys.BACKEND])
+    assert permits(keys.OPERATOR, audience) is (
+        verb not in (MAY_SAY[keys.AGENT] - COURIER) | MAY_SAY[keys.BACKEND]
+    )
     assert permits(MACHINE, audience)
     for role in (keys.REVOKED, "admin", "", "nobody"):
         assert not permits(role, audience)

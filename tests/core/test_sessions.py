@@ -109,7 +109,8 @@ def test_bye_ends_the_session_at_once() -> None:
     client = world.client()
     wait = client.ask("wait", target="echo")
     client.notice("bye")
-    assert wait.code == "session-gone" and not world.state.sessions.by_id and not world.timers
+    assert wait.code == "session-gone" and not world.state.sessions.by_id
+    assert not {"session", "call"} & {key[0] for key in world.timers}
 
 
 def test_a_second_hello_of_an_identity_replaces_the_first_session() -> None:

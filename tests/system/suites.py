@@ -27,7 +27,7 @@ def create(daemon: Daemon, workers: int = 1, worker: dict[str, Any] | None = Non
 def submit(daemon: Daemon, suite: int, *tasks: Sequence[str] | dict[str, Any], **common: Any) -> list[int]:
     """Their numbers. A task is a command, or a whole task."""
     whole = [dict(task) if isinstance(task, dict) else {"args": list(task)} for task in tasks]
-    body = {"suite": str(suite), "tasks": [{**common, **task} for task in whole]}
+    body: dict[str, Any] = {"suite": str(suite), "tasks": [{**common, **task} for task in whole]}
     return list(daemon.control.ok("task-submit", **body)["tasks"])
 
 

@@ -357,7 +357,7 @@ def test_every_thread_of_a_worker_is_bound(daemon: Daemon, strategy: str, wanted
             pids = [one["pid"] for one in workers(daemon, suite)]
             return [pid for pid in pids if pid] if len(pids) == len(wanted) and all(pids) else []
 
-        masks = []
+        masks: list[str] = []
         for pid in eventually(up, what="the workers are up"):
             found = {
                 line.split()[1]
@@ -375,8 +375,8 @@ def test_every_thread_of_a_worker_is_bound(daemon: Daemon, strategy: str, wanted
 
 def test_more_exclusive_workers_than_cores_are_refused(daemon: Daemon) -> None:
     binding = {"cores": [0], "strategy": "exclusive"}
-    body = {"worker": {"worker_count": 2, "cpu_binding": binding}}
-    assert daemon.control.refused("suite-create", **body)["code"] == "bad-body"
+    worker = {"worker_count": 2, "cpu_binding": binding}
+    assert daemon.control.refused("suite-create", worker=worker)["code"] == "bad-body"
 
 
 def test_pause_and_resume(daemon: Daemon) -> None:

@@ -30,6 +30,7 @@ from tests.system.suites import (
     tasks,
     workers,
 )
+from tests.system.test_schedule_daemon import workload
 from tests.system.test_users import a_user, as_user
 
 
@@ -131,6 +132,25 @@ def test_a_drained_node_leaves_its_suite(start: Start, join: Join, tmp_path: Pat
     assert not at_work(daemon, suite) and show(daemon, waits)["status"]["state"] == "READY"
     daemon.control.ok("node-cordon", node="n1", cordoned=False)
     ended(daemon, suite)
+
+
+def test_cores_with_periodic_tasks_are_refused_with_the_reason(start: Start) -> None:
+    if not {0, 1} <= os.sched_getaffinity(0):
+        pytest.skip("needs CPUs 0 and 1")
+    daemon = serving(start)
+    periodic = workload("flight", 1, nodes={"local": {"available_cpus": [1]}})
+    daemon.control.ok("schedule-submit", documents=[periodic])
+    suite = create(daemon, 1, {"cpu_binding": {"cores": [1], "strategy": "exclusive"}})
+    submit(daemon, suite, ["true"])
+
+    def why() -> str:
+        (node,) = status(daemon, suite)["nodes"]
+        return "" if node["phase"] else str(node["reason"])
+
+    assert "flight" in eventually(why, what="it is refused")
+    beside = create(daemon, 1, {"cpu_binding": {"cores": [1], "strategy": "shared"}})
+    submit(daemon, beside, ["true"])
+    ended(daemon, beside)  # what is left of that core is for batch work
 
 
 def test_cores_that_another_holds_are_refused_with_the_reason(start: Start) -> None:

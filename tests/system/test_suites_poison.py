@@ -115,8 +115,10 @@ def test_a_bounded_fork_bomb_is_gone_with_its_task(daemon: Daemon, tmp_path: Pat
 def test_five_megabytes_of_output(daemon: Daemon, keep: bool) -> None:
     for worker, loud in (({}, sh("yes | head -c 5000000; echo end")), (RESIDENT, call("shout", 5_000_000))):
         suite = create(daemon, 1, worker)
-        (task,) = submit(daemon, suite, loud, terminal_output=keep)
+        submit(daemon, suite, loud, terminal_output=keep)
+        ended(daemon, suite)  # what is loaded and kept once is there now
         before = daemon.memory_bytes()
+        (task,) = submit(daemon, suite, loud, terminal_output=keep)
         ended(daemon, suite)
         result = show(daemon, task)["result"]
         assert result["exit_status"] == 0 and 0 < len(result["tail"]) <= 4096

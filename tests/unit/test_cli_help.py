@@ -36,6 +36,8 @@ def test_every_verb_for_people_is_a_command() -> None:
         "suite",
         "task",
         "worker",
+        "attachment",
+        "artifact",
     }
     operator = {
         name for name in operator if name.partition("-")[0].removesuffix("s") not in of_groups | {"token"}

@@ -558,9 +558,10 @@ def test_retries_on_chosen_exits(ask: Asked) -> None:
         assert exchanged.retried == 1 and exchanged.acks == (Ack.OK,)
         assert holder.exchange(Result(claim.task, claim.attempt, 7)).acks == (Ack.DUPLICATE,)
         record = task(ask, number)
-        assert (record.state, record.due_ms, record.status) == (Task.PENDING, 3000 * attempt + 100, 7)
-        assert ask(ops.Sweep(3000 * attempt + 99, 10**9)).next_ms == 3000 * attempt + 100
-        assert ask(ops.Sweep(3000 * attempt + 100, 10**9)).due == 1
+        due_ms = 3000 * attempt + 100 * attempt  # the second delay is twice the first
+        assert (record.state, record.due_ms, record.status) == (Task.PENDING, due_ms, 7)
+        assert ask(ops.Sweep(due_ms - 1, 10**9)).next_ms == due_ms
+        assert ask(ops.Sweep(due_ms, 10**9)).due == 1
     (claim,) = holder.claim()
     assert holder.finish(claim, 7).retried == 0
     assert task(ask, number).state == Task.FINISHED

@@ -18,9 +18,10 @@ from mgmt.core.event import Now, Queued
 from mgmt.core.nodes import Node, NodeState, Roster
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.crew import Assignment, Crew
+from mgmt.core.suites.files import Claimed, Outcome
 from mgmt.core.suites.identity import Kind, number_of, uuid_of
 from mgmt.core.suites.metrics import Metrics
-from mgmt.core.suites.pool import Claimed, Ending, Outcome, Phase
+from mgmt.core.suites.pool import Ending, Phase
 from mgmt.core.suites.states import Exec, Suite
 from mgmt.core.supervision import LOCAL
 from mgmt.protocol import defaults, frames
@@ -136,9 +137,10 @@ class Board:
         self._sweeping = False  # a sweep was asked for
         self._then: dict[int, Then] = {}
         self._asks = 0
-        # By suite and by task: whoever waits is told of every change, and looks whether it is the one.
+        # By suite and by task: whoever waits is told of every change, with the suite's entry or what the queue
+        # says of the task (which may be a MgmtError), and says whether it was the one.
         self.suite_waiters: dict[int, list[Callable[[Now, Entry, list[fx.Effect]], bool]]] = {}
-        self.task_waiters: dict[int, list[Callable[[Now, list[fx.Effect]], None]]] = {}
+        self.task_waiters: dict[int, list[Callable[[Now, Any, list[fx.Effect]], bool]]] = {}
 
     def uuid(self, kind: Kind, number: int) -> str:
         return uuid_of(self._queue_id, kind, number)
@@ -148,11 +150,11 @@ class Board:
 
     # ---- the queue ----
 
-    def ask(self, operation: Any, then: Then, out: list[fx.Effect]) -> None:
+    def ask(self, operation: Any, then: Then, out: list[fx.Effect], in_order: bool = False) -> None:
         """Have the queue do it; `then(now, result, out)` when it is durable. `result` may be a MgmtError."""
         self._asks += 1
         self._then[self._asks] = then
-        out.append(fx.Queue((self._asks,), operation))
+        out.append(fx.Queue((self._asks,), operation, in_order))
 
     def on_queued(self, now: Now, event: Queued, out: list[fx.Effect]) -> None:
         result = event.result
@@ -433,6 +435,14 @@ class Board:
 
     # ---- words of crews ----
 
+    def suite_at(self, holder: int, node: str) -> Entry:
+        """What a node works on; MgmtError `stale` when this holder of it has ended."""
+        holding = self._by_holder.get(holder)
+        entry = self.entries.get(holding.suite) if holding is not None and holding.node == node else None
+        if entry is None:
+            raise MgmtError("stale", f"node {node} has no suite as holder {holder} any more", holder=holder)
+        return entry
+
     def exchange(
         self,
         now: Now,
@@ -533,12 +543,15 @@ class Board:
             self._answer(now, holding, number, claims, cancelling, stale, out)
             if result.retried:
                 self._sweep(now, out)  # which finds out when they are due
-            if self.task_waiters:
-                for one in results:
-                    self.on_task(now, one.task, out)
+            for task in unseen & self.task_waiters.keys():  # somebody began to wait for them meanwhile
+                self.on_task(task, out)
 
         exchange = op.Exchange(holding.holder, number, _ms(now), results, want, returned, fallback=alone)
         self.ask(exchange, then, out)
+        unseen = {one.task for one in results} if results else set()
+        for task in unseen & self.task_waiters.keys():
+            unseen.discard(task)
+            self.on_task(task, out, in_order=True)
 
     def _wake(self, now: Now, holding: Holding, out: list[fx.Effect]) -> bool:
         """Have it claim if it waits for work."""
@@ -626,24 +639,32 @@ class Board:
     def _on_states(self, states: list[list[int]]) -> Then:
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
             for task, _, _ in states:
-                self.on_task(now, task, out)
+                self.on_task(task, out)
 
         return then
 
     def _on_struck(self, holding: Holding, task: int) -> Then:
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
             holding.unsure = holding.unsure or _is_unwritten(result)
-            self.on_task(now, task, out)
+            self.on_task(task, out)
 
         return then
 
     def _then_match(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
         self.match(now, out)
 
-    def on_task(self, now: Now, task: int, out: list[fx.Effect]) -> None:
-        """Something happened to a task: whoever waits for it looks."""
-        for waiter in self.task_waiters.pop(task, ()):
-            waiter(now, out)
+    def on_task(self, task: int, out: list[fx.Effect], in_order: bool = False) -> None:
+        """Something happened to a task: whoever waits for it looks. `in_order`: it is asked of the queue now."""
+        if task not in self.task_waiters:
+            return
+
+        def then(now: Now, record: Any, out: list[fx.Effect]) -> None:
+            waiters = self.task_waiters.pop(task, [])
+            kept = [waiter for waiter in waiters if not waiter(now, record, out)]
+            if kept:
+                self.task_waiters[task] = [*kept, *self.task_waiters.get(task, ())]
+
+        self.ask(op.GetTask(task), then, out, in_order)
 
     def cancel_running(self, now: Now, running: Iterable[op.Held], out: list[fx.Effect]) -> None:
         """Have the holders end these."""
@@ -737,7 +758,7 @@ class Board:
         self.match(now, out)  # whoever could not be given work when the queue could not write
         if isinstance(result, MgmtError) or not result.next_ms:
             return
-        wait_s = min(SWEEP_S, max(0.01, (result.next_ms - _ms(now)) / 1000))
+        wait_s = min(SWEEP_S, self._auto_close_s, max(0.01, (result.next_ms - _ms(now)) / 1000))
         self._sweeps = True
         out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns + int(wait_s * 1e9)))
 

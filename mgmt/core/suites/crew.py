@@ -13,9 +13,10 @@ from typing import Any
 
 from mgmt import template
 from mgmt.core import effect as fx
-from mgmt.core.event import Now
+from mgmt.core.event import InputsFetched, Now, OutputsKept
 from mgmt.core.suites.binding import Binding, cpus_of
-from mgmt.core.suites.pool import PHASES, Claimed, Ending, Phase, Pool, Slot, Upward
+from mgmt.core.suites.files import Claimed
+from mgmt.core.suites.pool import PHASES, Ending, Phase, Pool, Slot, Upward
 from mgmt.core.supervision import AT_REST, Ordering, State, Supervisor, Unit, UnitSpec
 from mgmt.protocol import defaults
 from mgmt.protocol.errors import MgmtError
@@ -128,6 +129,7 @@ class Crew:
             self.pool.leave(how is not Ending.FINISH, out)
             out.append(fx.SetTimer(("crew", "stop"), now.mono_ns + int(defaults.CREW_STOP_S * 1e9)))
             if how is Ending.ABORT:
+                self.pool.abandon_files(out)
                 self._stop_units(now, reason, out)
         self._turn(now, out)
 
@@ -146,13 +148,42 @@ class Crew:
     # ---- hooks and units ----
 
     def on_folder(self, now: Now, holder: int, error: str, out: list[fx.Effect]) -> None:
-        """The folder of the suite is there, with the resources of its hooks, or cannot be."""
+        """The folder of the suite is there, or cannot be."""
         if self.assignment is None or self.assignment.holder != holder or self.phase is not Phase.PREPARING:
             return
         if self._ending is not None or error:
             self._ending, self._reason = self._ending or Ending.ABORT, self._reason or error
             self._fail(now, out)
             return
+        pairs = tuple(_pair(one) for hook in self._hooks().values() for one in hook["resources"])
+        if pairs:
+            out.append(fx.FetchInputs(holder, 0, 0, f"{self._folder()}/resources", pairs))
+        else:
+            self._begin(now, out)
+
+    def on_inputs(self, now: Now, event: InputsFetched, out: list[fx.Effect]) -> None:
+        """Files of a task or, with number 0, of the hooks are there, or cannot be."""
+        if self.assignment is None or self.assignment.holder != event.holder:
+            return
+        if event.task:
+            self.pool.on_inputs(now, event, out)
+            self._turn(now, out)
+        elif self.phase is Phase.PREPARING:
+            if self._ending is not None or event.message:
+                self._ending = self._ending or Ending.ABORT
+                self._reason = self._reason or f"resources of its hooks: {event.message}: {event.detail}"
+                self._fail(now, out)
+            else:
+                self._begin(now, out)
+
+    def on_outputs(self, now: Now, event: OutputsKept, out: list[fx.Effect]) -> None:
+        """What a task left is kept, or cannot be."""
+        if self.assignment is not None and self.assignment.holder == event.holder:
+            self.pool.on_outputs(event)
+            self._turn(now, out)
+
+    def _begin(self, now: Now, out: list[fx.Effect]) -> None:
+        """All that the hooks need is there."""
         self._redeclare(out)
         if "provision" in self._hooks():
             self._begin_hook(now, "provision", defaults.PROVISION_S, defaults.MAX_PROVISION_S, out)
@@ -266,7 +297,7 @@ class Crew:
         if slot is None:
             return False
         welcome = {
-            "folder": f"{self._folder()}/{unit.removeprefix(self._prefix())}",
+            "folder": slot.folder,
             "grace_s": defaults.TASK_CANCEL_GRACE_S,
             "output_limit_bytes": defaults.TASK_OUTPUT_BYTES,
             "env": self._environ,
@@ -288,7 +319,7 @@ class Crew:
 
     def on_said(self, now: Now, connection: int, messages: list[list[Any]], out: list[fx.Effect]) -> None:
         """Words of a worker, in order."""
-        self.pool.hear(connection, messages)
+        self.pool.hear(connection, messages, out)
         self._turn(now, out)
 
     def on_worker_gone(self, now: Now, connection: int, out: list[fx.Effect]) -> None:
@@ -383,7 +414,8 @@ class Crew:
     def _forget(self, now: Now, out: list[fx.Effect], *, failed: bool) -> None:
         assert self.assignment is not None
         out.append(fx.CancelTimer(("crew", "hook")))
-        out.append(fx.RemoveSuiteFolder(self._folder()))
+        out.append(fx.DropJobs(self.assignment.holder))
+        out.append(fx.RemoveTree(self._folder()))
         self._last = (self.assignment.holder, self._reason, failed, self.pool.completed)
         self.assignment = None
         self.pool.close(out)
@@ -435,12 +467,7 @@ class Crew:
 
     def _make_folder(self, out: list[fx.Effect]) -> None:
         assert self.assignment is not None
-        hooks = self._hooks()
-        resources = [
-            one for which in ("provision", "background") for one in hooks.get(which, {}).get("resources", ())
-        ]
-        pairs = tuple(_pair(one) for one in resources)
-        out.append(fx.MakeSuiteFolder(self.assignment.holder, self._folder(), pairs))
+        out.append(fx.MakeSuiteFolder(self.assignment.holder, self._folder()))
 
     def _is_coming(self, slot: Slot) -> bool:
         unit = self._supervisor.units.get(slot.unit)
@@ -492,7 +519,7 @@ class Crew:
     def _open_pool(self) -> None:
         assert self.assignment is not None
         units = [f"{self._prefix()}w{index}" for index in range(self.assignment.count)]
-        self.pool.open(self.assignment.holder, units, self.assignment.prefetch, self._life)
+        self.pool.open(self.assignment.holder, units, self.assignment.prefetch, self._life, self._folder())
 
     def _hooks(self) -> dict[str, Mapping[str, Any]]:
         assert self.assignment is not None
@@ -543,6 +570,8 @@ class Crew:
                     Binding(tuple(binding["cores"]), binding["strategy"]), index, self.assignment.count
                 )
                 settings["cpus"] = ",".join(map(str, cpus))
+                # Nobody else is let on the cores of each, so others who have them are in the way.
+                settings["placement"] = {"exclusive": binding["strategy"] == "exclusive"}
             self._add(specs, f"w{index}", settings)
         self._declare(specs, out)
 

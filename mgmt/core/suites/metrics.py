@@ -104,8 +104,8 @@ class Metrics:
         if isinstance(result, op.Exchanged):
             self.add("tasks_claimed_total", len(result.claims))
             self.add("tasks_retried_total", result.retried)
-            for ack in result.acks:
-                self.add("tasks_committed_total", of=ack.name.lower())
+            for ack in op.Ack:
+                self.add("tasks_committed_total", result.acks.count(ack), ack.name.lower())
         elif isinstance(result, op.Submitted):
             self.add("tasks_submitted_total", 0 if result.known else result.count)
         elif isinstance(result, op.Struck):

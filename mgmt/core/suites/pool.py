@@ -13,7 +13,8 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from mgmt.core import effect as fx
-from mgmt.core.event import Now
+from mgmt.core.event import InputsFetched, Now, OutputsKept
+from mgmt.core.suites.files import RESOURCES, Claimed, Files, Outcome
 from mgmt.core.suites.metrics import Metrics
 from mgmt.core.supervision import Exit
 from mgmt.protocol import defaults
@@ -21,13 +22,6 @@ from mgmt.worker import wire
 from mgmt.worker.wire import Kind
 
 ALARM = -14  # what ends a resident worker that cannot even end itself when a function takes too long
-
-# A task as it came: its number, attempt, packed specification (empty: of a former life), UUID, and the UUID of the
-# upstream task (or empty).
-Claimed = tuple[int, int, bytes, str, str]
-# What became of a task, first what: ["done", task, attempt, status, message, start_ns, end_ns, tail, extra, unit],
-# ["died", task, attempt, cause, reason, unit], ["cancelled", task, attempt], ["returned", task, attempt].
-Outcome = list[Any]
 
 
 class Phase(StrEnum):
@@ -94,6 +88,7 @@ class Slot:
     """A place for a worker. `tasks`: handed to it and not done, by number, the running one first."""
 
     unit: str
+    folder: str  # its worker's own
     connection: int = 0  # 0: there is none
     incarnation: int = 0  # of the worker that has the tasks
     taken: int = 0  # words about ended tasks, of this connection, that are safe above
@@ -141,11 +136,16 @@ class Pool:
         self._asked = 0  # number of the exchange whose answer is waited for; 0: none
         self._wanted = 0
         self._number = 0
+        self.files = Files(0, "")
         self._unanswered: set[int] = set()  # exchanges, among them those that made way for one with outcomes
 
-    def open(self, holder: int, units: Iterable[str], prefetch: int, life: int) -> None:
-        """Places for these workers, which are to come. `life` is more than in any former life of the holder."""
-        self.slots = {unit: Slot(unit) for unit in units}
+    def open(self, holder: int, units: Iterable[str], prefetch: int, life: int, folder: str) -> None:
+        """Places for these workers, which are to come; each has a folder in `folder`.
+
+        `life` is more than in any former life of the holder.
+        """
+        self.slots = {unit: Slot(unit, f"{folder}/{unit.rpartition('.')[2]}") for unit in units}
+        self.files = Files(holder, f"{folder}/inputs")
         self.holder, self._prefetch = holder, prefetch
         self._limit = sum(slot.credits for slot in self.slots.values())
         self._number = life << 40
@@ -168,12 +168,13 @@ class Pool:
         ):
             kept.clear()
         self._sent, self._outcomes = [], []
+        self.files = Files(0, "")
         self.holder = self._asked = 0
 
     @property
     def is_empty(self) -> bool:
         """No task is here, and no outcome that is not committed."""
-        return not (
+        return self.files.is_empty and not (
             self._buffer or self._outcomes or self._sent or any(slot.tasks for slot in self.slots.values())
         )
 
@@ -208,7 +209,7 @@ class Pool:
         if self.hard:
             self._recall(slot, out)
 
-    def hear(self, connection: int, messages: list[list[Any]]) -> None:
+    def hear(self, connection: int, messages: list[list[Any]], out: list[fx.Effect]) -> None:
         """Words of a worker, in order."""
         slot = self._connections.get(connection)
         if slot is None:
@@ -217,11 +218,13 @@ class Pool:
             if message[0] == Kind.DONE:
                 # In the order of the worker, and all of them: it is told how many are safe.
                 if message[4] == wire.USER_CANCELLATION and message[1] in self._recalled:
-                    self._outcomes.append((connection, ["returned", message[1], message[2]]))
+                    word = ["returned", message[1], message[2]]
                 else:
                     message[0] = "done"
                     message.append(slot.unit)
-                    self._outcomes.append((connection, message))
+                    word = message
+                if not self.files.holds_back(connection, word, out):
+                    self._outcomes.append((connection, word))
                 task = slot.tasks.get(message[1])
                 if task is None or task[1] != message[2]:
                     continue  # told again
@@ -278,11 +281,14 @@ class Pool:
             reason = exit.reason if exit is not None else "its worker vanished"
             self._outcomes.append((0, ["died", *running[:2], cause, reason, slot.unit]))
             del tasks[0]
+        if not tasks or tasks[0] is not running:
+            self.files.forget(running)
         self._cancelled.discard(running[0])
         self._recalled.difference_update(task[0] for task in (running, *tasks))
         for task in reversed(tasks):
             if task[0] in self._cancelled:
                 self._cancelled.discard(task[0])
+                self.files.forget(task)
                 self._outcomes.append((0, ["cancelled", *task[:2]]))
             elif task[2]:
                 self._buffer.appendleft(task)
@@ -295,8 +301,12 @@ class Pool:
         """End these tasks, running or not."""
         wanted = set(tasks)
         kept: deque[Claimed] = deque()
+        for task in self.files.coming(wanted):
+            self.files.forget(task)
+            self._outcomes.append((0, ["cancelled", *task[:2]]))
         for task in self._buffer:
             if task[0] in wanted:
+                self.files.forget(task)
                 self._outcomes.append((0, ["cancelled", *task[:2]]))
             else:
                 kept.append(task)
@@ -350,6 +360,7 @@ class Pool:
             task = self._buffer.popleft()
             self.metrics.fed(idle=not slot.tasks)
             slot.tasks[task[0]] = task
+            self.files.hand_over(task, slot.folder, out)
             words.setdefault(slot.connection, []).append([Kind.RUN, *task])
         out.extend(fx.ToWorker(connection, tuple(said)) for connection, said in words.items())
 
@@ -377,7 +388,10 @@ class Pool:
             self.stale += stale
             out.append(fx.CancelTimer(("crew", "answer")))
             self._take(out)
-        self._buffer.extend(tasks)
+        plain = [task for task in tasks if RESOURCES not in task[2]]
+        self._buffer.extend(plain)
+        if len(plain) != len(tasks):
+            self._fetch([task for task in tasks if RESOURCES in task[2]], out)
         if self.leaving:
             self._give_back()
         if cancelling:
@@ -394,10 +408,46 @@ class Pool:
         self._sent = []
         out.extend(fx.ToWorker(slot.connection, ([Kind.TAKEN, slot.taken],)) for slot in taken)
 
+    # ---- files ----
+
+    def _fetch(self, tasks: list[Claimed], out: list[fx.Effect]) -> None:
+        """These may need files before they are handed to a worker."""
+        for task in tasks:
+            if not self.files.fetch(task, out):
+                self._buffer.append(task)
+
+    def on_inputs(self, now: Now, event: InputsFetched, out: list[fx.Effect]) -> None:
+        """The files of a task are there, or it ends without having begun."""
+        task = self.files.fetched(event)
+        if task is None:
+            return
+        if event.message:
+            end_ns, tail = int(now.real_s * 1e9), event.detail.encode()[-wire.TAIL_BYTES :]
+            self.files.forget(task)
+            self._outcomes.append((0, ["done", *task[:2], None, event.message, 0, end_ns, tail, {}, ""]))
+            self.completed += 1
+        else:
+            self._buffer.append(task)
+            if self.leaving:
+                self._give_back()
+
+    def on_outputs(self, event: OutputsKept) -> None:
+        """What a task left is safe, or is not: its outcome may be told."""
+        self._outcomes += self.files.kept(event)
+
+    def abandon_files(self, out: list[fx.Effect]) -> None:
+        """Nobody wants what tasks leave any more."""
+        out.append(fx.DropJobs(self.holder))
+        self._outcomes += self.files.let_go()
+
     def turn(self, now: Now, out: list[fx.Effect]) -> None:
         """Whatever there is to do after anything happened."""
+        self._states += self.files.take_states()
         self._feed(out)
-        has = len(self._buffer) + sum(len(slot.tasks) for slot in self.slots.values())
+        self.files.clean_up(out)
+        has = (
+            len(self._buffer) + self.files.coming_count + sum(len(slot.tasks) for slot in self.slots.values())
+        )
         want = 0 if self.leaving or self.paused else max(0, self._limit - has)
         talks = bool(self._outcomes or self._states)
         # One exchange with outcomes at a time; one that only asks makes way for it.
@@ -431,12 +481,16 @@ class Pool:
 
     def held(self) -> list[list[int]]:
         """All tasks of this holder that are here, or whose end was not acknowledged."""
-        held = {task[0]: task[1] for task in self._buffer}
+        held = {task[0]: task[1] for task in (*self._buffer, *self.files.coming())}
+        held.update(self.files.held())
         for slot in self.slots.values():
             held.update((number, task[1]) for number, task in slot.tasks.items())
         held.update((outcome[1], outcome[2]) for _, outcome in (*self._sent, *self._outcomes))
         return [[task, attempt] for task, attempt in held.items()]
 
     def _give_back(self) -> None:
-        self._outcomes += [(0, ["returned", *task[:2]]) for task in self._buffer]
+        back = [*self._buffer, *self.files.coming()]
+        self._outcomes += [(0, ["returned", *task[:2]]) for task in back]
+        for task in back:
+            self.files.forget(task)
         self._buffer.clear()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from mgmt.core import effect as fx
 from mgmt.core.event import Now
 from mgmt.core.nodes import Agent
-from mgmt.core.suites.pool import Outcome, Phase
+from mgmt.core.suites.files import Outcome
+from mgmt.core.suites.pool import Phase
 
 
 class ToDaemon:

@@ -37,7 +37,10 @@ class User:
 
 @dataclass(slots=True)
 class Group:
-    """`members`: role by user; `grants`: role by kind and name of what it is on; `tasks`: number of the last."""
+    """`members`: role by user; `grants`: role by kind and name of what it is on; `tasks`: number of the last.
+
+    `storage_used_bytes` mirrors what the queue has counted, and is not stored with the group.
+    """
 
     name: str
     creator: str
@@ -54,7 +57,9 @@ class Group:
         return sorted(user for user, role in self.members.items() if role is Role.ADMIN)
 
     def to_record(self) -> Record:
-        return asdict(self)
+        record = asdict(self)
+        del record["storage_used_bytes"]
+        return record
 
 
 @dataclass(slots=True)

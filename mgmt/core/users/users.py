@@ -334,27 +334,11 @@ class Users:
 
     # ---- quotas ----
 
-    def charge(self, group: str, size_bytes: int) -> None:
-        """Count what is stored for a group from now on; MgmtError `over-quota` when it may not have that much."""
-        found = self.group(group)
-        used = found.storage_used_bytes + size_bytes
-        if used > found.storage_quota_bytes:
-            text = (
-                f"group {group!r} stores {found.storage_used_bytes} of {found.storage_quota_bytes} bytes, and "
-                f"{size_bytes} more do not fit: delete something, or ask an administrator for more "
-                f"(`mgmt quota set {group} --storage {used}`)"
-            )
-            raise MgmtError("over-quota", text, group=group, quota=found.storage_quota_bytes)
-        found.storage_used_bytes = used
-        self.touch(found)
-
-    def release(self, group: str, size_bytes: int) -> None:
-        """What was charged is stored no more. ValueError, a bug, for more than there is: counters never bend."""
-        found = self.groups[group]  # a deleted group's things go, too
-        if size_bytes > found.storage_used_bytes:
-            raise ValueError(f"{group}: {size_bytes} of {found.storage_used_bytes} bytes are released")
-        found.storage_used_bytes -= size_bytes
-        self.touch(found)
+    def count_stored(self, group: str, used_bytes: int) -> None:
+        """What is stored for a group, as the queue has counted it."""
+        found = self.groups.get(group)
+        if found is not None:
+            found.storage_used_bytes = used_bytes
 
     def number_tasks(self, group: str, count: int) -> int:
         """The first number of so many new tasks of a group; they count from 1 and are never used again."""

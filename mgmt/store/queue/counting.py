@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from mgmt.core.suites.operations import Counts
 from mgmt.core.suites.states import SUITE_EDGES, Suite, SuiteEvent, Task
+from mgmt.store.queue import blobs
 from mgmt.store.queue.connection import Connection
 
 COLUMNS = "id, state, total, pending, ready, running, finished, failed, cancelled"
@@ -109,7 +110,7 @@ def recount(db: Connection) -> list[str]:
     wrong += [f"lane {lane} is missing" for lane in found]
     for what, sql in _INVARIANTS.items():
         wrong += [f"{what}: task {row[0]}" for row in db.rows(sql)]
-    return wrong
+    return [*wrong, *blobs.recount(db)]
 
 
 _INVARIANTS = {

@@ -236,7 +236,7 @@ def _delay_of_retry(db: Connection, task: int, status: int, lane: int) -> int | 
     if cancelled_among(db, (lane,)):
         return None
     db.change("UPDATE retries SET used = used + 1 WHERE task = ?", (task,))
-    return min(int(delay_ms) << min(used, 40), int(defaults.MAX_TASK_S * 1000))
+    return min(int(delay_ms) << min(int(used), 40), int(defaults.MAX_TASK_S * 1000))
 
 
 def _submit_next(

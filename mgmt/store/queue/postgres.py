@@ -59,6 +59,9 @@ class PostgresConnection:
             db.execute("SET enable_bitmapscan = off")
         return db
 
+    def make_room(self) -> None:
+        """Its server keeps the files of its log for the next use."""
+
     def begin(self) -> None:
         self.writes = 0
         if self._db.closed:

@@ -18,6 +18,7 @@ from mgmt.store.queue.connection import Rows
 _TYPES = {"int": "INTEGER", "key": "INTEGER", "blob": "BLOB"}
 _CACHE_KIB = 16 << 10  # pages of tasks that are about to be claimed and committed
 _CHECKPOINT_PAGES = 4000  # between copies into the file, each of which costs two more syncs
+_PAGE_BYTES = 4096
 _VALUES_PER_INSERT = 30_000  # SQLite takes 32766
 _BUSY_S = 5.0  # a reader that recovers the log after a crash holds the file for that long at most
 _DAMAGE = (sqlite3.DatabaseError, UnicodeDecodeError, KeyError, ValueError)
@@ -43,6 +44,7 @@ class SqliteConnection:
             cached_statements=256,
         )
         self.writes = 0
+        self._reads_only = reads_only
         self._begin = "BEGIN" if reads_only else "BEGIN IMMEDIATE"
         self._db.execute("PRAGMA temp_store=MEMORY")
         if not reads_only:
@@ -50,6 +52,20 @@ class SqliteConnection:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
             self._db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+
+    def make_room(self) -> None:
+        """A transaction that does not fit the cache spills into the log; rolled back, it leaves only room."""
+        if self._reads_only:
+            return
+        self._db.execute("PRAGMA cache_size=10")
+        try:
+            self.begin()
+            room = (_CHECKPOINT_PAGES * _PAGE_BYTES,)
+            self._db.execute("INSERT INTO meta (name, value) VALUES ('room', zeroblob(?))", room)
+        except sqlite3.Error:
+            pass  # without it commits take longer, or the first one says what is wrong
+        self.rollback()
+        self._db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
 
     def begin(self) -> None:
         self.writes = 0

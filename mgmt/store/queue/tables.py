@@ -76,6 +76,17 @@ CREATE INDEX holders_suite ON holders (suite) WHERE ended_ms = 0;
 CREATE INDEX holders_lease ON holders (lease_until_ms) WHERE ended_ms = 0;
 CREATE TABLE candidate_rows (
     kind TEXT NOT NULL, name TEXT NOT NULL, record {blob} NOT NULL, PRIMARY KEY (kind, name));
+CREATE TABLE blobs (
+    group_name TEXT NOT NULL, kind {int} NOT NULL, task {int} NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL,
+    size_bytes {int} NOT NULL, creator TEXT NOT NULL, created_ms {int} NOT NULL,
+    PRIMARY KEY (group_name, kind, task, name));
+CREATE INDEX blobs_digest ON blobs (digest);
+CREATE INDEX blobs_task ON blobs (task) WHERE task > 0;
+CREATE TABLE uploads (
+    id {key} PRIMARY KEY, group_name TEXT NOT NULL, kind {int} NOT NULL, task {int} NOT NULL, name TEXT NOT NULL,
+    digest TEXT NOT NULL, size_bytes {int} NOT NULL, creator TEXT NOT NULL, holder {int} NOT NULL,
+    attempt {int} NOT NULL, reserved_bytes {int} NOT NULL, touched_ms {int} NOT NULL);
+CREATE TABLE storage (name TEXT PRIMARY KEY, used_bytes {int} NOT NULL);
 """
 
 # version: (what makes it the next one, what makes the next one it again); never changed once it was released.
@@ -83,10 +94,10 @@ MIGRATIONS: dict[int, tuple[str, str]] = {}
 
 NAMES = (
     "meta", "groups", "lanes", "suites", "submissions", "tasks", "deps", "retries", "failures", "labels",
-    "holders", "candidate_rows",
+    "holders", "blobs", "uploads", "storage", "candidate_rows",
 )  # fmt: skip
 
-SEQUENCES = ("lane", "task", "holder")  # what `Connection.take` numbers
+SEQUENCES = ("lane", "task", "holder", "upload")  # what `Connection.take` numbers
 
 
 def statements(text: str, types: dict[str, str]) -> list[str]:

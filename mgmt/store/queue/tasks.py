@@ -7,7 +7,7 @@ from typing import Any
 from mgmt.core.suites import operations as ops
 from mgmt.core.suites.states import ENDED, SUITE_EDGES, Suite, SuiteEvent, Task
 from mgmt.protocol.errors import MgmtError
-from mgmt.store.queue import dependents, queries, refusals, submitting, suites
+from mgmt.store.queue import blobs, dependents, queries, refusals, submitting, suites
 from mgmt.store.queue.connection import Connection
 from mgmt.store.queue.counting import Moves
 from mgmt.store.queue.tables import Flag
@@ -154,6 +154,7 @@ def _forget(db: Connection, lane: int, rows: list[tuple[Any, ...]], moves: Moves
         ids = db.ids([task for task, _ in rows])
         for table, column in (("retries", "task"), ("failures", "task"), ("labels", "task"), ("tasks", "id")):
             db.change(f"DELETE FROM {table} WHERE {column} {db.AMONG}", (ids,))
+        blobs.forget_tasks(db, ids)
     if moves is not None:
         for _, state in rows:
             moves.move(lane, Task(state), None)
