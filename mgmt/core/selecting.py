@@ -274,7 +274,7 @@ def _reset(state: State, now: Now, asked: Asked, body: msg.CandidatesReset, out:
             return
         count = 0 if result is None else result.count
         for task in tasks:
-            state.board.on_task(now, task, out)
+            state.board.on_task(task, out)
         if not body.forget:
             _answer(state, asked, {"cancelled": count, "forgotten": False}, out)
             return

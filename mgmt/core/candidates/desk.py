@@ -136,7 +136,7 @@ class Desk:
                     self.queued[key] = InQueue(task.task, task.priority, task.submitted_ms)
                     self._watch(task.task, key)
                 if task.state in ENDED:
-                    self._look(task.task, key, now, out)
+                    self._board.on_task(task.task, out)
             gone = [(one.task, key) for key, one in self.queued.items() if one.task and one.task not in there]
             for number, key in gone:
                 self._gone(number, key)
@@ -275,34 +275,27 @@ class Desk:
     # ---- what becomes of tasks ----
 
     def _watch(self, task: int, key: Key) -> None:
-        def look(now: Now, out: list[fx.Effect]) -> None:
-            self._look(task, key, now, out)
-
-        self._board.task_waiters.setdefault(task, []).append(look)
-
-    def _look(self, task: int, key: Key, now: Now, out: list[fx.Effect]) -> None:
-        self._watch(task, key)  # before the answer is there: what happens meanwhile looks once more
-
-        def then(now: Now, found: Any, out: list[fx.Effect]) -> None:
+        def look(now: Now, found: Any, out: list[fx.Effect]) -> bool:
+            if task not in self._open:
+                return True
             if isinstance(found, MgmtError):
                 if found.code == "unknown-task":
                     self._gone(task, key)
-            elif found.state in ENDED:
+                return found.code == "unknown-task"
+            if found.state in ENDED:
                 self._ended(now, key, found, out)
+            return found.state in ENDED
 
-        self._board.ask(op.GetTask(task), then, out)
+        self._board.task_waiters.setdefault(task, []).append(look)
 
     def _gone(self, task: int, key: Key) -> InQueue | None:
         """It is in the queue no longer; what was known of it there."""
         self._open.discard(task)
-        self._board.task_waiters.pop(task, None)
         known = self.queued.get(key)
         return self.queued.pop(key) if known is not None and known.task == task else None
 
     def _ended(self, now: Now, key: Key, task: op.TaskRecord, out: list[fx.Effect]) -> None:
         """Record the run that it was, and tell the judges once that is durable."""
-        if task.task not in self._open:
-            return
         known = self._gone(task.task, key)
         run = run_of_task(key, task, self._rules().codes)
         row = None if run is None else Row("runs", f"task {task.task}.{task.attempt}", packed(run))

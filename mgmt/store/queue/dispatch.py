@@ -8,7 +8,17 @@ from typing import Any
 from mgmt.core.suites import blobs as blob_ops
 from mgmt.core.suites import candidate_rows as kept
 from mgmt.core.suites import operations as ops
-from mgmt.store.queue import blobs, candidates, exchange, giving_back, holders, queries, submitting, suites, tasks
+from mgmt.store.queue import (
+    blobs,
+    candidates,
+    exchange,
+    giving_back,
+    holders,
+    queries,
+    submitting,
+    suites,
+    tasks,
+)
 
 # Each function takes the connection and its own operation; the first is an instance of the key.
 OPERATIONS: dict[type, Callable[..., Any]] = {
