@@ -1148,5 +1148,6 @@ class NodeGone(Message):
 
 # Their rows follow these.
 import mgmt.protocol.messages_blobs  # noqa: E402
+import mgmt.protocol.messages_candidates  # noqa: E402
 import mgmt.protocol.messages_suites  # noqa: E402
 import mgmt.protocol.messages_users  # noqa: E402, F401
