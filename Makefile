@@ -96,7 +96,7 @@ again:
 $(VENV)/.built: $(VENV)/.python pyproject.toml $(SOURCES)
 	@rm -f $@
 	@if [ -n "$(filter $(VENV)/.python pyproject.toml,$?)" ]; then \
-	    echo '== packages and the build of mgmt (a minute on a first visit)'; set -- '.[dev,magika,grpc,postgres]'; \
+	    echo '== packages and the build of mgmt (a minute on a first visit)'; set -- '.[dev,magika,grpc,debian,postgres,redis]'; \
 	else \
 	    echo '== build: C sources changed'; set -- . --no-deps --no-build-isolation; \
 	fi; \

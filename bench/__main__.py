@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import (
+    candidates,
     control,
     kernel,
     kernel_placement,
@@ -39,6 +40,7 @@ GROUPS: dict[str, Callable[[bool], list[Figure]]] = {
     "supervision": supervision.supervision,
     "kernel": kernel.kernel,
     "kernel-placement": kernel_placement.kernel_placement,
+    "candidates": candidates.candidates,
     "rt": rt.rt,
     "workers": workers.workers,
     "suites": suites.suites,

@@ -78,6 +78,38 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "task": "Of an agent: for which task; 0: for a hook.",
         },
     ),
+    "candidates-list": (
+        "Show candidates with their scores, the next to be run first.",
+        {
+            "policy": "That of the configuration when absent.",
+        },
+    ),
+    "candidates-load": (
+        "Store rows of a table of candidates or runs, each in place of one of the same key.",
+        {},
+    ),
+    "candidates-next": (
+        "Show which candidate in the queue is run next; none of an empty queue.",
+        {},
+    ),
+    "candidates-queue": (
+        "Show the candidates in the queue in the order in which they are run, with the time until each starts.",
+        {},
+    ),
+    "candidates-reset": (
+        "Take candidates that do not run yet out of the queue, or forget all that was loaded.",
+        {
+            "forget": "Candidates, codebases, policies and runs, too.",
+        },
+    ),
+    "candidates-schedule": (
+        "Score all candidates and put them into the queue of a suite. Answered when that is durable.",
+        {
+            "suite": "That of the configuration when absent.",
+            "policy": "That of the configuration when absent.",
+            "limit": "New tasks at most.",
+        },
+    ),
     "dump": (
         "Show the whole state of the daemon.",
         {},

@@ -40,6 +40,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "unload-model": ("unload_model", _verb("unload-model")),
     "models": ("models", _verb("models")),
     "schedule": ("schedule", "Place periodic tasks on CPUs, prove their deadlines, draw the schedule."),
+    "candidates": ("candidates", "Say what to run next, and why, from a history of runs."),
     "timpani-gateway": (
         "timpani_gateway",
         "Let submitters and nodes of TIMPANI talk to the daemon; runs until it is ended.",

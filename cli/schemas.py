@@ -70,6 +70,38 @@ COMPARED = _object(
     right=_object(**PLACED),
     differences=_list(_object(task=STRING, left=SPOT, right=SPOT)),
 )
+PLACE = _maybe({"type": "integer", "minimum": 1})
+ROW_FAULT = _object(table=STRING, row=STRING, column=STRING, problem=STRING)
+CANDIDATE = {"codebase": STRING, "campaign": STRING, "change_set": STRING}
+CANDIDATE_SCORE = {
+    **CANDIDATE,
+    "rank": PLACE,
+    "score": _maybe(NUMBER),
+    "probability": _maybe(NUMBER),
+    "duration_s": _maybe(NUMBER),
+    "not_before": _maybe(STRING),
+    "waits_for": NAMES_LIST,
+    "reason": STRING,
+}
+QUEUE_ITEM = _object(
+    **CANDIDATE,
+    bucket=STRING,
+    priority={"type": "integer"},
+    command=STRING,
+    duration_s=_maybe(NUMBER),
+)
+FACTOR = _object(name=STRING, kind={"enum": ["expected", "cost", "about"]}, value=NUMBER, source=STRING)
+FIGURES = _object(
+    policy=STRING,
+    predicted=COUNT,
+    refused=COUNT,
+    brier=_maybe(NUMBER),
+    calibration_error=_maybe(NUMBER),
+    duration_error=_maybe(NUMBER),
+    calibration=_list({"type": "array", "items": NUMBER, "minItems": 3, "maxItems": 3}),
+    value_per_hour=_maybe(NUMBER),
+    regret=_maybe(NUMBER),
+)
 STORE = _object(path=STRING, rows={"type": "object", "additionalProperties": COUNT}, text=STRING)
 KEY = _object(name=STRING, role=STRING, comment=STRING, public=STRING, file=_maybe(STRING))
 
@@ -126,6 +158,48 @@ OWN: dict[str, Schema] = {
     ),
     "mgmt.schedule-compare/1": _object(
         left=STRING, right=STRING, compared=COUNT, differing=COUNT, workloads=_list(COMPARED)
+    ),
+    "mgmt.candidates-replay/1": _object(
+        file=STRING,
+        passed=COUNT,
+        failed=COUNT,
+        failures=_list(_object(id=STRING, kind=STRING, difference=STRING)),
+    ),
+    "mgmt.candidates-score/1": _object(
+        policy=STRING,
+        now=STRING,
+        candidates=_list(_object(**CANDIDATE_SCORE)),
+        cycles=_list(NAMES_LIST),
+        faults=_list(ROW_FAULT),
+        warnings=NAMES_LIST,
+    ),
+    "mgmt.candidates-load/1": _object(
+        file=STRING, rows={"type": "object", "additionalProperties": COUNT}, faults=_list(ROW_FAULT)
+    ),
+    "mgmt.candidates-import/1": _object(file=STRING, rows={"type": "object", "additionalProperties": COUNT}),
+    "mgmt.candidates-pass/1": _object(
+        policy=STRING,
+        now=STRING,
+        dry_run=BOOL,
+        considered=COUNT,
+        decided=_list(QUEUE_ITEM),
+        written=COUNT,
+        held=_list(_object(codebase=STRING, campaign=STRING, reason=STRING)),
+        mirrored=_maybe(COUNT),
+        faults=_list(ROW_FAULT),
+        warnings=NAMES_LIST,
+    ),
+    "mgmt.candidates-explain/1": _object(**CANDIDATE_SCORE, now=STRING, of=COUNT, factors=_list(FACTOR)),
+    "mgmt.candidates-compare/1": _object(
+        now=STRING,
+        candidates=COUNT,
+        runs=COUNT,
+        top=COUNT,
+        policies=_list(FIGURES),
+        rank_correlation=_maybe(NUMBER),
+        overlap=NUMBER,
+        rows=_list(_object(**CANDIDATE, left=PLACE, right=PLACE)),
+        faults=_list(ROW_FAULT),
     ),
     "mgmt.schedule-replay/1": _object(
         file=STRING,
@@ -201,6 +275,11 @@ REPLIES = {
     "mgmt.task-retry/1": "task-retry",
     "mgmt.workers/1": "workers",
     "mgmt.metrics/1": "metrics",
+    "mgmt.candidates-list/1": "candidates-list",
+    "mgmt.candidates-queue/1": "candidates-queue",
+    "mgmt.candidates-next/1": "candidates-next",
+    "mgmt.candidates-schedule/1": "candidates-schedule",
+    "mgmt.candidates-reset/1": "candidates-reset",
     "mgmt.schedule-plan/1": "schedule-show",  # its tasks and CPUs; what is in force has more
 }
 EVENT = "mgmt.event/1"

@@ -117,6 +117,12 @@ VALUES: dict[str, Any] = {
 SPECIAL: dict[tuple[str, str], Any] = {
     ("ServiceStatus", "version"): "0.1.0",
     ("ServiceStatus", "state"): "running",
+    ("CandidateStatus", "task"): 41,
+    ("QueuedCandidate", "task"): 41,
+    ("QueuedCandidate", "state"): "READY",
+    ("CandidatesLoad", "rows"): [{"codebase": "alpha", "campaign": "fix", "command": "fix it"}],
+    ("CandidatesLoad", "table"): "candidates",
+    ("CandidatesReply", "cycles"): [["alpha fix", "alpha tidy"]],
     ("UnitStatus", "state"): "RUNNING",
     ("Model", "state"): "RUNNING",
     ("Loaded", "state"): "RUNNING",

@@ -80,22 +80,19 @@ def read(path: str) -> Source:
     return source
 
 
-def read_text(path: str) -> str:
-    """The file; `-` is standard input."""
-    limit = defaults.MAX_WORKLOAD_BYTES
+def read_text(path: str, code: str = "bad-workload", limit: int = defaults.MAX_WORKLOAD_BYTES) -> str:
+    """The file; `-` is standard input. MgmtError `code` when it is no text of at most `limit` bytes."""
     try:
         with open(0 if path == "-" else path, "rb", closefd=path != "-") as opened:
             data = opened.read(limit + 1)
     except OSError as error:
-        raise MgmtError("bad-workload", f"{path}: {error.strerror}") from None
+        raise MgmtError(code, f"{path}: {error.strerror}") from None
     if len(data) > limit:
-        raise MgmtError("bad-workload", f"{path}: is larger than {limit} bytes; the right file?")
+        raise MgmtError(code, f"{path}: is larger than {limit} bytes; the right file?")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise MgmtError(
-            "bad-workload", f"{path}: is not UTF-8: byte {error.start} is {data[error.start]:#x}"
-        ) from None
+        raise MgmtError(code, f"{path}: is not UTF-8: byte {error.start} is {data[error.start]:#x}") from None
 
 
 def _json(source: Source) -> list[Any]:

@@ -248,7 +248,10 @@ class ReadConfig:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Call a pure function in a worker thread; Computed follows with its result."""
+    """Call a pure function in a worker thread; Computed follows with its result.
+
+    `number`: positive ones are of schedules, negative ones of candidates.
+    """
 
     number: int
     work: Callable[[], Any]

@@ -98,6 +98,7 @@ def _put_in_force(
     kept = {key: getattr(state.settings, key) for key in ("endpoints", "logging", "limits", "timing")}
     state.settings = settings.model_copy(update=kept)
     state.registry.reset(state.settings)
+    state.desk.forget()
     specs = {spec.name: spec for spec in state.registry.all_specs()}
     state.replan()
     for name, unit in state.supervisor.units.items():

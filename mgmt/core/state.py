@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mgmt.core.candidates.desk import Desk, rules_of
 from mgmt.core.effect import Effect
 from mgmt.core.event import Now, Route
 from mgmt.core.journal import Journal
@@ -225,6 +226,7 @@ class State:
             shared,
             timing.suite_auto_close_s,
         )
+        self.desk = Desk(self.board, lambda: rules_of(self.settings.candidates.model_dump()))
         self.stopping = False
         self.quit_said = False
         self.handed_over = False  # left with units that run on

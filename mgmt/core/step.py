@@ -20,6 +20,7 @@ from mgmt.core import (
     measuring,
     operate,
     scheduling,
+    selecting,
     status,
     suiting,
 )
@@ -38,7 +39,7 @@ from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
 from mgmt.worker.wire import Kind
 
-__all__ = ["HANDLERS", "LEGACY_PLANE", "accounts", "measuring", "scheduling", "step", "suiting"]
+__all__ = ["HANDLERS", "LEGACY_PLANE", "accounts", "measuring", "scheduling", "selecting", "step", "suiting"]
 
 # Each opens a session of its own: there is nothing to repeat, so they take no idempotency key.
 HELLOS = frozenset({"hello", "backend-hello", "agent-hello"})
@@ -647,6 +648,7 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
             state.users.count_stored(group, used_bytes)
         filing.set_timer(state, now, out)
         state.board.restore(now, event.suites, event.holders, out)  # before its own crew says a word
+        state.desk.restore(now, out)
     else:
         state.agent.on_work = partial(_on_work, state)
     state.crew.resume(now, out)
@@ -716,5 +718,7 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
         now, event.connection, event.messages, out
     ),
     ev.WorkerGone: lambda state, now, event, out: state.crew.on_worker_gone(now, event.connection, out),
-    ev.Computed: lambda state, now, event, out: state.schedules.on_computed(now, event, out),
+    ev.Computed: lambda state, now, event, out: (
+        state.schedules if event.number > 0 else state.desk
+    ).on_computed(now, event, out),
 }

@@ -244,7 +244,9 @@ def _wait(state: State, now: Now, asked: Asked, body: msg.SuiteWait, out: list[f
         state.sessions.answer(asked.route, frames.Outcome.OK, suite_body(state, entry), out)
         return True
 
-    state.board.suite_waiters.setdefault(entry.number, []).append(look)
+    waiters = state.board.suite_waiters.setdefault(entry.number, [])
+    waiters[:] = [waiter for waiter in waiters if not waiter(now, entry, out)]  # who gave up is forgotten
+    waiters.append(look)
     return None
 
 

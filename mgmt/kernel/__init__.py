@@ -34,6 +34,8 @@ if IMPLEMENTATION == "c":
     table_fault = _kernel.table_fault
     Placement = _kernel.Placement
     best_fit = _kernel.best_fit
+    estimate = _kernel.estimate
+    history = _kernel.history
     score = _kernel.score
     top_k = _kernel.top_k
     compat_best_fit_decreasing = _kernel.compat_best_fit_decreasing
@@ -49,6 +51,7 @@ else:
         response_times,
         sensitivity,
     )
+    from .reference_history import estimate, history
     from .reference_placement import (
         compat_best_fit_decreasing,
         compat_hyperperiod,

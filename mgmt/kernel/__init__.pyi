@@ -283,3 +283,60 @@ def score(
 
 def top_k(scores: Sequence[float], k: int) -> list[int]:
     """The indices of the k smallest scores, best first, of equals the lower index; NaN is left out."""
+
+def history(
+    key: Sequence[int],
+    ended: Sequence[float],
+    duration: Sequence[float],
+    rows: int,
+    *,
+    group_of: Sequence[int] | None = None,
+    reference: float = 0.0,
+    half_life: float = 1.0,
+    window: int = 128,
+    weights: bool = True,
+    out: MutableSequence[float] | None = None,
+) -> Sequence[float]:
+    """Statistics of runs: a matrix of 12 columns, one after the other, each with an entry for every row.
+
+    `key`: series * 4 + outcome (0 success, 1 failure, 2 nothing to do, 3 transient), in the order in which the
+    runs ended; `ended` and `duration` in one unit each, a duration NaN where it is not known. A row is a series,
+    or `group_of` it. Columns: sums of the weights of successes, failures and nothing-to-dos, where a run that
+    ended at `reference` weighs 1 and one a `half_life` before it half of that (0 without `weights`); count,
+    median (index n // 2 of the sorted ones) and 90 % (index 9 * n // 10) of the durations of the latest `window`
+    successes, then of the latest others; runs that were not transient; transient ones at the end; the latest
+    end, -inf for none. Medians of nothing are NaN.
+    """
+
+def estimate(
+    value: Sequence[float],
+    chance: Sequence[float],
+    tried: Sequence[float],
+    series: Sequence[int],
+    codebase: Sequence[int],
+    campaign: Sequence[int],
+    of_series: Sequence[float],
+    of_codebase: Sequence[float],
+    rate: Sequence[float],
+    done: Sequence[float],
+    lost: Sequence[float],
+    *,
+    decay: float = 1.0,
+    strength: float = 4.0,
+    explore: float = 0.0,
+    penalty: float = 0.9,
+    shrink: float = 5.0,
+    least_points: float = 5.0,
+    quantile: int = 0,
+    out: MutableSequence[float] | None = None,
+) -> Sequence[float]:
+    """What is expected of the next run of each candidate: columns probability, duration and worth in one matrix.
+
+    p = (strength * mean + s) / (strength + s + f) of the sums of its `series`, times `decay` each; the mean is
+    `chance`, or where that is NaN the `rate` of its campaign. A duration is p * that of a success + (1 - p) *
+    that of the others, each drawn from the median of the series (`quantile` 1: the 90 %) toward that of the
+    `codebase`, and that toward the campaign's `done` or `lost`, with `shrink` points; a median of fewer than
+    `least_points` is passed over. worth = value * (1 - `penalty` * `tried` * `decay`) * (1 - share of
+    nothing-to-dos) * (1 + `explore` * strength / (strength + s + f)); a value of NaN is 1. Matrices are
+    those of `history`.
+    """

@@ -268,6 +268,54 @@ PyObject *bind_new_ints(PyObject *module, Py_ssize_t n, int64_t **data)
     return view;
 }
 
+/* `view` as a memoryview of another format. */
+static PyObject *cast(PyObject *module, PyObject *view, const char *format)
+{
+    struct kernel_state *state = PyModule_GetState(module);
+    PyObject *text = PyUnicode_FromString(format);
+    PyObject *result = text ? PyObject_CallMethodOneArg(view, state->memoryview_cast, text) : NULL;
+    Py_XDECREF(text);
+    return result;
+}
+
+bool bind_writable(PyObject *from, const char *formats, Py_ssize_t n, Py_buffer *view)
+{
+    if (PyObject_GetBuffer(from, view, PyBUF_WRITABLE | PyBUF_ND | PyBUF_FORMAT) < 0) {
+        PyErr_Clear();
+        PyErr_SetString(PyExc_TypeError, "out must be a writable, C-contiguous buffer");
+        return false;
+    }
+    const char *format = view->format ? view->format : "B";
+    if (view->itemsize == 8 && strchr(formats, format[0]) && !format[1] && view->len == n * 8 && ((uintptr_t)view->buf & 7) == 0)
+        return true;
+    PyErr_Format(PyExc_ValueError, "out must hold %zd numbers of format '%c'", n, formats[0]);
+    PyBuffer_Release(view);
+    return false;
+}
+
+bool bind_number(PyObject *from, const char *name, double *value)
+{
+    if (!from)
+        return true;
+    *value = PyFloat_AsDouble(from);
+    if (*value != -1.0 || !PyErr_Occurred())
+        return true;
+    PyErr_Clear();
+    PyErr_Format(PyExc_TypeError, "%s is %.80s: must be a number", name, Py_TYPE(from)->tp_name);
+    return false;
+}
+
+PyObject *bind_new_doubles(PyObject *module, Py_ssize_t n)
+{
+    int64_t *unused;
+    PyObject *ints = bind_new_ints(module, n, &unused);
+    PyObject *bytes = ints ? cast(module, ints, "B") : NULL;
+    PyObject *result = bytes ? cast(module, bytes, "d") : NULL;
+    Py_XDECREF(ints);
+    Py_XDECREF(bytes);
+    return result;
+}
+
 PyObject *bind_list(const int64_t *data, Py_ssize_t n)
 {
     PyObject *list = PyList_New(n);

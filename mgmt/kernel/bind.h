@@ -17,7 +17,8 @@ struct kernel_state {
 };
 
 /* Defined by the binding files, called by _kernel.c. */
-extern PyMethodDef bind_analysis_methods[], bind_table_methods[], bind_placement_methods[], bind_score_methods[];
+extern PyMethodDef bind_analysis_methods[], bind_table_methods[], bind_placement_methods[], bind_score_methods[],
+    bind_history_methods[];
 int bind_table_exec(PyObject *module);
 int bind_placement_exec(PyObject *module);
 int bind_strict_exec(PyObject *module); /* called by bind_placement_exec() */
@@ -43,11 +44,17 @@ void bind_release(struct bind_column *column); /* harmless on a zeroed or releas
 
 /* A new buffer of n zeroed int64, as a writable memoryview of format "q"; *data lives as long as it does. */
 PyObject *bind_new_ints(PyObject *module, Py_ssize_t n, int64_t **data);
+PyObject *bind_new_doubles(PyObject *module, Py_ssize_t n); /* the same, of format "d" */
 /* The first n int64 of a bytearray, which is cut to them, as a memoryview of format "q". */
 PyObject *bind_view(PyObject *module, PyObject *bytes, Py_ssize_t n);
 PyObject *bind_list(const int64_t *data, Py_ssize_t n);
 /* The same for numbers from -1 to most - 1, of which each is made once. */
 PyObject *bind_index_list(const int64_t *data, Py_ssize_t n, Py_ssize_t most);
+
+/* A writable contiguous buffer, named out, of n numbers of 8 bytes whose format is one of `formats`. */
+bool bind_writable(PyObject *from, const char *formats, Py_ssize_t n, Py_buffer *view);
+/* A number into *value, which stays as it is for an absent one. */
+bool bind_number(PyObject *from, const char *name, double *value);
 
 /* Arguments of a METH_FASTCALL | METH_KEYWORDS function into out[], absent ones NULL, None like absent for
  * those after `required`. names ends with NULL; the first `positional` may be given by position. */

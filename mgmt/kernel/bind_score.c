@@ -1,50 +1,10 @@
 /* Ranking and bulk packing as Python functions. */
 #include "bind.h"
 
-#include <string.h>
-
 #include "core/pack.h"
 #include "core/score.h"
 
 #define UNLOCK_FROM 4096 /* rows from which the GIL is released */
-
-/* `view` as a memoryview of another format. */
-static PyObject *cast(PyObject *module, PyObject *view, const char *format)
-{
-    struct kernel_state *state = PyModule_GetState(module);
-    PyObject *text = PyUnicode_FromString(format);
-    PyObject *result = text ? PyObject_CallMethodOneArg(view, state->memoryview_cast, text) : NULL;
-    Py_XDECREF(text);
-    return result;
-}
-
-/* A writable contiguous buffer of n numbers of 8 bytes whose format is one of `formats`. */
-static bool writable(PyObject *from, const char *formats, Py_ssize_t n, Py_buffer *view)
-{
-    if (PyObject_GetBuffer(from, view, PyBUF_WRITABLE | PyBUF_ND | PyBUF_FORMAT) < 0) {
-        PyErr_Clear();
-        PyErr_SetString(PyExc_TypeError, "out must be a writable, C-contiguous buffer");
-        return false;
-    }
-    const char *format = view->format ? view->format : "B";
-    if (view->itemsize == 8 && strchr(formats, format[0]) && !format[1] && view->len == n * 8 && ((uintptr_t)view->buf & 7) == 0)
-        return true;
-    PyErr_Format(PyExc_ValueError, "out must hold %zd numbers of format '%c'", n, formats[0]);
-    PyBuffer_Release(view);
-    return false;
-}
-
-static bool number(PyObject *from, const char *name, double *value)
-{
-    if (!from)
-        return true;
-    *value = PyFloat_AsDouble(from);
-    if (*value != -1.0 || !PyErr_Occurred())
-        return true;
-    PyErr_Clear();
-    PyErr_Format(PyExc_TypeError, "%s is %.80s: must be a number", name, Py_TYPE(from)->tp_name);
-    return false;
-}
 
 enum { VALUE, PROBABILITY, DURATION, RUNS, CODEBASE, COLUMNS, OFFSET = COLUMNS, BONUS, COST, TWICE, OUT, SIMD, ARGUMENTS };
 
@@ -57,8 +17,8 @@ static PyObject *score(PyObject *module, PyObject *const *args, Py_ssize_t nargs
     struct score_rule rule = {100.0, 20000.0, 0.0, false, k_simd_best()};
     Py_buffer out = {0};
     if (!bind_arguments("score", names, COLUMNS, 3, args, nargs, kwnames, given) ||
-        !number(given[OFFSET], "default_offset", &rule.default_offset) || !number(given[BONUS], "first_run_bonus", &rule.first_run_bonus) ||
-        !number(given[COST], "minimum_cost_ms", &rule.minimum_cost_ms))
+        !bind_number(given[OFFSET], "default_offset", &rule.default_offset) || !bind_number(given[BONUS], "first_run_bonus", &rule.first_run_bonus) ||
+        !bind_number(given[COST], "minimum_cost_ms", &rule.minimum_cost_ms))
         return NULL;
     if (given[TWICE]) {
         int twice = PyObject_IsTrue(given[TWICE]);
@@ -82,16 +42,11 @@ static PyObject *score(PyObject *module, PyObject *const *args, Py_ssize_t nargs
     }
     Py_ssize_t n = column[VALUE].n;
     if (given[OUT]) {
-        if (!writable(given[OUT], "d", n, &out))
+        if (!bind_writable(given[OUT], "d", n, &out))
             goto done;
         result = Py_NewRef(given[OUT]);
     } else {
-        int64_t *unused;
-        PyObject *ints = bind_new_ints(module, n, &unused);
-        PyObject *bytes = ints ? cast(module, ints, "B") : NULL;
-        result = bytes ? cast(module, bytes, "d") : NULL;
-        Py_XDECREF(ints);
-        Py_XDECREF(bytes);
+        result = bind_new_doubles(module, n);
         if (!result || PyObject_GetBuffer(result, &out, PyBUF_WRITABLE | PyBUF_ND | PyBUF_FORMAT) < 0) {
             Py_CLEAR(result);
             goto done;
@@ -205,7 +160,7 @@ static PyObject *best_fit(PyObject *module, PyObject *const *args, Py_ssize_t na
             bind_invalid(first ? "wcet" : "period", i, first ? wcet.data[i] : period.data[i], "must be at least 1");
             goto done;
         }
-    if (given[3] && !writable(given[3], "ql", n, &out))
+    if (given[3] && !bind_writable(given[3], "ql", n, &out))
         goto done;
     size_t failed;
     room = pack_room((size_t)n, (size_t)cpus);

@@ -80,6 +80,13 @@ TABLE: dict[str, Row] = {
     "bad-workload": Row(
         Fault.CLIENT, False, Exit.USAGE, "a document of tasks or nodes is missing a field or has a wrong one"
     ),
+    "bad-candidates": Row(
+        Fault.CLIENT, False, Exit.USAGE, "a file of candidates, runs, settings or cases cannot be used"
+    ),
+    "unknown-candidate": Row(Fault.CLIENT, False, Exit.UNKNOWN, "there is no such candidate"),
+    "bad-database": Row(
+        Fault.CLIENT, False, Exit.FAILED, "a database beside the daemon cannot be reached, read or written"
+    ),
     "not-schedulable": Row(
         Fault.CLIENT, False, Exit.FAILED, "a deadline could not be kept, so nothing was placed or changed"
     ),

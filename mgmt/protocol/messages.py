@@ -1151,6 +1151,7 @@ class NodeGone(Message):
 
 # Their rows follow these.
 import mgmt.protocol.messages_blobs  # noqa: E402
+import mgmt.protocol.messages_candidates  # noqa: E402
 import mgmt.protocol.messages_suites  # noqa: E402
 import mgmt.protocol.messages_users  # noqa: E402
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mgmt.protocol import defaults
+from mgmt.settings.candidates import CandidateSettings
 from mgmt.settings.units import (
     BackendSettings,
     HookSettings,
@@ -45,6 +46,7 @@ from mgmt.settings.values import (
 __all__ = [
     "TRACE",
     "BackendSettings",
+    "CandidateSettings",
     "EndpointSettings",
     "HookSettings",
     "LimitSettings",
@@ -307,6 +309,9 @@ class Settings(Table):
     timing: TimingSettings = Field(default_factory=TimingSettings, description="periods and deadlines")
     files: FileSettings = Field(default_factory=FileSettings, description="attachments and artifacts")
     queue: QueueSettings = Field(default_factory=QueueSettings, description="the queue of task suites")
+    candidates: CandidateSettings = Field(
+        default_factory=CandidateSettings, description="what to run next on which codebase"
+    )
 
     def warnings(self) -> list[str]:
         """What is allowed and probably not meant, one line each, starting with the path in the file."""

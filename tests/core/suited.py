@@ -79,7 +79,8 @@ class Suited(Cluster):
     def _answer_queue(self) -> None:
         asked = self.asked.popleft()
         result: Any
-        if self.disk_full and type(asked.operation).__name__ not in ("GetTask", "GetSuite", "ListTasks"):
+        reads = type(asked.operation).__name__ in ("GetTask", "GetSuite", "ListTasks") and not asked.in_order
+        if self.disk_full and not reads:
             result = MgmtError("not-durable", "the disk is full")
         else:
             try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.pool import Phase
@@ -103,7 +104,7 @@ def test_what_a_full_disk_kept_from_the_queue_is_told_when_there_is_room(there: 
     there.die(hand_of(there, task), signal=11)
     there.pump()
     assert there.state(task) is Task.RUNNING and there.daemon.state.board.failure
-    there.advance(30.0)
+    there.advance(1.0)  # not so long that its lease ends
     there.disk_full = False
     there.advance(20.0)
     assert [task, 2] in hand_of(there, task).tasks, "another worker has it"
@@ -267,6 +268,35 @@ def test_nodes_across_a_restart_are_lost_when_they_do_not_come_back(nodes: Suite
     nodes.finish()
 
 
+def test_whoever_waits_for_a_task_hears_of_its_end_whenever_the_waiting_began(there: Suited) -> None:
+    suite = there.suite()
+    tasks = there.submit(suite, 2)
+    early = there.ask("task-wait", task=tasks[0])
+    assert not early.answers
+    there.work(hand_of(there, tasks[0]))
+    there.pump()
+    assert early.ok["state"] == "FINISHED"
+    there.work(hand_of(there, tasks[1]))
+    asked = [one.operation for one in there.daemon.suite_effects if isinstance(one, fx.Queue)]
+    assert [one.results[0].task for one in asked] == [tasks[1]], "its result is on its way into the queue"
+    late = there.say("task-wait", task=tasks[1])
+    there.daemon.suite_effects.reverse()  # a question overtakes what is being written
+    there.pump()
+    assert late.ok["state"] == "FINISHED"
+
+
+def test_who_waits_for_a_task_does_not_hear_that_the_disk_is_full(there: Suited) -> None:
+    suite = there.suite()
+    (task,) = there.submit(suite)
+    waiting = there.ask("task-wait", task=task)
+    there.disk_full = True
+    there.work(hand_of(there, task))
+    there.pump()
+    there.disk_full = False
+    there.advance(20.0)
+    assert waiting.ok["state"] == "FINISHED"
+
+
 def test_who_waits_long_becomes_urgent(there: Suited) -> None:
     first = there.suite()
     (busy,) = there.submit(first)
@@ -294,4 +324,33 @@ def test_a_group_that_has_less_goes_first(nodes: Suited) -> None:
     nodes.work(hand_of(nodes, first))
     nodes.advance(1.0)
     assert nodes.state(third) is Task.RUNNING and nodes.state(second) is Task.READY
+    nodes.finish()
+
+
+def test_a_worker_that_ends_with_its_daemon_is_no_strike(there: Suited) -> None:
+    suite = there.suite()
+    (task,) = there.submit(suite)
+    hand = hand_of(there, task)
+    there.daemon.feed(ev.StopRequested("SIGTERM", fast=False))
+    there.die(hand, signal=9, heard_first=True)  # it did not end in its grace
+    there.pump()
+    there.daemon.drain()
+    assert not there.do(op.GetTask(task)).history
+
+
+def test_another_assignment_ends_the_present_one(nodes: Suited) -> None:
+    """As after a partition: who assigns knows what this machine shall do."""
+    first, second = nodes.suite(tags=["x"]), nodes.suite(tags=["x"])
+    nodes.ask("suite-agents", suite=str(second), remove=["n2"])
+    nodes.ask("suite-agents", suite=str(first), remove=["n2"])
+    (late,) = nodes.submit(first)
+    nodes.cut("n1")
+    nodes.advance(5.0)
+    nodes.ask("suite-cancel", suite=str(first))
+    (task,) = nodes.submit(second)
+    nodes.heal("n1")
+    nodes.advance(3.0)
+    present = nodes.agent("n1").state.crew.assignment
+    assert present is not None and present.suite == second
+    assert hand_of(nodes, task) in nodes.hands_at("n1") and nodes.state(late) is Task.CANCELLED
     nodes.finish()

@@ -36,6 +36,7 @@ from tests.system.suites import (
     tasks,
 )
 
+FULL_BYTES = 32 << 10  # what the queue has written before is more
 SLOW_S = 90.0  # for what everybody was killed in the middle of
 SEED = int(os.environ.get("SEED", "0"))  # another one: other moments
 
@@ -251,8 +252,8 @@ def test_a_full_disk_is_told_and_recovers(start: Start) -> None:
     ended(daemon, suite)
     (running,) = submit(daemon, suite, ["sleep", "0.5"])
     task_is(daemon, running, "RUNNING")
-    largest = max(path.stat().st_size for path in daemon.folder.rglob("*") if path.is_file())
-    resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (largest + 8192, resource.RLIM_INFINITY))
+    # Nothing is written beyond this place of any file, as if there were no room for it.
+    resource.prlimit(daemon.pid, resource.RLIMIT_FSIZE, (FULL_BYTES, resource.RLIM_INFINITY))
     try:
         big = {"args": ["true"], "envs": {"X": "x" * 20_000}}
         refused = daemon.control.refused("task-submit", suite=str(suite), tasks=[big] * 20)
@@ -276,3 +277,23 @@ def test_a_full_disk_is_told_and_recovers(start: Start) -> None:
     }  # fmt: skip
     assert not daemon.status()["service"]["degraded"]
     counts_are_exact(daemon)
+
+
+def test_a_daemon_that_hands_over_loses_no_worker(start: Start, tmp_path: Path) -> None:
+    daemon = serving(start)
+    suite = create(daemon, 2)
+    wait = f"echo $$ >> {tmp_path}/ran; while [ ! -e {tmp_path}/gate ]; do sleep 0.02; done"
+    submit(daemon, suite, *[sh(wait)] * 2)
+    eventually(lambda: len(_lines(tmp_path / "ran")) == 2, what="both run")
+    workers = set(pids_of_workers(daemon))
+    assert daemon.stop(signal.SIGUSR1) == 0
+    (tmp_path / "gate").touch()  # while no daemon is there
+    daemon.start()
+    ended(daemon, suite)
+    assert set(pids_of_workers(daemon)) == workers and len(_lines(tmp_path / "ran")) == 2
+    assert {task["attempt"] for task in tasks(daemon, suite).values()} == {1}
+    counts_are_exact(daemon)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []

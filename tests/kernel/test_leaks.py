@@ -31,6 +31,7 @@ CHAIN = [(i, i + 1) for i in range(N - 1)]
 TABLE_SET: tuple[Any, ...] = ([1000] * N, [60_000, 120_000] * (N // 2), [50_000] * N)
 NODE, AFFINITY, OFFSET, CPUS = [0, 1] * (N // 2), [-1, 2] * (N // 2), [0, 30, 60], list(range(60))
 VALUE, CHANCE = [300.5 + i for i in range(N)], [0.5] * N
+KEY = [4 * i + i % 4 for i in range(N)]
 BOTH = {"jitter": EXTRA, "blocking": EXTRA}
 
 Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
@@ -49,6 +50,12 @@ def analysis(**keywords: Any) -> Calls:
         (SET, {"unknown": 1}),
         ((1, 2, 3), {}),
     ]
+
+
+def estimated() -> tuple[Any, ...]:
+    matrix = kernel.history(KEY, VALUE, VALUE, N)
+    rows = list(range(N))
+    return VALUE, CHANCE, CHANCE, rows, rows, rows, matrix, matrix, CHANCE, VALUE, VALUE
 
 
 def table_of() -> Any:
@@ -112,6 +119,27 @@ CALLS: dict[str, Callable[[], Calls]] = {
         ((VALUE, CHANCE, [1.0]), {}),
         ((VALUE, CHANCE, VALUE), {"out": [1.0] * N}),
         ((VALUE, CHANCE, VALUE), {"default_offset": "x"}),
+    ],
+    "history": lambda: [
+        ((KEY, VALUE, VALUE, N), {}),
+        (
+            (array("q", KEY), array("d", VALUE), array("d", VALUE), 2),
+            {"group_of": [0, 1] * (N // 2), "window": 3},
+        ),
+        ((KEY, VALUE, VALUE, N), {"out": array("d", [0.0] * (12 * N))}),
+        ((KEY, VALUE, ["x"] * N, N), {}),
+        ((KEY, VALUE, [1.0], N), {}),
+        ((KEY, VALUE, VALUE, 1), {}),
+        ((KEY, VALUE, VALUE, N), {"half_life": 0.0}),
+        ((KEY, VALUE, VALUE, N), {"out": [1.0]}),
+    ],
+    "estimate": lambda: [
+        (estimated(), {}),
+        (estimated(), {"out": array("d", [0.0] * (3 * N)), "quantile": 1}),
+        ((*estimated()[:3], KEY, *estimated()[4:]), {}),
+        ((*estimated()[:-1], ["x"]), {}),
+        (estimated(), {"strength": -1.0}),
+        (estimated(), {"out": [1.0]}),
     ],
     "top_k": lambda: [
         ((VALUE, 5), {}),

@@ -186,8 +186,10 @@ def test_after_another(daemon: Daemon) -> None:
     (yes,) = submit(daemon, suite, ["true"], after=[good], after_condition="success")
     (no,) = submit(daemon, suite, ["true"], after=[bad], after_condition="success")
     (beyond,) = submit(daemon, suite, ["true"], after=[no])
+    waiting = daemon.control.ask("task-wait", 20_000, task=beyond, state="TaskCommitted")
     assert show(daemon, no)["upstream"] == [bad]
     ended(daemon, suite)
+    assert daemon.control.reply(waiting, 5.0).body["state"] == "CANCELLED", "whoever waits hears of it"
     found = tasks(daemon, suite)
     assert tail(daemon, after_good).strip() == found[good]["uuid"]
     assert {found[task]["state"] for task in (after_good, after_bad, yes)} == {"FINISHED"}

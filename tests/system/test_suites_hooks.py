@@ -163,3 +163,19 @@ def test_a_background_process_that_must_not_fail(daemon: Daemon, tmp_path: Path)
     assert task_is(daemon, task, "READY"), "others may do it"
     assert (tmp_path / "cleaned").read_text().split() == ["cleaned"]
     daemon.control.ok("suite-cancel", suite=str(suite))
+
+
+def test_a_suite_that_is_cancelled_while_it_is_prepared_is_left_at_once(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    text = f"setsid sleep 50 & echo $! > {tmp_path}/pid; wait"
+    suite = create(daemon, hooks={"provision": hook(text), "cleanup": hook(f"touch {tmp_path}/cleaned")})
+    (task,) = submit(daemon, suite, ["true"])
+    eventually(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text(), what="it prepares")
+    daemon.control.ok("suite-cancel", suite=str(suite))
+    assert task_is(daemon, task, "CANCELLED")
+    left(daemon, suite)
+    assert not alive(int((tmp_path / "pid").read_text()))
+    other = create(daemon)
+    submit(daemon, other, ["true"])
+    ended(daemon, other)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mgmt.protocol import defaults
+from mgmt.core.suites.strikes import LIMIT
 from tests.system.clients import eventually
 from tests.system.daemon import Daemon, alive, daemons
 from tests.system.suites import (
@@ -76,16 +76,13 @@ def test_poison(daemon: Daemon, worker: dict[str, Any], poison: dict[str, Any], 
 def test_an_end_in_peace_is_no_strike(daemon: Daemon) -> None:
     suite = create(daemon, 1, RESIDENT)
     (task,) = submit(daemon, suite, call("leave", 0))
-    found = eventually(
-        lambda: (
-            [show(daemon, task)]
-            if show(daemon, task)["status"]["attempt"] > defaults.MAX_TASK_ATTEMPTS
-            else []
-        ),
-        LONG_S,
-        "it is tried more often than strikes allow",
-    )
-    assert not found[0]["failures"]
+
+    def look() -> dict[str, Any] | None:
+        shown = show(daemon, task)
+        return shown if shown["status"]["attempt"] > LIMIT + 1 else None
+
+    found = eventually(look, LONG_S, "it is tried more often than strikes allow")
+    assert found is not None and not found["failures"]
     daemon.control.ok("suite-cancel", suite=str(suite), cancel_running=True)
     ended(daemon, suite, LONG_S)
 

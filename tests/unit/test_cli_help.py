@@ -11,7 +11,7 @@ from click import Group
 from click.testing import CliRunner
 
 from mgmt.protocol.messages import REQUESTS, Audience
-from mgmt_cli import schedule
+from mgmt_cli import candidates, schedule
 from mgmt_cli.main import COMMANDS, mgmt
 from tests import drift_cli
 from tests.unit.scripted_daemon import a_unit, scripted, status_of
@@ -42,7 +42,10 @@ def test_every_verb_for_people_is_a_command() -> None:
     operator = {
         name for name in operator if name.partition("-")[0].removesuffix("s") not in of_groups | {"token"}
     }
-    assert operator | of_groups <= {*COMMANDS, *(f"schedule-{name}" for name in schedule.COMMANDS)}
+    of_groups |= {name.replace("-", " ", 1) for name in operator if name.startswith("candidates-")}
+    operator = {name for name in operator if not name.startswith("candidates-")}
+    known = {*COMMANDS, *(f"schedule-{name}" for name in schedule.COMMANDS)}
+    assert operator | of_groups <= known | {f"candidates {name}" for name in candidates.COMMANDS}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -119,7 +119,7 @@ SITUATIONS = [
     S("worker list", {"workers": {"workers": [{**WORKER, "cpus": [0, 1], "tags": []}]}}, 0, "busy      7     3"),
     S("worker show helper", {"workers": {"workers": [HELPER]}}, 0, "it is independent"),
     S("worker show nobody", {"workers": {"workers": []}}, 4, "there is no worker 'nobody'"),
-    S("worker shutdown helper", {"worker-shutdown": {"workers": [HELPER]}}, 0, "helper: idle, tags gpu, groups a (write)"),
+    S("worker shutdown helper", {"worker-shutdown": {"workers": [HELPER]}}, 0, "tags gpu, groups a (write)"),
     S("worker shutdown", {"worker-shutdown": refuse("bad-body", "say which workers")}, 2, "say which"),
     S("worker tags helper gpu big-", {"worker-tags": {"workers": [HELPER]}}, 0, "tags gpu"),
     S("worker grant helper a", {"group-grant": None, "workers": {"workers": [HELPER]}}, 7, "group-grant"),

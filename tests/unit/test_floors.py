@@ -26,7 +26,10 @@ CONTRACT = {"mgmt", "mgmt.protocol", "mgmt.client", "mgmt.serve"}
 MAY_NAME: dict[str, tuple[set[str], set[str]]] = {
     # The store is looked at and recovered when there is no daemon to ask, because it would not start; a schedule
     # is planned without one by the same pure functions. An adapter is a program that a command becomes.
-    "cli": (CONTRACT, {"mgmt.config", "mgmt.store", "mgmt.core.schedule", "mgmt.adapters"}),
+    "cli": (
+        CONTRACT,
+        {"mgmt.config", "mgmt.store", "mgmt.core.schedule", "mgmt.core.candidates", "mgmt.adapters"},
+    ),
     "backends": (CONTRACT, set()),
 }
 

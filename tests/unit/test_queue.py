@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -835,3 +836,14 @@ def test_a_queue_is_there_again(engine: Any) -> None:
         assert second.recount() == []
     finally:
         second.close()
+
+
+def test_a_question_in_order_knows_what_was_asked_before_it(ask: Asked) -> None:
+    suite = make_suite(ask)
+    before = submit(ask, suite)
+    answers: SimpleQueue[Any] = SimpleQueue()
+    for _ in range(20):
+        ask.queue.ask(Submit(suite, (NewTask(SPEC),), "u", 2000), lambda outcome: None)
+        before += 1
+        ask.queue.ask(ops.GetTask(before), answers.put, in_order=True)
+    assert [answers.get(timeout=30).task for _ in range(20)] == list(range(before - 19, before + 1))

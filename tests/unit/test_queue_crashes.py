@@ -183,6 +183,26 @@ def test_a_journal_cut_at_any_byte_is_a_prefix_of_the_commits(path: Path) -> Non
     assert seen == set(range(len(states)))
 
 
+def test_room_in_the_log_is_nothing_but_room(path: Path) -> None:
+    db = SqliteEngine(path).open()
+    suite = do(db, ops.CreateSuite("g", "u", 1000)).suite
+    before, size = content(db), path.stat().st_size
+    db.make_room()
+    wal = path.with_name(path.name + "-wal")
+    room = wal.stat().st_size
+    assert room > 16e6 and path.stat().st_size == size and content(db) == before
+    for _ in range(100):
+        do(db, Submit(suite, [NewTask(SPEC)], "u", 2000))
+    assert wal.stat().st_size == room, "commits are written over it"
+    copy = path.with_name("copy.db")
+    for suffix in ("", "-wal"):  # as a crash leaves them
+        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+    again = SqliteEngine(copy).open()
+    assert content(again) == content(db) and recount(again) == []
+    again.close()
+    db.close()
+
+
 def filled(path: Path) -> bytes:
     db = SqliteEngine(path).open()
     suite = do(db, ops.CreateSuite("g", "u", 1000)).suite

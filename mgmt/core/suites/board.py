@@ -189,6 +189,10 @@ class Board:
                 self._pending.discard(of_lane.lane)
             if entry is not None and entry.counts != of_lane:
                 self.metrics.moved(entry.counts, of_lane)
+                known = entry.counts
+                if (known.cancelled, known.failed) != (of_lane.cancelled, of_lane.failed):
+                    for task in list(self.task_waiters):  # tasks may end without a result of their own
+                        self.on_task(task, out)
                 entry.follow(of_lane, _ms(now))
                 self._on_counted(now, entry, out)
             elif of_lane.lane in self.lanes.records:
@@ -735,6 +739,8 @@ class Board:
             return
 
         def then(now: Now, record: Any, out: list[fx.Effect]) -> None:
+            if _is_unwritten(record):
+                return  # nor is what it was asked with: that is said again, and so is this
             waiters = self.task_waiters.pop(task, [])
             kept = [waiter for waiter in waiters if not waiter(now, record, out)]
             if kept:

@@ -71,6 +71,17 @@ FAMILIES: dict[str, Family] = {
     "strikes_total": Family("counter", "Deaths of workers that were charged to their task."),
     "exclusions_total": Family("counter", "Tasks that a node does not get any more."),
     "dead_letters_total": Family("counter", "Tasks given up after too many attempts."),
+    "candidates_processed_total": Family("counter", "Candidates that passes looked at."),
+    "candidates_passes_total": Family("counter", "Passes over candidates."),
+    "candidates_pass_seconds_total": Family("counter", "Time passes took, from request to commit."),
+    "candidates_queued_total": Family("counter", "Candidates that became tasks."),
+    "candidates_runs_total": Family(
+        "counter", "Ended runs of candidates.", "outcome", ("success", "failure", "nothing", "transient")
+    ),
+    "candidates_predicted_total": Family("counter", "Successes and failures whose chance was predicted."),
+    "candidates_brier_sum": Family("counter", "Sum of (predicted chance - outcome) squared of these."),
+    "candidates_timed_total": Family("counter", "Runs whose duration was predicted."),
+    "candidates_duration_error_sum": Family("counter", "Sum of |ln(predicted / real duration)| of these."),
 }
 
 

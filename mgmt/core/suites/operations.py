@@ -16,6 +16,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from mgmt.core.suites.blobs import BlobAnswer, BlobOp, BlobQuery
+from mgmt.core.suites.candidate_rows import Changed, ChangePriorities, GetRows, PutRows, RecordRun, Rows
 
 # ---- parts ------------------------------------------------------------------------------------------------
 
@@ -600,11 +601,11 @@ class Swept:
 Op = (
     CreateSuite | CloseSuite | CancelSuite | ChangeSuite | OpenLane | Submit | CancelTasks | ChangeTask | RetryTask
     | Prune | OpenHolder | RenewHolders | EndHolder | Reconcile | Exchange | ExecStates | ReportDeath | Sweep
-    | BlobOp
+    | BlobOp | PutRows | RecordRun | ChangePriorities
 )  # fmt: skip
-Query = ListSuites | GetSuite | ListLanes | ListTasks | GetTask | ListHolders | BlobQuery
+Query = ListSuites | GetSuite | ListLanes | ListTasks | GetTask | ListHolders | BlobQuery | GetRows
 Answer = (
     SuiteRecord | Suites | LaneRecord | tuple[LaneRecord, ...] | Counts | Submitted | Cancelled | Tasks
     | TaskRecord | Pruned | HolderRecord | tuple[HolderRecord, ...] | Renewed | Returned | Reconciled | Exchanged
-    | Struck | Swept | BlobAnswer
+    | Struck | Swept | BlobAnswer | Changed | Rows
 )  # fmt: skip

@@ -6,8 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 from mgmt.core.suites import blobs as blob_ops
+from mgmt.core.suites import candidate_rows as kept
 from mgmt.core.suites import operations as ops
-from mgmt.store.queue import blobs, exchange, giving_back, holders, queries, submitting, suites, tasks
+from mgmt.store.queue import (
+    blobs,
+    candidates,
+    exchange,
+    giving_back,
+    holders,
+    queries,
+    submitting,
+    suites,
+    tasks,
+)
 
 # Each function takes the connection and its own operation; the first is an instance of the key.
 OPERATIONS: dict[type, Callable[..., Any]] = {
@@ -29,6 +40,9 @@ OPERATIONS: dict[type, Callable[..., Any]] = {
     ops.ExecStates: holders.exec_states,
     ops.ReportDeath: giving_back.report_death,
     ops.Sweep: holders.sweep,
+    kept.PutRows: candidates.put_rows,
+    kept.RecordRun: candidates.record_run,
+    kept.ChangePriorities: candidates.change_priorities,
     blob_ops.BeginUpload: blobs.begin_upload,
     blob_ops.EndUpload: blobs.end_upload,
     blob_ops.SweepUploads: blobs.sweep_uploads,
@@ -41,6 +55,7 @@ QUERIES: dict[type, Callable[..., Any]] = {
     ops.ListTasks: queries.list_tasks,
     ops.GetTask: queries.get_task,
     ops.ListHolders: queries.list_holders,
+    kept.GetRows: candidates.get_rows,
     blob_ops.ListBlobs: blobs.list_blobs,
     blob_ops.ListUnused: blobs.list_unused,
     blob_ops.ListStorage: blobs.list_storage,

@@ -74,6 +74,8 @@ CREATE TABLE holders (
     cancelling {int} NOT NULL, ended_ms {int} NOT NULL);
 CREATE INDEX holders_suite ON holders (suite) WHERE ended_ms = 0;
 CREATE INDEX holders_lease ON holders (lease_until_ms) WHERE ended_ms = 0;
+CREATE TABLE candidate_rows (
+    kind TEXT NOT NULL, name TEXT NOT NULL, record {blob} NOT NULL, PRIMARY KEY (kind, name));
 CREATE TABLE blobs (
     group_name TEXT NOT NULL, kind {int} NOT NULL, task {int} NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL,
     size_bytes {int} NOT NULL, creator TEXT NOT NULL, created_ms {int} NOT NULL,
@@ -92,7 +94,7 @@ MIGRATIONS: dict[int, tuple[str, str]] = {}
 
 NAMES = (
     "meta", "groups", "lanes", "suites", "submissions", "tasks", "deps", "retries", "failures", "labels",
-    "holders", "blobs", "uploads", "storage",
+    "holders", "blobs", "uploads", "storage", "candidate_rows",
 )  # fmt: skip
 
 SEQUENCES = ("lane", "task", "holder", "upload")  # what `Connection.take` numbers

@@ -22,7 +22,7 @@ flags="-g -O1 -std=gnu11 -Wall -Wextra -fno-omit-frame-pointer -fno-sanitize-rec
 mkdir "$folder/core"
 (cd "$folder/core" && $compiler $flags -fsanitize="$(echo $kind | sed 's/fuzzer/fuzzer-no-link/')" -c "$core"/*.c)
 
-for target in analysis compat placement ranking table worker; do
+for target in analysis compat history placement ranking table worker; do
     "$python" - "corpus/$target.hex" "$folder/$target" <<'EOF'
 import pathlib, sys
 

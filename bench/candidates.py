@@ -1,0 +1,165 @@
+"""Figures of candidates: a full pass, a million scored again, one run more, the next of a million, memory."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+import tracemalloc
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from bench.figure import Figure, percentile
+from mgmt import kernel
+from mgmt.core.candidates import compat
+from mgmt.core.candidates.desk import Wanted, decided
+from mgmt.core.candidates.policies import ByDefault
+from mgmt.core.candidates.queue import Queue, QueueItem
+from mgmt.core.candidates.records import DAY_US, Candidate, Codebase, Run, World
+from mgmt.core.candidates.scoring import Scorer
+from mgmt.core.candidates.settings import Settings
+from mgmt.core.suites import operations as op
+from mgmt.store.queue.connection import Connection
+from mgmt.store.queue.dispatch import OPERATIONS
+from mgmt.store.queue.sqlite import SqliteEngine
+
+NOW_US = 1_700_000_000_000_000
+CODES = ("success", "success", "build-failed", "build-failed", "nothing-to-do", "worker-failure")
+
+
+def candidates(quick: bool) -> list[Figure]:
+    if kernel.IMPLEMENTATION != "c":
+        raise SystemExit("the C kernel is not built: make venv")
+    return [*_passes(quick), *_committed(quick), *_million(quick), *_next(quick)]
+
+
+def a_world(random: Random, n: int, runs: int) -> World:
+    """`n` candidates of four campaigns with so many runs each, of which the sixth is transient."""
+    world = World(policies={"propose": ["propose"]})
+    for i in range((n + 3) // 4):
+        world.codebases[f"c{i}"] = Codebase(f"c{i}", random.randrange(1, 1000))
+    world.candidates = [
+        Candidate(f"c{i // 4}", f"k{i % 4}", "run", 1 + i % 900, None, None, "propose") for i in range(n)
+    ]
+    for _ in range(n * runs):
+        i, start_us = random.randrange(n), NOW_US - random.randrange(60 * DAY_US)
+        code, us = random.choice(CODES), round(random.expovariate(1 / 300) * 1e6)
+        world.runs.append(
+            Run(
+                f"c{i // 4}", f"k{i % 4}", code, start_us, start_us + us, None, None, code == "worker-failure"
+            )
+        )
+    return world
+
+
+def _ms(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return (time.perf_counter() - start) * 1e3
+
+
+def _cpu_ms(call: Callable[[], object]) -> float:
+    start = time.process_time()
+    call()
+    return (time.process_time() - start) * 1e3
+
+
+def _passes(quick: bool) -> list[Figure]:
+    n, each = (2_000, 100) if quick else (10_000, 100)
+    random, settings = Random(1), Settings()
+    world = a_world(random, n, each)
+    runs, world.runs = world.runs, []
+    scorer = Scorer(world, settings, NOW_US)
+    tracemalloc.start()
+    scorer.history.load(runs)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    def full() -> None:
+        scorer.history.rebuild()
+        scorer.scores(NOW_US)
+
+    passes = [_cpu_ms(full) for _ in range(15)]
+    rescored = []
+    campaigns = scorer.campaigns(NOW_US)
+    for _ in range(500):
+        i = random.randrange(n)
+        run = Run(f"c{i // 4}", f"k{i % 4}", "success", NOW_US, NOW_US + 10**8)
+        start = time.perf_counter()
+        for one in scorer.finished(run):
+            scorer.score(one, NOW_US, campaigns)
+        rescored.append((time.perf_counter() - start) * 1e6)
+    few = World(world.codebases, world.policies, world.candidates[: n // 20], runs[: n * each // 20])
+    engine = compat.Engine(few, NOW_US)
+    theirs = _cpu_ms(partial(engine.bulk, dry_run=True)) * 20
+    return [
+        Figure(
+            f"full pass of {n:,} candidates with {each} runs each", "ms", passes, [theirs], "janitor_compat",
+            "value<=", n / 200, "CPU time; all statistics anew from the stored runs; the goal is 200,000 a second",
+        ),
+        Figure("a run is added and its candidate scored again", "µs", rescored, sense="value<=", goal=1000),
+        Figure("memory of a stored run", "bytes", [held / len(runs)], sense="value<=", goal=150),
+    ]  # fmt: skip
+
+
+def _committed(quick: bool) -> list[Figure]:
+    """As the daemon does it: scored, made tasks of, and on the disk."""
+    n, each = (2_000, 20) if quick else (10_000, 100)
+    scorer = Scorer(a_world(Random(4), n, each), Settings(), NOW_US)
+    judge, samples = ByDefault(scorer), []
+    with tempfile.TemporaryDirectory() as folder:
+        engine = SqliteEngine(Path(folder) / "queue.db")
+        writes = engine.open()
+        try:
+            for _ in range(5):
+                suite = _done(writes, op.CreateSuite("bench", "bench", 1))
+                start = time.perf_counter()
+                scorer.history.rebuild()
+                found = decided(judge, NOW_US, Wanted(), {}, 1 << 62)
+                _done(writes, op.Submit(suite.suite, [task for _, task in found.new], "bench", 1))
+                samples.append((time.perf_counter() - start) * 1e3)
+        finally:
+            writes.close()
+    return [
+        Figure(
+            f"the same, and made tasks of, until they are on the disk ({n:,})", "ms", samples, sense="value<=",
+            goal=n / 25, note="ten times Janitor's 2,500 a second on PostgreSQL",
+        )
+    ]  # fmt: skip
+
+
+def _done(writes: Connection, operation: op.CreateSuite | op.Submit) -> Any:
+    writes.begin()
+    answer = OPERATIONS[type(operation)](writes, operation)
+    writes.commit()
+    return answer
+
+
+def _million(quick: bool) -> list[Figure]:
+    n = 100_000 if quick else 1_000_000
+    scorer = Scorer(a_world(Random(2), n, 1), Settings(), NOW_US)
+    samples = [_ms(partial(scorer.scores, NOW_US)) for _ in range(7)]
+    return [Figure(f"{n:,} candidates scored again", "ms", samples, sense="value<=", goal=n / 2000)]
+
+
+def _next(quick: bool) -> list[Figure]:
+    n = 100_000 if quick else 1_000_000
+    random, queue = Random(3), Queue(Settings())
+    for i in range(n):
+        queue.add(QueueItem(f"c{i}", f"k{i % 20}", "", "run", random.uniform(1, 1e6), NOW_US))
+    samples = []
+    for _ in range(5000):
+        start = time.perf_counter()
+        queue.take(NOW_US)
+        samples.append((time.perf_counter() - start) * 1e6)
+    return [
+        Figure(f"next of {n:,} queued, p99", "µs", [percentile(samples, 0.99)], sense="value<=", goal=1000)
+    ]
+
+
+if __name__ == "__main__":
+    for figure in candidates("--quick" in sys.argv):
+        print(*figure.row(), sep=" | ")

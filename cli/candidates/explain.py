@@ -1,0 +1,77 @@
+"""`mgmt candidates explain`: one score, factor by factor."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mgmt.protocol.errors import Exit, MgmtError
+
+from .. import render
+from ..invocation import Invocation, verb
+from . import COMMANDS
+from .files import load, shared
+from .score import row_of, state
+
+KINDS = {"expected": "×", "cost": "+", "about": ""}
+
+
+@verb("explain", COMMANDS["explain"][1])
+@click.argument("file", type=click.Path())
+@click.argument("codebase")
+@click.argument("campaign")
+@click.option("--change-set", default="", help="The candidate of this change set.")
+@shared
+def explain(
+    invocation: Invocation,
+    file: str,
+    codebase: str,
+    campaign: str,
+    change_set: str,
+    now: str | None,
+    settings: str | None,
+) -> int:
+    """Factors marked × multiply up to the expected value, those marked + add up to the cost in ms; the score is
+    the cost by the value. The others say where these come from."""
+    from mgmt.core.candidates.scoring import Scorer
+
+    loaded = load(file, now, settings)
+    scorer = Scorer(loaded.world, loaded.settings, loaded.now_us)
+    number = scorer.number_of(codebase, campaign, change_set)
+    if number is None:
+        raise MgmtError("unknown-candidate", unknown(scorer, codebase, campaign, file))
+    found = scorer.explain(number, loaded.now_us)
+    ordered = [one.key for one in scorer.pass_over(loaded.now_us)]
+    rank = None if found.score is None else ordered.index(found.key) + 1
+    factors = [
+        {"name": one.name, "kind": one.kind, "value": one.value, "source": one.source}
+        for one in found.factors
+    ]
+    told = {**row_of(found, rank), "now": loaded.now, "of": len(ordered), "factors": factors}
+    if invocation.json:
+        invocation.emit("mgmt.candidates-explain/1", told)
+    else:
+        click.echo("\n".join(shown(told)))
+    return Exit.OK
+
+
+def unknown(scorer: Any, codebase: str, campaign: str, file: str) -> str:
+    from difflib import get_close_matches
+
+    names = sorted(" ".join(filter(None, candidate.key)) for candidate in scorer.candidates)
+    near = get_close_matches(f"{codebase} {campaign}", names, n=3)
+    left_out = any(fault.table == "candidates" for fault in scorer.faults)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    why = "; rows were left out: `mgmt candidates score` tells them" if left_out else ""
+    return f"{file}: has no candidate {codebase} in {campaign}{hint}{why}"
+
+
+def shown(told: dict[str, Any]) -> list[str]:
+    place = f"rank {told['rank']} of {told['of']}" if told["rank"] else "has no rank"
+    score = "none" if told["score"] is None else f"{told['score']:.6g}"
+    lines = [f"{told['codebase']} in {told['campaign']}: score {score}, {place}, {state(told)}", ""]
+    cells = [
+        [KINDS[one["kind"]], one["name"], f"{one['value']:.6g}", one["source"]] for one in told["factors"]
+    ]
+    return lines + render.table(["", "FACTOR", "VALUE", "SOURCE"], cells, "VALUE")

@@ -1,0 +1,131 @@
+"""Tables of candidates and runs out of a file, and the time and the settings they are looked at with."""
+
+from __future__ import annotations
+
+import json
+import time
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mgmt.protocol import defaults
+from mgmt.protocol.errors import MgmtError
+
+from ..schedule.files import read_text
+
+if TYPE_CHECKING:
+    from mgmt.core.candidates.records import RowError, World
+    from mgmt.core.candidates.settings import Settings
+
+CODE = "bad-candidates"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """`faults`: rows of the file that were left out."""
+
+    world: World
+    faults: list[RowError]
+    now_us: int
+    settings: Settings
+
+    @property
+    def now(self) -> str:
+        return moment(self.now_us)
+
+
+def shared(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of every command that looks at a history."""
+    for option in (
+        click.option(
+            "--settings", type=click.Path(), help="JSON or TOML with sections like decay, fairness."
+        ),
+        click.option("--now", help="The time to look from, like 2024-06-01T12:00; default: now."),
+    ):
+        function = option(function)
+    return function
+
+
+def moment(at_us: int) -> str:
+    from datetime import timedelta
+
+    from mgmt.core.candidates.records import EPOCH
+
+    return (EPOCH + timedelta(microseconds=at_us)).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def load(file: str, now: str | None, settings: str | None) -> Loaded:
+    """MgmtError `bad-candidates` when a file is no such thing; a row that is wrong is left out and told."""
+    from mgmt.core.candidates.records import RowError, world_of
+
+    value = tables(file)
+    own = value.pop("now", None) if isinstance(value, dict) else None
+    try:
+        world, faults = world_of(value)
+    except RowError as error:
+        raise MgmtError(CODE, f"{file}: {error}") from None
+    if not world.candidates and not faults:
+        raise MgmtError(CODE, f"{file}: has no candidates; they belong into a list `candidates`")
+    return Loaded(world, faults, clock_us(now or own), chosen(settings))
+
+
+def clock_us(now: str | None) -> int:
+    """What --now says, else now."""
+    from mgmt.core.candidates.records import time_us
+
+    try:
+        return time_us(now) if now else round(time.time() * 1e6)
+    except ValueError as error:
+        raise MgmtError(CODE, f"--now is {now!r}: {error}") from None
+
+
+def chosen(settings: str | None) -> Settings:
+    """What the file of --settings says, else the defaults."""
+    from mgmt.core.candidates.settings import SettingError, Settings, settings_of
+
+    try:
+        return Settings() if settings is None else settings_of(_settings(settings))
+    except SettingError as error:
+        raise MgmtError(CODE, f"{settings}: {error}") from None
+
+
+def _text(file: str) -> str:
+    return read_text(file, CODE, defaults.MAX_CANDIDATES_BYTES)
+
+
+def _settings(file: str) -> Any:
+    text = _text(file)
+    try:
+        return tomllib.loads(text) if file.endswith(".toml") else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        kind = "TOML" if file.endswith(".toml") else "JSON"
+        raise MgmtError(CODE, f"{file}: not {kind}: {error}") from None
+
+
+def tables(file: str) -> Any:
+    """An object of tables; of JSON lines each row goes to the table that it names."""
+    text = _text(file)
+    lines = text.splitlines()
+    try:
+        if len(lines) > 1 and lines[0].startswith("{") and lines[0].rstrip().endswith("}"):
+            return _of_lines(file, lines)
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MgmtError(CODE, f"{file}: not JSON: {error}") from None
+    return value["world"] if isinstance(value, dict) and isinstance(value.get("world"), dict) else value
+
+
+def _of_lines(file: str, lines: list[str]) -> dict[str, Any]:
+    found: dict[str, list[Any]] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        row = json.loads(line)
+        table = row.pop("table", None) if isinstance(row, dict) else None
+        if not isinstance(table, str):
+            raise MgmtError(CODE, f'{file}:{number}: the row names no table: {{"table": "runs", ...}}')
+        found.setdefault(table, []).append(row)
+    return found

@@ -1,0 +1,122 @@
+"""A Janitor's tables in PostgreSQL, read in one snapshot; nothing of their schema is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from mgmt.core.candidates.records import RowError, Run, World, run_of, world_of
+from mgmt.protocol.errors import MgmtError
+
+CONNECT_S = 10
+BATCH_ROWS = 5000  # of a table on its way; a history is larger than memory should be
+# Ours -> (theirs, the statement). Whoever reads runs meets them in the order in which they ended.
+STATEMENTS: dict[str, tuple[str, str]] = {
+    "codebases": (
+        "codebase",
+        "SELECT name, value, branch_url, subpath, vcs_type::text AS vcs_type FROM codebase ORDER BY name",
+    ),
+    "policies": (
+        "named_publish_policy",
+        """SELECT name, CASE WHEN per_branch_policy IS NOT NULL THEN
+        ARRAY(SELECT entry.mode::text FROM unnest(per_branch_policy) AS entry) END AS per_branch_policy
+        FROM named_publish_policy ORDER BY name""",
+    ),
+    "change_sets": ("change_set", "SELECT id FROM change_set ORDER BY id"),
+    "versions": ("all_debian_versions", "SELECT source, version::text AS version FROM all_debian_versions"),
+    "candidates": (
+        "candidate",
+        """SELECT codebase, suite::text AS suite, command, value, success_chance, context, publish_policy,
+        change_set FROM candidate ORDER BY codebase, suite, coalesce(change_set, '')""",
+    ),
+    "runs": (
+        "run",
+        """SELECT id, codebase, suite::text AS suite, result_code, start_time, finish_time, context,
+        instigated_context, failure_transient, failure_details FROM run
+        ORDER BY coalesce(finish_time, start_time), id""",
+    ),
+}
+OPTIONAL = frozenset(["all_debian_versions", "change_set"])  # a deployment need not have them
+
+
+@contextmanager
+def failures(what: str) -> Iterator[None]:
+    """MgmtError `bad-database` for what the server refuses; a password is in none of its texts."""
+    try:
+        yield
+    except psycopg.Error as error:
+        text = " ".join(str(error).split())
+        raise MgmtError(
+            "bad-database",
+            f"{what}: {text}; see that the server runs and that --database names a Janitor's database",
+        ) from None
+
+
+class Database:
+    """One connection. `close` it, or use it in a `with`."""
+
+    by_name = staticmethod(dict_row)
+
+    def __init__(self, url: str) -> None:
+        with failures("the database cannot be reached"):
+            self.connection = psycopg.connect(url, connect_timeout=CONNECT_S, application_name="mgmt")
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.connection.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """All that is read within is of one moment, and nobody waits for it."""
+        with failures("the tables cannot be read"), self.connection.transaction():
+            self.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            yield
+
+    def rows(self, table: str) -> Iterator[dict[str, Any]]:
+        """The rows of one of ours, within a snapshot; in batches, however many there are."""
+        theirs, statement = STATEMENTS[table]
+        found = self.connection.execute("SELECT to_regclass(%s)", (theirs,)).fetchone()
+        if theirs in OPTIONAL and (found is None or found[0] is None):
+            return
+        with self.connection.cursor(name=f"mgmt_{table}", row_factory=dict_row) as cursor:
+            cursor.execute(statement)
+            while batch := cursor.fetchmany(BATCH_ROWS):
+                yield from batch
+
+    def world(self) -> tuple[World, list[RowError]]:
+        """Everything but the runs, within a snapshot; rows that cannot be used are left out, with the reason."""
+        tables: dict[str, list[Any]] = {
+            table: list(self.rows(table)) for table in STATEMENTS if table != "runs"
+        }
+        if not tables["change_sets"]:
+            del tables["change_sets"]
+        world, faults = world_of(tables)
+        return world, [_named(fault, tables) for fault in faults]
+
+    def runs(self, faults: list[RowError]) -> Iterator[Run]:
+        """All runs within a snapshot, in the order of their ends; what cannot be used is added to `faults`."""
+        for row in self.rows("runs"):
+            try:
+                yield run_of(row["id"], row)
+            except RowError as fault:
+                faults.append(fault)
+
+
+def _named(fault: RowError, tables: dict[str, list[Any]]) -> RowError:
+    """By the key of the row, which can be looked for, where it has one."""
+    if not isinstance(fault.row, int):
+        return fault
+    row = tables[fault.table][fault.row]
+    key = " ".join(
+        str(row[name]) for name in ("name", "source", "codebase", "suite", "change_set") if row.get(name)
+    )
+    return RowError(fault.table, key or fault.row, fault.column, fault.problem)

@@ -1,0 +1,132 @@
+"""What a policy makes of all candidates: an order, with what is expected of each, and what has to wait and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from . import compat
+from .compat_queue import BUCKETS, RANK
+from .records import Candidate, RowError, Run, World
+from .scoring import Scorer
+from .settings import Settings
+
+Policy = Literal["default", "janitor_compat"]
+LEVELS = 1 << 28  # priorities of tasks within a bucket
+AGED = (1 << 31) - 1  # of a task that has waited too long: before all others
+_SPAN = math.log1p(1e15)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`turn`: the sum of the scores up to its own in its campaign, by the campaign's weight; lower is earlier.
+
+    `held`: why it cannot run now, else empty. `requires` is the candidate's.
+    """
+
+    candidate: Candidate
+    score: float | None
+    probability: float | None
+    duration_us: float | None
+    turn: float = 0.0
+    held: str = ""
+
+
+class Judge(Protocol):
+    """A policy with the history that it has seen. Not to be used while it decides in another thread."""
+
+    faults: list[RowError]
+    warnings: set[str]
+
+    def decisions(self, now_us: int) -> list[Decision]:
+        """All candidates, the best first; those that are held last."""
+
+    def finished(self, run: Run) -> None:
+        """One more run; in constant time."""
+
+    def cycles(self) -> list[list[str]]:
+        """Candidates that require one another."""
+
+
+class ByDefault:
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+        self.faults, self.warnings = scorer.faults, scorer.warnings
+
+    def finished(self, run: Run) -> None:
+        self.scorer.finished(run)
+
+    def decisions(self, now_us: int) -> list[Decision]:
+        clocks: dict[str, float] = {}
+        ready: list[Decision] = []
+        held: list[Decision] = []
+        scorer, weight = self.scorer, self.scorer.settings.weight
+        for one in scorer.pass_over(now_us):
+            number = scorer.number_of(*one.key)
+            assert number is not None  # it was scored
+            candidate, turn, why = scorer.candidates[number], 0.0, one.reason
+            if one.waits_for:
+                why = f"waits for {', '.join(one.waits_for)}"
+            elif one.not_before_us:
+                why = f"pauses for {(one.not_before_us - now_us) / 1e6:.0f} s after transient failures"
+            if not why:
+                assert one.score is not None  # there would be a reason
+                turn = clocks.get(one.campaign, 0.0) + one.score / weight(one.campaign)
+                clocks[one.campaign] = turn
+            decision = Decision(candidate, one.score, one.probability, one.duration_us, turn, why)
+            (held if why else ready).append(decision)
+        return [*sorted(ready, key=lambda one: (one.turn, one.candidate.key)), *held]
+
+    def cycles(self) -> list[list[str]]:
+        return [[" ".join(filter(None, key)) for key in cycle] for cycle in self.scorer.order().cycles]
+
+
+class ByCompat:
+    """Orders by Janitor's offsets; what has to wait, and for what, it does not know."""
+
+    def __init__(self, world: World, now_us: int) -> None:
+        self.engine = compat.Engine(world, now_us)
+        self.faults: list[RowError] = []
+        self.warnings: set[str] = set()
+
+    def finished(self, run: Run) -> None:
+        self.engine.history.add(run)
+
+    def decisions(self, now_us: int) -> list[Decision]:
+        self.engine.now_us = now_us
+        self.faults = []
+        found = []
+        for one in self.engine.bulk(dry_run=True):
+            if one.estimate is None:
+                key = f"{one.candidate.codebase} {one.candidate.campaign}"
+                self.faults.append(RowError("candidates", key, "", one.error))
+                continue
+            p, us = one.estimate.probability, float(one.estimate.duration_us)
+            found.append(Decision(one.candidate, one.offset, p, us, max(0.0, one.offset)))
+        return sorted(found, key=lambda one: (one.turn, one.candidate.key))
+
+    def cycles(self) -> list[list[str]]:
+        return []
+
+
+def judge_of(
+    policy: Policy, world: World, settings: Settings, now_us: int, faults: Iterable[RowError]
+) -> Judge:
+    """A policy over these rows; `faults`: of rows that were left out before."""
+    judge: Judge
+    judge = (
+        ByCompat(world, now_us) if policy == "janitor_compat" else ByDefault(Scorer(world, settings, now_us))
+    )
+    judge.faults[:0] = faults
+    if policy == "default":
+        world.runs = []  # the history has them in its columns
+    return judge
+
+
+def priority_of(bucket: str, turn: float) -> int:
+    """The priority of a task, higher ones first: by bucket, then by turn, which 28 bits tell from another whose
+    logarithm differs by 1e-7."""
+    late = min(LEVELS - 1, int(math.log1p(turn) / _SPAN * LEVELS))
+    return (len(BUCKETS) - 1 - RANK[bucket]) * LEVELS - late

@@ -1,0 +1,63 @@
+"""What the queue keeps of candidates: rows as they were loaded and runs as they ended. It does not look into them.
+
+Operations like those of `operations`: each is one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Row(NamedTuple):
+    """`kind`: a table of candidates; `name`: the row's key in it; `record`: packed."""
+
+    kind: str
+    name: str
+    record: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PutRows:
+    """Rows, each in place of one of the same key. Answer: `Changed`. `forget`: all there were are gone before."""
+
+    rows: Sequence[Row]
+    forget: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GetRows:
+    """At most `limit` rows after this (kind, name), by kind and name. Answer: `Rows`."""
+
+    after: tuple[str, str] = ("", "")
+    limit: int = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRun:
+    """The run that a task was; `row` None: nothing is to be recorded of it. Answer: `Changed`.
+
+    The task loses the label by which those without a record are found.
+    """
+
+    task: int
+    label: str
+    row: Row | None
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePriorities:
+    """(task, priority); tasks that have left the queue meanwhile are passed over. Answer: `Changed`."""
+
+    changes: Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    rows: tuple[Row, ...]

@@ -1,0 +1,160 @@
+"""Messages about candidates: what to run next on which codebase, and why."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from mgmt.protocol import defaults
+from mgmt.protocol.messages_suites import SuiteKey
+from mgmt.protocol.table import Message, Name
+from mgmt.protocol.table import enter_request as request
+
+Table = Literal["codebases", "policies", "change_sets", "versions", "candidates", "runs"]
+PolicyName = Literal["default", "janitor_compat"]
+Bucket = Literal[
+    "update-existing-mp",
+    "manual",
+    "control",
+    "hook",
+    "reschedule",
+    "update-new-mp",
+    "missing-deps",
+    "default",
+]
+Limit = Annotated[int, Field(ge=1, le=defaults.MAX_LISTED_CANDIDATES)]
+
+
+class RowFault(Message):
+    """A row that cannot be used."""
+
+    table: str
+    row: str
+    column: str
+    problem: str
+
+
+class CandidatesLoaded(Message):
+    stored: int
+    faults: list[RowFault] = Field(description="rows that were left out")
+
+
+@request("candidates-load", CandidatesLoaded)
+class CandidatesLoad(Message):
+    """Store rows of a table of candidates or runs, each in place of one of the same key."""
+
+    table: Table
+    rows: list[dict[str, Any]] = Field(max_length=defaults.MAX_CANDIDATE_ROWS)
+
+
+class CandidateStatus(Message):
+    """`turn`: its place by weight in its campaign, lower is earlier. `task`: in the queue under this number."""
+
+    codebase: str
+    campaign: str
+    change_set: str
+    command: str
+    value: float | None
+    requires: list[str]
+    score: float | None
+    probability: float | None
+    duration_s: float | None
+    turn: float
+    held: str = Field(description="why it cannot run now; empty when it can")
+    task: int | None
+
+
+class CandidatesReply(Message):
+    candidates: list[CandidateStatus]
+    total: int
+    cycles: list[list[str]] = Field(description="candidates that require one another")
+    faults: list[RowFault]
+    warnings: list[str]
+
+
+@request("candidates-list", CandidatesReply)
+class CandidatesList(Message):
+    """Show candidates with their scores, the next to be run first."""
+
+    codebase: Name | None = None
+    campaign: Name | None = None
+    policy: PolicyName | None = Field(default=None, description="that of the configuration when absent")
+    limit: Limit = 100
+    offset: int = Field(default=0, ge=0)
+
+
+class QueuedCandidate(Message):
+    """A task of a candidate that has not ended. `eta_s`: until it starts; None without a node at work."""
+
+    position: int
+    task: int
+    codebase: str
+    campaign: str
+    change_set: str
+    bucket: Bucket
+    priority: int
+    state: Literal["READY", "RUNNING"]
+    duration_s: float | None
+    eta_s: float | None
+
+
+class CandidateQueueReply(Message):
+    queue: list[QueuedCandidate]
+    total: int
+    workers: int = Field(description="at work on the suite, or that would be")
+
+
+@request("candidates-queue", CandidateQueueReply)
+class CandidatesQueue(Message):
+    """Show the candidates in the queue in the order in which they are run, with the time until each starts."""
+
+    codebase: Name | None = None
+    campaign: Name | None = None
+    limit: Limit = 100
+
+
+@request("candidates-next", CandidateQueueReply)
+class CandidatesNext(Message):
+    """Show which candidate in the queue is run next; none of an empty queue."""
+
+
+class CandidatesScheduled(Message):
+    """What a pass did. `held` wait for something and are left out."""
+
+    suite: int
+    policy: PolicyName
+    considered: int
+    queued: int = Field(description="new tasks")
+    changed: int = Field(description="tasks in the queue that have another priority now")
+    held: int
+    first: list[CandidateStatus] = Field(description="the first of those that are new")
+    faults: list[RowFault]
+    warnings: list[str]
+
+
+@request("candidates-schedule", CandidatesScheduled)
+class CandidatesSchedule(Message):
+    """Score all candidates and put them into the queue of a suite. Answered when that is durable."""
+
+    suite: SuiteKey | None = Field(default=None, description="that of the configuration when absent")
+    policy: PolicyName | None = Field(default=None, description="that of the configuration when absent")
+    codebases: list[Name] = Field(default=[], max_length=defaults.MAX_CANDIDATE_ROWS)
+    campaign: Name | None = None
+    bucket: Bucket = "default"
+    limit: Annotated[int, Field(ge=1)] | None = Field(default=None, description="new tasks at most")
+    dry_run: bool = False
+
+
+class ResetDone(Message):
+    cancelled: int = Field(description="tasks that were taken out of the queue")
+    forgotten: bool
+
+
+@request("candidates-reset", ResetDone)
+class CandidatesReset(Message):
+    """Take candidates that do not run yet out of the queue, or forget all that was loaded."""
+
+    codebase: Name | None = None
+    campaign: Name | None = None
+    forget: bool = Field(default=False, description="candidates, codebases, policies and runs, too")

@@ -1,0 +1,201 @@
+"""`mgmt candidates` with a daemon: candidates become tasks of a suite, and their ends teach what to expect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+
+from mgmt.protocol.errors import Exit
+from mgmt_cli.schemas import schema_of
+from tests.system.place import Place, until
+
+WORLD: dict[str, Any] = {
+    "codebases": [{"name": name, "value": value} for name, value in (("alpha", 50), ("beta", 40), ("gamma", 5))],
+    "policies": {"main": [{"role": "main", "mode": "propose"}]},
+    "candidates": [
+        {"codebase": codebase, "campaign": "fix", "command": command, "value": 50, "publish_policy": "main",
+         "context": "v1"}
+        for codebase, command in (
+            ("alpha", "sh -c 'test $CODEBASE-$CAMPAIGN-$CONTEXT = alpha-fix-v1'"), ("beta", "sh -c 'exit 75'"),
+            ("gamma", "sh -c 'exit 3'"),
+        )
+    ],
+    "runs": [
+        {"codebase": "alpha", "campaign": "fix", "result_code": "success", "start_time": f"2024-05-{day}T10:00:00",
+         "finish_time": f"2024-05-{day}T10:05:00"}
+        for day in (10, 20, 28)
+    ],
+}  # fmt: skip
+SETTINGS = {"suite": "work", "result_codes": {"75": "worker-failure"}}
+
+
+@pytest.fixture
+def here(place: Place) -> Iterator[Place]:
+    """A daemon with a suite of one worker, which takes nothing yet, and three candidates."""
+    place.configure(candidates=SETTINGS)
+    place.started()
+    assert place.mgmt("suite", "create", "work", "--workers", "1").returncode == 0
+    assert place.mgmt("worker", "pause", "local").returncode == 0
+    load(place, WORLD)
+    yield place
+
+
+def told(place: Place, *args: str, status: int = 0) -> dict[str, Any]:
+    done = place.mgmt("candidates", *args, "--json")
+    assert done.returncode == status, done.stdout + done.stderr
+    value: dict[str, Any] = json.loads(done.stdout)
+    jsonschema.validate(value, schema_of(value["schema"]))
+    return value
+
+
+def load(place: Place, world: dict[str, Any], status: int = 0) -> dict[str, Any]:
+    (place.folder / "world.json").write_text(json.dumps(world))
+    return told(place, "load", "world.json", status=status)
+
+
+def listed(place: Place) -> dict[str, dict[str, Any]]:
+    return {row["codebase"]: row for row in told(place, "list")["candidates"]}
+
+
+def ended(place: Place) -> None:
+    """The workers have done all there is."""
+    assert place.mgmt("worker", "resume", "local").returncode == 0
+    until(
+        lambda: told(place, "queue")["total"] == 0 and not any(row["task"] for row in listed(place).values())
+    )
+
+
+def metrics(place: Place) -> dict[str, float]:
+    done = place.mgmt("metrics")
+    lines = [line.rpartition(" ") for line in done.stdout.splitlines() if line.startswith("mgmt_candidates")]
+    return {name.removeprefix("mgmt_candidates_"): float(value) for name, _, value in lines}
+
+
+def test_candidates_from_a_file_to_what_their_runs_teach(here: Place) -> None:
+    before = listed(here)
+    assert [row["codebase"] for row in told(here, "list")["candidates"]] == ["alpha", "beta", "gamma"]
+    done = told(here, "schedule")
+    assert (done["considered"], done["queued"], done["held"]) == (3, 3, 0)
+    assert [row["codebase"] for row in done["first"]] == ["alpha", "beta", "gamma"]
+    queue = told(here, "queue")["queue"]
+    assert [row["codebase"] for row in queue] == ["alpha", "beta", "gamma"]
+    assert told(here, "next")["queue"][0]["codebase"] == "alpha"
+    again = told(here, "schedule")
+    assert (again["queued"], again["changed"] <= 3) == (0, True), "what is queued is not queued again"
+    ended(here)
+    after = listed(here)
+    assert after["alpha"]["probability"] > before["alpha"]["probability"]
+    assert after["gamma"]["probability"] < before["gamma"]["probability"]
+    assert "transient" in after["beta"]["held"]
+    figures = metrics(here)
+    assert figures["queued_total"] == 3 and figures["passes_total"] == 2
+    assert [figures[f'runs_total{{outcome="{name}"}}'] for name in ("success", "failure", "transient")] == [
+        1,
+        1,
+        1,
+    ]
+    assert figures["predicted_total"] == 2 and 0 < figures["brier_sum"] < 2
+    assert told(here, "schedule")["queued"] == 2, "who pauses is held"
+
+
+def test_what_the_daemon_learned_survives_it(here: Place) -> None:
+    before = listed(here)
+    told(here, "schedule", "gamma")
+    here.kill_daemon()
+    here.started()  # and nothing is paused any more
+    until(lambda: listed(here)["gamma"]["probability"] < before["gamma"]["probability"])
+    told(here, "schedule", "alpha")
+    ended(here)
+    learned = listed(here)
+    assert learned["alpha"]["probability"] > before["alpha"]["probability"]
+    assert here.mgmt("stop-service").returncode == 0
+    here.started()
+    for name, row in listed(here).items():
+        assert row["probability"] == pytest.approx(learned[name]["probability"], rel=1e-3)
+        assert row["task"] is None
+
+
+def test_position_and_time_in_the_queue(here: Place) -> None:
+    told(here, "schedule")
+    assert here.mgmt("candidates", "position", "beta", "fix").stdout == "2 of 3\n"
+    eta_s = told(here, "eta", "beta", "fix")["queue"][0]["eta_s"]
+    assert eta_s == pytest.approx(listed(here)["alpha"]["duration_s"], rel=0.01)
+    assert here.mgmt("candidates", "eta", "alpha", "fix").stdout == "in 0.0s\n"
+    nobody = here.mgmt("candidates", "position", "nobody", "fix")
+    assert nobody.returncode == Exit.UNKNOWN and "is not in the queue" in nobody.stderr
+
+
+def test_a_more_urgent_bucket_goes_first_and_stays(here: Place) -> None:
+    told(here, "schedule")
+    done = told(here, "schedule", "gamma", "--bucket", "manual")
+    assert (done["considered"], done["queued"], done["changed"]) == (1, 0, 1)
+    first = told(here, "queue")["queue"][0]
+    assert (first["codebase"], first["bucket"]) == ("gamma", "manual")
+    told(here, "schedule")
+    assert told(here, "next")["queue"][0]["bucket"] == "manual"
+
+
+def test_reset_takes_out_and_forgets(here: Place) -> None:
+    told(here, "schedule")
+    assert told(here, "reset", "--codebase", "beta")["cancelled"] == 1
+    until(lambda: listed(here)["beta"]["task"] is None)
+    assert [row["codebase"] for row in told(here, "queue")["queue"]] == ["alpha", "gamma"]
+    assert told(here, "schedule")["queued"] == 1
+    forgotten = told(here, "reset", "--forget")
+    assert (forgotten["cancelled"], forgotten["forgotten"]) == (3, True)
+    assert told(here, "list")["total"] == 0
+    assert "nothing waits" in here.mgmt("candidates", "deps").stdout
+
+
+def test_a_dry_run_and_a_limit(here: Place) -> None:
+    assert told(here, "schedule", "--dry-run")["queued"] == 3
+    assert told(here, "queue")["total"] == 0
+    assert told(here, "schedule", "--limit", "1")["queued"] == 1
+    assert told(here, "schedule", "--policy", "janitor_compat")["queued"] == 2
+
+
+def test_what_requires_what(here: Place) -> None:
+    rows = [
+        {"codebase": "alpha", "campaign": campaign, "command": "true", "requires": [other]}
+        for campaign, other in (
+            ("second", "first"),
+            ("third", "second"),
+            ("fourth", "third"),
+            ("first", "third"),
+        )
+    ]
+    load(
+        here,
+        {"candidates": [{"codebase": "beta", "campaign": "late", "command": "true", "requires": ["fix"]}]},
+    )
+    done = here.mgmt("candidates", "deps")
+    assert done.returncode == 0 and "waits for fix" in done.stdout
+    load(here, {"candidates": rows})
+    done = here.mgmt("candidates", "deps")
+    assert done.returncode == Exit.FAILED
+    assert "cycle: alpha first -> alpha third -> alpha second -> alpha first" in done.stdout
+
+
+def test_rows_that_are_wrong_are_told(here: Place) -> None:
+    rows = {"candidates": [{"codebase": "alpha"}, {"codebase": "new", "campaign": "fix", "command": "true"}],
+            "runs": [{"codebase": "alpha", "campaign": "fix", "result_code": 7}]}  # fmt: skip
+    done = load(here, rows, status=Exit.PARTIAL)
+    assert done["rows"] == {"candidates": 1, "runs": 0}
+    assert [(one["table"], one["column"]) for one in done["faults"]] == [
+        ("candidates", "campaign"), ("runs", "result_code"),
+    ]  # fmt: skip
+    (fault,) = told(here, "schedule", status=Exit.PARTIAL)["faults"]
+    assert fault["problem"] == "there is no codebase 'new'"
+
+
+def test_without_a_suite_it_says_how_to_name_one(here: Place) -> None:
+    done = here.mgmt("candidates", "schedule", "--suite", "nothing")
+    assert done.returncode == Exit.UNKNOWN and "no suite 'nothing' is known" in done.stderr
+    here.configure(candidates={"half_life": 1})
+    assert here.mgmt("config", "check", "config.json").returncode == Exit.USAGE
+    here.configure(candidates={"decay": {"half_life": "0d"}})
+    assert "must be more than 0" in here.mgmt("config", "check", "config.json").stderr
