@@ -74,7 +74,7 @@ def _fast_loader() -> type[Any]:
 
 def read(path: str) -> Source:
     """MgmtError `bad-workload` when it cannot be read, or is neither YAML nor JSON."""
-    text = read_text(path)
+    text = read_text(path, limit=defaults.MAX_WORKLOAD_BYTES)
     source = Source(path, text)
     source.documents = _json(source) if path.endswith(".json") else _yaml(source)
     return source

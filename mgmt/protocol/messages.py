@@ -7,6 +7,7 @@ description is its documentation.
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
@@ -21,13 +22,18 @@ from mgmt.protocol.table import enter_request as _request
 __all__ = ["EVENTS", "NOTICES", "REQUESTS", "Audience", "Message", "Need", "Role", "Verb", "validate"]
 
 
+def _nearest(verb: str) -> str:
+    near = get_close_matches(verb[:60], REQUESTS, 3, 0.6)
+    return f"did you mean {' or '.join(near)}?" if near else "docs/protocol.md has all there are"
+
+
 def validate(request: Request) -> Message:
     """The validated body; FrameError `unknown-verb`, or `bad-body` naming the first wrong field."""
     verb = REQUESTS.get(request.verb)
     if verb is None:
         raise FrameError(
             "unknown-verb",
-            f"there is no request {request.verb!r:.60}; known: {', '.join(sorted(REQUESTS))}",
+            f"there is no request {request.verb!r:.60}; {_nearest(request.verb)}",
             request.id,
             request.session,
         )

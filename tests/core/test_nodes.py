@@ -9,6 +9,7 @@ import pytest
 from mgmt.core import event as ev
 from mgmt.core.supervision import State
 from mgmt.protocol import defaults, messages
+from tests import drift_frames
 from tests.core.builders import a_hello, a_probe, a_unit
 from tests.core.linked import Cluster
 
@@ -287,15 +288,7 @@ def test_an_agent_decides_nothing_that_is_its_daemons() -> None:
             "stop-service",
             "dump",
         ):
-            body: dict[str, Any] = {"target": "u"} if verb == "wait" else {}
-            for field, info in row.body.model_fields.items():
-                if info.is_required():
-                    lists = {"targets": ["u"], "documents": ["u"]}
-                    lists["faults"] = [{"workload": "w", "task": "t", "node": "n", "misses": 1}]  # type: ignore[list-item]
-                    lists["tasks"] = [{"args": ["true"]}] if verb == "task-submit" else [1]  # type: ignore[list-item]
-                    body[field] = lists.get(field, 1 if field == "task" and verb.startswith("task-") else "u")
-            body |= {"role": "read"} if verb == "group-role" else {}
-            body |= {"digest": "0" * 64} if verb == "token-new" else {}
+            body = drift_frames.example(row.body, full=False)
             code, text = client.ask(verb, **body).refusal
             assert code == "not-available" and "tcp://daemon:1" in text, verb
 

@@ -535,6 +535,8 @@ NEEDS: dict[str, tuple[str, Role]] = {
     "worker-pause": ("node", Role.ADMIN),
     **dict.fromkeys(("worker-shutdown", "worker-tags"), ("worker", Role.ADMIN)),
     "fault-report": RUNS,
+    **dict.fromkeys(("candidates-load", "candidates-list", "candidates-queue"), RUNS),
+    **dict.fromkeys(("candidates-next", "candidates-schedule", "candidates-reset"), RUNS),
 }
 
 
