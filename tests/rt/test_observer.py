@@ -159,7 +159,10 @@ def test_what_is_observed_is_what_the_task_measured(client: Path, name: str) -> 
         # From a waking and not from the release, so it is never longer but for the end of the sleep itself.
         assert found.response.percentile_ns(0.5) <= 1.25 * own.response.percentile_ns(0.5)
         assert found.wakeup.percentile_ns(0.5) <= own.jitter.percentile_ns(0.5) * 1.07
-        records = {one.job: one for one in own.records}
+        # The last slices are kept: of older jobs, where a busy machine made many, there are none any more.
+        kept_ns = min(piece.start_ns for piece in found.slices)
+        records = {one.job: one for one in own.records if one.start_ns >= kept_ns}
+        assert records
         for one in records.values():
             ran_ns = sum(
                 min(piece.end_ns, one.end_ns) - max(piece.start_ns, one.start_ns)

@@ -155,6 +155,7 @@ def test_an_orderly_reboot_starts_each_unit_once(site: Machines) -> None:
     site.is_joined("n1")
     eventually(lambda: site.daemon.unit("a")["ready"], what="the unit is started again")
     assert machine.said("cat", BOOT_ID) != boot
+    eventually(lambda: len(site.starts("n1", "a")) > len(before), what="it has left its line")
     assert len(site.starts("n1", "a")) == len(before) + 1
     assert site.daemon.unit("a")["incarnation"] == len(before) + 1
     kept()
@@ -185,6 +186,7 @@ def test_a_node_that_loses_power_comes_back_with_its_units_and_its_tasks(site: M
     becomes(daemon, "n1", "ALIVE")
     # Its policy says that it is always started again: it was, and once.
     eventually(lambda: daemon.unit("a")["ready"], what="the unit is started again")
+    eventually(lambda: len(site.starts("n1", "a")) > len(before["a"]), what="it has left its line")
     assert len(site.starts("n1", "a")) == len(before["a"]) + 1
     assert daemon.unit("once")["state"] == "EXITED" and site.starts("n1", "once") == before["once"]
     # Its task goes on in the grid of the others, which noticed nothing.

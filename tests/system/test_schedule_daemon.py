@@ -99,7 +99,7 @@ def test_a_state_folder_of_a_daemon_without_schedules_is_taken_over(start: Start
     pid = daemon.unit("u")["pid"]
     assert daemon.stop(signal.SIGUSR1) == 0
     db = sqlite3.connect(daemon.state_dir / "state.db", isolation_level=None)
-    for table in ("workloads", "assignments", "nodes", "users", "groups", "tokens"):
+    for table in ("workloads", "assignments", "nodes", "users", "groups", "tokens", "outbox"):
         db.execute(f'DROP TABLE "{table}"')
     db.execute("PRAGMA user_version=1")
     db.close()
