@@ -10,7 +10,7 @@ from mgmt.core.event import NODES_PLANE, Asked, Now
 from mgmt.core.nodes import Agent
 from mgmt.core.state import State
 from mgmt.core.suites.crew import Assignment
-from mgmt.core.suites.pool import Ending, Phase
+from mgmt.core.suites.pool import Ending, Phase, Progress
 from mgmt.core.suites.upward import ToDaemon
 from mgmt.protocol.errors import MgmtError
 
@@ -110,9 +110,8 @@ def on_suite(state: State, now: Now, what: str, body: dict[str, Any], out: list[
             state.crew.assign(now, Assignment(**body), out)
         else:
             text = f"the policy of node {facts.name} does not allow suites (`suites` in its policy.json)"
-            ToDaemon(of(state)).phase(
-                now, body["holder"], Phase.IDLE, text, failed=True, completed=0, held=None, out=out
-            )
+            refusal = Progress(body["holder"], Phase.IDLE, text, failed=True)
+            ToDaemon(of(state)).progress(now, refusal, out)
     elif what == "suite-end":
         state.crew.end(now, body["holder"], Ending(body["how"]), body["reason"], out)
     elif what == "suite-cancel":

@@ -9,7 +9,7 @@ from mgmt.core import event as ev
 from mgmt.core.event import ADMINISTRATOR, NODES_PLANE, Asked, Now, Route
 from mgmt.core.nodes import Node, NodeState
 from mgmt.core.state import Ask, State
-from mgmt.core.suites.pool import Phase
+from mgmt.core.suites.pool import Phase, Progress
 from mgmt.core.supervision import AT_REST, LOCAL, Unit
 from mgmt.core.verbs import Body, agree, handles
 from mgmt.protocol import frames
@@ -84,7 +84,8 @@ def on_node_noticed(state: State, now: Now, event: ev.NodeNoticed, out: list[fx.
         state.roster.heard(now, node)
         state.board.exchange(now, **body, out=out, node=node.name)
     elif event.name == "crew-phase":
-        state.board.phase(now, **{**body, "phase": Phase(body["phase"])}, out=out, node=node.name)
+        progress = Progress(**{**body, "phase": Phase(body["phase"])})
+        state.board.progress(now, progress, out, node.name)
         _answer_waiters(state, now, out)
     elif event.name == "agent-answer":
         _on_answer(state, now, node, body, out)

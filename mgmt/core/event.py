@@ -24,6 +24,11 @@ class Now(NamedTuple):
     mono_ns: int
     real_s: float
 
+    @property
+    def real_ms(self) -> int:
+        """Epoch milliseconds, as the queue has them."""
+        return int(self.real_s * 1000)
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:

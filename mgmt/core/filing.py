@@ -24,10 +24,6 @@ from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.table import Role
 
 
-def _ms(now: Now) -> int:
-    return int(now.real_s * 1000)
-
-
 def blob_body(record: BlobRecord) -> dict[str, Any]:
     """A BlobStatus."""
     name = record.name
@@ -64,7 +60,7 @@ def _begin(state: State, now: Now, asked: Asked, body: msg.BlobBegin, out: list[
         state.users.require(asked, group=name.group, role=Role.WRITE)
     quota_bytes = state.users.group(name.group).storage_quota_bytes
     begin = op.BeginUpload(
-        name, body.digest, body.bytes, quota_bytes, creator, _ms(now), body.holder, body.attempt
+        name, body.digest, body.bytes, quota_bytes, creator, now.real_ms, body.holder, body.attempt
     )
 
     def begun(now: Now, begun: op.Begun, out: list[fx.Effect]) -> dict[str, Any] | None:
@@ -128,17 +124,17 @@ def _commit(state: State, now: Now, asked: Asked, body: msg.BlobCommit, out: lis
         if isinstance(result, MgmtError):
             if result.code == "corrupt":
                 state.filing.uploads.pop(body.upload, None)
-                state.board.ask(op.EndUpload(body.upload, _ms(now), False), give_up(result), out)
+                state.board.ask(op.EndUpload(body.upload, now.real_ms, False), give_up(result), out)
             else:
                 state.sessions.refuse(asked.route, result, out)
             return
-        state.board.ask(op.EndUpload(body.upload, _ms(now)), ended, out)
+        state.board.ask(op.EndUpload(body.upload, now.real_ms), ended, out)
 
     def ended(now: Now, result: Any, out: list[fx.Effect]) -> None:
         if isinstance(result, MgmtError):
             if result.code == "stale":
                 state.filing.uploads.pop(body.upload, None)
-                state.board.ask(op.EndUpload(body.upload, _ms(now), False), give_up(result), out)
+                state.board.ask(op.EndUpload(body.upload, now.real_ms, False), give_up(result), out)
             else:
                 state.sessions.refuse(asked.route, result, out)
             return
@@ -337,7 +333,7 @@ def _delete(state: State, now: Now, asked: Asked, chosen: op.BlobFilter, out: li
             state.users.count_stored(group, used_bytes)
         return {"deleted": deleted.count, "bytes": deleted.size_bytes}
 
-    later(state, now, asked, op.DeleteBlobs(chosen, _ms(now)), reply, out)
+    later(state, now, asked, op.DeleteBlobs(chosen, now.real_ms), reply, out)
     return None
 
 
@@ -409,10 +405,10 @@ def collect(state: State, now: Now, out: list[fx.Effect]) -> None:
                 state.users.count_stored(group, used.get(group, 0))
 
     state.board.ask(op.ListStorage(), counted, out)
-    state.board.ask(op.SweepUploads(active, int(before_s * 1000), _ms(now)), swept, out)
+    state.board.ask(op.SweepUploads(active, int(before_s * 1000), now.real_ms), swept, out)
     gone = [group.name for group in state.users.groups.values() if group.deleted and group.storage_used_bytes]
     if gone:
-        state.board.ask(op.DeleteBlobs(op.BlobFilter(tuple(gone)), _ms(now)), deleted, out)
+        state.board.ask(op.DeleteBlobs(op.BlobFilter(tuple(gone)), now.real_ms), deleted, out)
     else:
         state.filing.ask(listing, listed, out)
     set_timer(state, now, out)

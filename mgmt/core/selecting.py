@@ -15,8 +15,9 @@ from mgmt.core.candidates.records import RowError, row_name
 from mgmt.core.event import ADMINISTRATOR, Asked, Now
 from mgmt.core.state import State
 from mgmt.core.suites import operations as op
-from mgmt.core.suites.board import CANCELLED, Entry
 from mgmt.core.suites.candidate_rows import Changed, PutRows, Row
+from mgmt.core.suites.entry import Entry
+from mgmt.core.suites.specs import CANCELLED
 from mgmt.core.suites.states import Task
 from mgmt.core.verbs import Body, handles, refuse_while_stopping
 from mgmt.protocol import frames
@@ -198,7 +199,7 @@ def _ask_queue(
         known = dict(state.desk.queued)
         default_us = state.desk.default_duration_us()
         work = partial(
-            _ranked, result.tasks, known, default_us, desks.ms(now), workers, codebase, campaign, limit
+            _ranked, result.tasks, known, default_us, now.real_ms, workers, codebase, campaign, limit
         )
         state.desk.compute(work, lambda now, told, out: _answer(state, asked, told, out), out)
 
@@ -290,7 +291,7 @@ def _reset(state: State, now: Now, asked: Asked, body: msg.CandidatesReset, out:
     state.sessions.park(now, asked, out)
     if tasks:
         state.board.ask(
-            op.CancelTasks(op.TaskFilter(tasks=tasks), desks.ms(now), False, CANCELLED), cancelled, out
+            op.CancelTasks(op.TaskFilter(tasks=tasks), now.real_ms, False, CANCELLED), cancelled, out
         )
     else:
         cancelled(now, None, out)

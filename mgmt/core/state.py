@@ -19,10 +19,8 @@ from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.suites.board import Board
 from mgmt.core.suites.crew import Crew
-from mgmt.core.suites.files import Outcome
 from mgmt.core.suites.filing import Filing
 from mgmt.core.suites.outbox import Outbox
-from mgmt.core.suites.pool import Phase, Upward
 from mgmt.core.suites.upward import ToDaemon
 from mgmt.core.supervision import Ordering, UnitSpec
 from mgmt.core.users import Users
@@ -84,41 +82,6 @@ class StatusCache:
     until_ns: int = 0
     body: dict[str, Any] | None = None  # for readers of the legacy plane
     packed: bytes | None = None  # for all others
-
-
-class _ToBoard:
-    """The crew of this machine talks to the board of the same daemon."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-
-    def exchange(
-        self,
-        now: Now,
-        holder: int,
-        number: int,
-        want: int,
-        outcomes: list[Outcome],
-        states: list[list[int]],
-        out: list[Effect],
-    ) -> None:
-        self._state.board.exchange(now, holder, number, want, outcomes, states, out)
-
-    def phase(
-        self,
-        now: Now,
-        holder: int,
-        phase: Phase,
-        reason: str,
-        *,
-        failed: bool,
-        completed: int,
-        held: list[list[int]] | None,
-        out: list[Effect],
-    ) -> None:
-        self._state.board.phase(
-            now, holder, phase, reason, failed=failed, completed=completed, held=held, out=out
-        )
 
 
 class State:
@@ -203,12 +166,20 @@ class State:
                 self.undeclared,
                 self.hosting,
             )
-        upward: Upward = ToDaemon(self.agent) if self.agent is not None else _ToBoard(self)
+        shared = settings.queue.database is not None
+        self.board = Board(
+            self.roster,
+            identity.queue,
+            identity.owner,
+            self.users.may_send,
+            shared,
+            timing.suite_auto_close_s,
+        )
         self.crew = Crew(
             self.supervisor,
             self.ordering,
             self._declare_crew,
-            upward,
+            ToDaemon(self.agent) if self.agent is not None else self.board,
             root=identity.suites_dir,
             socket=identity.workers,
             worker=identity.worker,
@@ -216,16 +187,7 @@ class State:
             outbox=Outbox() if self.agent is not None else None,
         )
         self.filing = Filing()
-        shared = settings.queue.database is not None
-        self.board = Board(
-            self.roster,
-            self.crew,
-            identity.queue,
-            identity.owner,
-            self.users.may_send,
-            shared,
-            timing.suite_auto_close_s,
-        )
+        self.board.attach(self.crew)
         self.desk = Desk(self.board, lambda: rules_of(self.settings.candidates.model_dump()))
         self.stopping = False
         self.quit_said = False

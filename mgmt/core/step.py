@@ -23,6 +23,8 @@ from mgmt.core import (
     selecting,
     status,
     suiting,
+    tasking,
+    working,
 )
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
@@ -39,7 +41,18 @@ from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
 from mgmt.worker.wire import Kind
 
-__all__ = ["HANDLERS", "LEGACY_PLANE", "accounts", "measuring", "scheduling", "selecting", "step", "suiting"]
+__all__ = [
+    "HANDLERS",
+    "LEGACY_PLANE",
+    "accounts",
+    "measuring",
+    "scheduling",
+    "selecting",
+    "step",
+    "suiting",
+    "tasking",
+    "working",
+]
 
 # Each opens a session of its own: there is nothing to repeat, so they take no idempotency key.
 HELLOS = frozenset({"hello", "backend-hello", "agent-hello"})

@@ -20,8 +20,10 @@ from typing import Any
 from mgmt.core import effect as fx
 from mgmt.core.event import Computed, Now
 from mgmt.core.suites import operations as op
-from mgmt.core.suites.board import CANCELLED, Board, Entry
+from mgmt.core.suites.board import Board
 from mgmt.core.suites.candidate_rows import ChangePriorities, GetRows, RecordRun, Row
+from mgmt.core.suites.entry import Entry
+from mgmt.core.suites.specs import CANCELLED
 from mgmt.core.suites.states import ENDED, Task
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
@@ -243,7 +245,7 @@ class Desk:
             for i, (decision, task) in enumerate(new):
                 key = decision.candidate.key
                 self.queued[key] = InQueue(
-                    result.first + i, task.priority, ms(now), decision.probability, decision.duration_us
+                    result.first + i, task.priority, now.real_ms, decision.probability, decision.duration_us
                 )
                 self._open.add(result.first + i)
                 self._watch(result.first + i, key)
@@ -269,8 +271,10 @@ class Desk:
             changed(now, None, out)
             return
         for decision, task in new:
-            self.queued[decision.candidate.key] = InQueue(0, task.priority, ms(now))
-        self._board.ask(op.Submit(entry.number, [task for _, task in new], creator, ms(now)), submitted, out)
+            self.queued[decision.candidate.key] = InQueue(0, task.priority, now.real_ms)
+        self._board.ask(
+            op.Submit(entry.number, [task for _, task in new], creator, now.real_ms), submitted, out
+        )
 
     # ---- what becomes of tasks ----
 
@@ -428,7 +432,3 @@ def iso(at_us: int | None) -> str | None:
 
 def us(now: Now) -> int:
     return round(now.real_s * 1e6)
-
-
-def ms(now: Now) -> int:
-    return int(now.real_s * 1000)

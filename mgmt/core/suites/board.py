@@ -7,101 +7,28 @@ An independent worker has a holding without a suite as long as it is there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
-
-from pydantic import ValidationError
 
 from mgmt.core import effect as fx
 from mgmt.core.event import Now, Queued
 from mgmt.core.nodes import Node, NodeState, Roster
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.crew import Assignment, Crew
+from mgmt.core.suites.entry import Entry
 from mgmt.core.suites.files import Claimed, Outcome
+from mgmt.core.suites.holding import Holding, idleness
 from mgmt.core.suites.identity import Kind, number_of, uuid_of
 from mgmt.core.suites.lanes import Lanes
 from mgmt.core.suites.metrics import Metrics
-from mgmt.core.suites.pool import Ending, Phase
-from mgmt.core.suites.states import Exec, Suite
+from mgmt.core.suites.pool import Ending, Phase, Progress
+from mgmt.core.suites.specs import CANCELLED, result_of
+from mgmt.core.suites.states import Suite
 from mgmt.core.supervision import LOCAL
 from mgmt.protocol import defaults, frames
 from mgmt.protocol.errors import MgmtError
-from mgmt.protocol.messages_suites import Task
 
-LIVE = frozenset({Suite.OPEN, Suite.CLOSED})
-CANCELLED = "UserCancellation"
 Then = Callable[[Now, Any, list[fx.Effect]], None]
-
-
-@dataclass(slots=True)
-class Entry:
-    """A suite: the queue's record of it, and what of it the queue does not look into."""
-
-    record: op.SuiteRecord
-    counts: op.Counts
-    description: str
-    worker: dict[str, Any]
-    hooks: dict[str, Any]
-    added: set[str]  # nodes that work on it whatever their tags
-    removed: set[str]  # nodes that never do
-    refused: dict[str, str] = field(default_factory=dict)  # why nodes gave it up; until it changes
-    waiting_ns: int = 0  # since when it has ready tasks and no node
-
-    @property
-    def number(self) -> int:
-        return self.record.suite
-
-    @property
-    def is_live(self) -> bool:
-        return self.counts.state in LIVE
-
-    def follow(self, counts: op.Counts, now_ms: int) -> None:
-        """The queue counted again: the times of its record follow, too."""
-        was, self.counts = self.counts, counts
-        submitted_ms = now_ms if counts.total > was.total else self.record.submitted_ms
-        completed_ms = self.record.completed_ms
-        if counts.state != was.state or counts.total > was.total:
-            completed_ms = now_ms if counts.state == Suite.COMPLETE else 0
-        if (submitted_ms, completed_ms) != (self.record.submitted_ms, self.record.completed_ms):
-            self.record = replace(self.record, submitted_ms=submitted_ms, completed_ms=completed_ms)
-
-    def packed(self) -> bytes:
-        """What the queue keeps and does not look into."""
-        extra = {
-            "description": self.description,
-            "worker": self.worker,
-            "hooks": self.hooks,
-            "added": sorted(self.added),
-            "removed": sorted(self.removed),
-        }
-        return frames.pack_body(extra)
-
-
-@dataclass(slots=True)
-class Holding:
-    """`parked`: number and credits of an exchange that waits for work; without credits it asks anew then."""
-
-    node: str
-    suite: int  # 0: of an independent worker
-    holder: int = 0  # 0: being opened
-    phase: Phase = Phase.PREPARING
-    reason: str = ""
-    completed: int = 0
-    parked: tuple[int, int] | None = None
-    ending: Ending | None = None
-    idle_ns: int = 0  # since when it waits for work
-    offer: dict[str, Any] | None = None  # what the independent worker runs
-    busy: int = 0  # tasks that were given to it and are not done
-    done: int = 0
-    asked: int = 0  # number of its last exchange
-    vain: op.Counts | None = None  # with these, nothing is ready for it: its workers died of what there is
-    unsure: bool = False  # the queue could not write what it holds, or what died
-
-    @property
-    def is_idle(self) -> bool:
-        return self.parked is not None
 
 
 class Permits(Protocol):
@@ -112,12 +39,11 @@ class Permits(Protocol):
 
 
 class Board:
-    """`crew` is this machine's own; `owner` names this daemon among those of one queue."""
+    """An Upward of this machine's own crew. `owner` names this daemon among those of one queue."""
 
     def __init__(
         self,
         roster: Roster,
-        crew: Crew,
         queue_id: int,
         owner: str,
         permits: Permits,
@@ -137,7 +63,8 @@ class Board:
         self.given_up: dict[str, str] = {}  # why independent workers get no tasks, until they come back
         self._unheld: set[str] = set()  # independent workers that are there and have no holding
         self._by_holder: dict[int, Holding] = {}
-        self._roster, self._crew = roster, crew
+        self._crew: Crew  # of this machine: see `attach`
+        self._roster = roster
         self._queue_id, self._owner, self._permits, self._shared = queue_id, owner, permits, shared
         self._auto_close_s = auto_close_s
         self._pending: set[int] = set()  # lanes that have tasks which have not ended
@@ -149,6 +76,10 @@ class Board:
         # says of the task (which may be a MgmtError), and says whether it was the one.
         self.suite_waiters: dict[int, list[Callable[[Now, Entry, list[fx.Effect]], bool]]] = {}
         self.task_waiters: dict[int, list[Callable[[Now, Any, list[fx.Effect]], bool]]] = {}
+
+    def attach(self, crew: Crew) -> None:
+        """This machine's own crew, which talks to this board; once, before anything else."""
+        self._crew = crew
 
     def uuid(self, kind: Kind, number: int) -> str:
         return uuid_of(self._queue_id, kind, number)
@@ -193,7 +124,7 @@ class Board:
                 if (known.cancelled, known.failed) != (of_lane.cancelled, of_lane.failed):
                     for task in list(self.task_waiters):  # tasks may end without a result of their own
                         self.on_task(task, out)
-                entry.follow(of_lane, _ms(now))
+                entry.follow(of_lane, now.real_ms)
                 self._on_counted(now, entry, out)
             elif of_lane.lane in self.lanes.records:
                 self.lanes.follow(of_lane)
@@ -271,7 +202,7 @@ class Board:
             else:
                 is_there = one.suite in self.entries
             if not known or not is_there or one.node in self.holdings:
-                self.ask(op.EndHolder(one.holder, _ms(now)), _ignored, out)
+                self.ask(op.EndHolder(one.holder, now.real_ms), _ignored, out)
                 continue
             offer = node.worker if node is not None else None
             holding = Holding(one.node, one.suite, one.holder, Phase.EXECUTING, offer=offer)
@@ -389,12 +320,12 @@ class Board:
     def _hold(self, now: Now, holding: Holding, out: list[fx.Effect]) -> None:
         node = holding.node
         self.holdings[node] = holding
-        until_ms = _ms(now) + int(LEASE_S * 1000)
+        until_ms = now.real_ms + int(LEASE_S * 1000)
 
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if self.holdings.get(node) is not holding:
                 if not isinstance(result, MgmtError):
-                    self.ask(op.EndHolder(result.holder, _ms(now)), _ignored, out)
+                    self.ask(op.EndHolder(result.holder, now.real_ms), _ignored, out)
                 return
             if isinstance(result, MgmtError):
                 del self.holdings[node]
@@ -407,7 +338,7 @@ class Board:
             self._give(now, holding, out)
 
         worker = "" if holding.suite else node
-        opened = op.OpenHolder(node, self._owner, until_ms, _ms(now), suite=holding.suite, worker=worker)
+        opened = op.OpenHolder(node, self._owner, until_ms, now.real_ms, suite=holding.suite, worker=worker)
         self.ask(opened, then, out)
 
     def _give(self, now: Now, holding: Holding, out: list[fx.Effect]) -> None:
@@ -514,7 +445,7 @@ class Board:
                 self._answer(now, holding, parked, [], [], 0, out)
         if states:
             reached = tuple((task, attempt, state) for task, attempt, state in states)
-            self.ask(op.ExecStates(holder, reached, _ms(now)), self._on_states(states), out)
+            self.ask(op.ExecStates(holder, reached, now.real_ms), self._on_states(states), out)
         entry = self.entries.get(holding.suite)
         is_live = entry.is_live if entry is not None else not holding.suite
         credits = want if holding.ending is None and is_live else 0
@@ -545,16 +476,16 @@ class Board:
         for outcome in outcomes:
             what, task, attempt = outcome[:3]
             if what == "done":
-                results.append(_result(outcome, self.task_uuid))
+                results.append(result_of(outcome, self.task_uuid))
             elif what == "returned":
                 returned.append((task, attempt))
             elif what == "cancelled":
-                results.append(op.Result(task, attempt, None, CANCELLED, 0, _ms(now)))
+                results.append(op.Result(task, attempt, None, CANCELLED, 0, now.real_ms))
             else:
                 _, _, _, cause, reason, unit = outcome
                 eligible = self.eligible(entry) if entry is not None else self.lanes.rivals(holding.node)
                 text = f"{unit}: {reason}"
-                death = op.ReportDeath(holding.holder, task, attempt, cause, text, _ms(now), eligible)
+                death = op.ReportDeath(holding.holder, task, attempt, cause, text, now.real_ms, eligible)
                 self.ask(death, self._on_struck(holding, task), out)
         return results, tuple(returned)
 
@@ -615,7 +546,7 @@ class Board:
                 self.on_task(task, out)
 
         exchange = op.Exchange(
-            holding.holder, number, _ms(now), results, want, returned, lanes, fallback=alone
+            holding.holder, number, now.real_ms, results, want, returned, lanes, fallback=alone
         )
         self.ask(exchange, then, out)
         unseen = {one.task for one in results} if results else set()
@@ -638,7 +569,7 @@ class Board:
     def claim_for(self, now: Now, lane: int, out: list[fx.Effect]) -> None:
         """Tasks are on their way into the queue: whoever waits for some claims them in the same commit."""
         suite = lane if lane in self.entries else 0
-        for holding in sorted(self._holdings_of(suite), key=_idleness):
+        for holding in sorted(self._holdings_of(suite), key=idleness):
             if holding.ending is not None or (not suite and self.lanes.why_not(lane, holding.node)):
                 continue
             if self._wake(now, holding, out, 0 if suite else lane):
@@ -668,20 +599,9 @@ class Board:
             }
             out.append(fx.ToNode(node.peer, node.session, "crew-work", body))
 
-    def phase(
-        self,
-        now: Now,
-        holder: int,
-        phase: Phase,
-        reason: str,
-        *,
-        failed: bool,
-        completed: int,
-        held: list[list[int]] | None,
-        out: list[fx.Effect],
-        node: str = LOCAL,
-    ) -> None:
+    def progress(self, now: Now, progress: Progress, out: list[fx.Effect], node: str = LOCAL) -> None:
         """A crew says how far it is. Idle: it has left, and its node is free again."""
+        holder, phase, reason, failed, completed, held = progress
         holding = self._by_holder.get(holder)
         if holding is None or holding.node != node:
             if holder and phase is not Phase.IDLE:
@@ -690,7 +610,7 @@ class Board:
         holding.phase, holding.reason, holding.completed = phase, reason, completed
         if held is not None:
             self.ask(
-                op.Reconcile(holder, tuple((task, attempt) for task, attempt in held), _ms(now)),
+                op.Reconcile(holder, tuple((task, attempt) for task, attempt in held), now.real_ms),
                 self._on_reconciled(holding),
                 out,
             )
@@ -703,7 +623,7 @@ class Board:
                 self._unheld.add(node)
                 if self._roster.nodes[node].retiring:
                     self._dismiss(self._roster.nodes[node], None, out)
-            self.ask(op.EndHolder(holder, _ms(now)), self._then_match, out)
+            self.ask(op.EndHolder(holder, now.real_ms), self._then_match, out)
 
     def _on_reconciled(self, holding: Holding) -> Then:
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
@@ -808,7 +728,7 @@ class Board:
         if holding is not None and (force or not holding.holder):
             self._drop(holding)
             if holding.holder:
-                self.ask(op.EndHolder(holding.holder, _ms(now)), _ignored, out)
+                self.ask(op.EndHolder(holding.holder, now.real_ms), _ignored, out)
             holding = None
         if holding is not None and holding.ending is None:
             self.end(now, holding, Ending.FINISH, "it was told to end", out)
@@ -827,7 +747,7 @@ class Board:
         """So many independent tasks may be waited for: those who waited longest have them."""
         if not ready:
             return
-        for holding in sorted(self._holdings_of(0), key=_idleness):
+        for holding in sorted(self._holdings_of(0), key=idleness):
             if holding.parked is None or holding.ending is not None or not self._has_ready(holding):
                 continue
             if ready > 0 or not holding.parked[1]:
@@ -864,7 +784,7 @@ class Board:
         if node.state is NodeState.LOST and holding is not None:
             self._drop(holding)
             if holding.holder:
-                self.ask(op.EndHolder(holding.holder, _ms(now)), self._then_match, out)
+                self.ask(op.EndHolder(holding.holder, now.real_ms), self._then_match, out)
         elif node.state is NodeState.ALIVE:
             self.match(now, out)
         if node.state is NodeState.LOST:
@@ -881,7 +801,7 @@ class Board:
             self._renews = False
             holders = tuple(self._by_holder)
             if holders:
-                renew = op.RenewHolders(holders, _ms(now) + int(LEASE_S * 1000), _ms(now))
+                renew = op.RenewHolders(holders, now.real_ms + int(LEASE_S * 1000), now.real_ms)
                 self.ask(renew, self._on_renewed, out)
         else:
             holding = self.holdings.get(about.removeprefix("idle "))
@@ -910,14 +830,14 @@ class Board:
     def _sweep(self, now: Now, out: list[fx.Effect]) -> None:
         if not self._sweeping:
             self._sweeping = True
-            self.ask(op.Sweep(_ms(now), int(self._auto_close_s * 1000)), self._on_swept, out)
+            self.ask(op.Sweep(now.real_ms, int(self._auto_close_s * 1000)), self._on_swept, out)
 
     def _on_swept(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
         self._sweeping = False
         self.match(now, out)  # whoever could not be given work when the queue could not write
         if isinstance(result, MgmtError) or not result.next_ms:
             return
-        wait_s = min(SWEEP_S, self._auto_close_s, max(0.01, (result.next_ms - _ms(now)) / 1000))
+        wait_s = min(SWEEP_S, self._auto_close_s, max(0.01, (result.next_ms - now.real_ms) / 1000))
         self._sweeps = True
         out.append(fx.SetTimer(("suites", "sweep"), now.mono_ns + int(wait_s * 1e9)))
 
@@ -945,88 +865,9 @@ LOOK_S = 1.0  # how long other daemons' suites may go unnoticed
 AGEING_S = 60.0  # a suite that waits so long counts as one step more urgent
 
 
-def _ms(now: Now) -> int:
-    return int(now.real_s * 1000)
-
-
-def _idleness(holding: Holding) -> tuple[int, int]:
-    """The smallest has the next task: who has the fewest, then who waits longest."""
-    return holding.busy, holding.idle_ns
-
-
 def _is_unwritten(result: Any) -> bool:
     return isinstance(result, MgmtError) and result.code in ("not-durable", "internal")
 
 
 def _ignored(now: Now, result: Any, out: list[fx.Effect]) -> None:
     pass
-
-
-def _result(outcome: Outcome, uuid: Callable[[int], str]) -> op.Result:
-    _, task, attempt, status, message, start_ns, end_ns, tail, extra, unit = outcome
-    detail: dict[str, Any] = {"worker": unit}
-    if tail:
-        detail["tail"] = tail
-    new_task = None
-    for name, value in extra.items():
-        if name != "new_task":
-            detail[name] = value
-    if "new_task" in extra:
-        try:
-            new_task = new_task_of(Task.model_validate(json.loads(extra["new_task"])), uuid, upstream=task)
-        except (ValueError, ValidationError) as error:
-            message = message or "SubmitNewTaskFailed"
-            detail["new_task"] = str(error)[:500]
-    return op.Result(
-        task,
-        attempt,
-        status,
-        message,
-        start_ns // 1_000_000,
-        end_ns // 1_000_000,
-        frames.pack_body(detail),
-        new_task,
-    )
-
-
-_SPEC = ("args", "function", "params", "kw", "envs", "cwd", "timeout_s", "terminal_output", "resources")
-
-
-def new_task_of(task: Task, uuid: Callable[[int], str], upstream: int = 0) -> op.NewTask:
-    """What the queue keeps of a task: the specification for its worker, packed, and what orders it.
-
-    `upstream`: the task that wrote it; else the first it waits for. Its UUID is told to it.
-    """
-    told = task.model_fields_set
-    values = task.__dict__
-    spec = {name: values[name] for name in _SPEC if name in told and values[name] is not None}
-    if "resources" in spec:
-        spec["resources"] = [resource.model_dump() for resource in task.resources]
-    upstream = upstream or next(iter(task.after), 0)
-    if upstream:
-        spec["envs"] = {"MITO_UPSTREAM_TASK_UUID": uuid(upstream), **task.envs}
-    extra = None
-    if told & {"labels", "after", "watch", "retries"}:
-        after = [op.After(number, task.after_condition == "success") for number in task.after]
-        if task.watch is not None:
-            after.append(op.After(task.watch.task, reached=exec_state(task.watch.state)))
-        retry = None
-        if task.retries is not None:
-            on_exit = task.retries.on_exit
-            codes = () if on_exit == "any" else tuple(on_exit)
-            retry = op.Retry(task.retries.limit, codes, int(task.retries.delay_s * 1000))
-        extra = op.Extra(tuple(task.labels), tuple(after), retry)
-    return op.NewTask(frames.pack_body(spec), task.priority, extra)
-
-
-def exec_state(name: str) -> int:
-    """The number of an exec state; MgmtError `bad-body` when there is none of this name."""
-    for state in Exec:
-        if state.name.replace("_", "").lower() == name.replace("_", "").lower():
-            return int(state)
-    known = ", ".join(_camel(state.name) for state in Exec)
-    raise MgmtError("bad-body", f"there is no exec state {name!r}; known: {known}")
-
-
-def _camel(name: str) -> str:
-    return "".join(part.capitalize() for part in name.split("_"))

@@ -17,7 +17,7 @@ from mgmt.core.event import InputsFetched, Now, OutputsKept
 from mgmt.core.suites.binding import Binding, cpus_of
 from mgmt.core.suites.files import Claimed
 from mgmt.core.suites.outbox import Outbox
-from mgmt.core.suites.pool import PHASES, Ending, Phase, Pool, Slot, Upward
+from mgmt.core.suites.pool import PHASES, Ending, Phase, Pool, Progress, Slot, Upward
 from mgmt.core.supervision import AT_REST, Ordering, State, Supervisor, Unit, UnitSpec
 from mgmt.protocol import defaults
 from mgmt.protocol.errors import MgmtError
@@ -122,7 +122,7 @@ class Crew:
     def end(self, now: Now, holder: int, how: Ending, reason: str, out: list[fx.Effect]) -> None:
         """Leave the suite. A harder word overtakes a softer one."""
         if self._next is not None and self._next.holder == holder:
-            self._upward.phase(now, holder, Phase.IDLE, reason, failed=False, completed=0, held=None, out=out)
+            self._upward.progress(now, Progress(holder, Phase.IDLE, reason), out)
             self._next = None
         if self.assignment is None or self.assignment.holder != holder:
             return
@@ -505,22 +505,13 @@ class Crew:
 
     def _tell_phase(self, now: Now, out: list[fx.Effect], held: list[list[int]] | None = None) -> None:
         assert self.assignment is not None
-        self._upward.phase(
-            now,
-            self.assignment.holder,
-            self.phase,
-            self._reason,
-            failed=False,
-            completed=self.pool.completed,
-            held=held,
-            out=out,
-        )
+        holder, completed = self.assignment.holder, self.pool.completed
+        progress = Progress(holder, self.phase, self._reason, completed=completed, held=held)
+        self._upward.progress(now, progress, out)
 
     def _tell_last(self, now: Now, out: list[fx.Effect]) -> None:
         holder, reason, failed, completed = self._last
-        self._upward.phase(
-            now, holder, Phase.IDLE, reason, failed=failed, completed=completed, held=None, out=out
-        )
+        self._upward.progress(now, Progress(holder, Phase.IDLE, reason, failed, completed), out)
 
     def _prefix(self) -> str:
         if self.assignment is None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from mgmt.core import effect as fx
 from mgmt.core.event import InputsFetched, Now, OutputsKept
@@ -52,6 +52,20 @@ class Ending(StrEnum):
     ABORT = "abort"
 
 
+class Progress(NamedTuple):
+    """How far a crew is with what it was given; the fields of a CrewPhase.
+
+    `failed`: it gave it up. `held`, after a restart: these [task, attempt] are here, and no others of this holder.
+    """
+
+    holder: int
+    phase: Phase
+    reason: str = ""
+    failed: bool = False
+    completed: int = 0
+    held: list[list[int]] | None = None
+
+
 class Upward(Protocol):
     """Where results go and tasks come from."""
 
@@ -70,19 +84,8 @@ class Upward(Protocol):
         Repeated with the same number it has the same answer.
         """
 
-    def phase(
-        self,
-        now: Now,
-        holder: int,
-        phase: Phase,
-        reason: str,
-        *,
-        failed: bool,
-        completed: int,
-        held: list[list[int]] | None,
-        out: list[fx.Effect],
-    ) -> None:
-        """Tell how far it is. `held`, after a restart: these tasks are here, and no others of this holder."""
+    def progress(self, now: Now, progress: Progress, out: list[fx.Effect]) -> None:
+        """Tell how far the crew is."""
 
 
 @dataclass(slots=True, eq=False)

@@ -99,6 +99,11 @@ class Exec(IntEnum):
     UPLOAD_RESULT_TIMEOUT = 18
     TASK_COMMITTED = 19
 
+    @property
+    def word(self) -> str:
+        """As users write it: ExecSpawned."""
+        return "".join(part.capitalize() for part in self.name.split("_"))
+
 
 # The stations of an execution, in order. Each is passed on the way to every later one, done or skipped: a task
 # that fetches nothing has its resources.

@@ -6,7 +6,7 @@ from mgmt.core import effect as fx
 from mgmt.core.event import Now
 from mgmt.core.nodes import Agent
 from mgmt.core.suites.files import Outcome
-from mgmt.core.suites.pool import Phase
+from mgmt.core.suites.pool import Progress
 
 
 class ToDaemon:
@@ -28,24 +28,5 @@ class ToDaemon:
         body = {"holder": holder, "number": number, "want": want, "outcomes": outcomes, "states": states}
         self._agent.send("crew-exchange", body, out)
 
-    def phase(
-        self,
-        now: Now,
-        holder: int,
-        phase: Phase,
-        reason: str,
-        *,
-        failed: bool,
-        completed: int,
-        held: list[list[int]] | None,
-        out: list[fx.Effect],
-    ) -> None:
-        body = {
-            "holder": holder,
-            "phase": str(phase),
-            "reason": reason,
-            "failed": failed,
-            "completed": completed,
-            "held": held,
-        }
-        self._agent.send("crew-phase", body, out)
+    def progress(self, now: Now, progress: Progress, out: list[fx.Effect]) -> None:
+        self._agent.send("crew-phase", progress._asdict() | {"phase": str(progress.phase)}, out)

@@ -1,0 +1,56 @@
+"""A suite as the daemon sees it: the queue's record, and what of it the queue does not look into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from mgmt.core.suites import operations as op
+from mgmt.core.suites.states import Suite
+from mgmt.protocol import frames
+
+LIVE = frozenset({Suite.OPEN, Suite.CLOSED})
+
+
+@dataclass(slots=True)
+class Entry:
+    """A suite: the queue's record of it, and what of it the queue does not look into."""
+
+    record: op.SuiteRecord
+    counts: op.Counts
+    description: str
+    worker: dict[str, Any]
+    hooks: dict[str, Any]
+    added: set[str]  # nodes that work on it whatever their tags
+    removed: set[str]  # nodes that never do
+    refused: dict[str, str] = field(default_factory=dict)  # why nodes gave it up; until it changes
+    waiting_ns: int = 0  # since when it has ready tasks and no node
+
+    @property
+    def number(self) -> int:
+        return self.record.suite
+
+    @property
+    def is_live(self) -> bool:
+        return self.counts.state in LIVE
+
+    def follow(self, counts: op.Counts, now_ms: int) -> None:
+        """The queue counted again: the times of its record follow, too."""
+        was, self.counts = self.counts, counts
+        submitted_ms = now_ms if counts.total > was.total else self.record.submitted_ms
+        completed_ms = self.record.completed_ms
+        if counts.state != was.state or counts.total > was.total:
+            completed_ms = now_ms if counts.state == Suite.COMPLETE else 0
+        if (submitted_ms, completed_ms) != (self.record.submitted_ms, self.record.completed_ms):
+            self.record = replace(self.record, submitted_ms=submitted_ms, completed_ms=completed_ms)
+
+    def packed(self) -> bytes:
+        """What the queue keeps and does not look into."""
+        extra = {
+            "description": self.description,
+            "worker": self.worker,
+            "hooks": self.hooks,
+            "added": sorted(self.added),
+            "removed": sorted(self.removed),
+        }
+        return frames.pack_body(extra)

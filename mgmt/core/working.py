@@ -1,0 +1,166 @@
+"""What users ask about workers: who they are, what they do, and that they pause or end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mgmt.core import effect as fx
+from mgmt.core.event import Asked, Now
+from mgmt.core.nodes import Node, NodeState
+from mgmt.core.state import State
+from mgmt.core.suites.holding import Holding
+from mgmt.core.suites.pool import Phase
+from mgmt.core.suiting import entry_of, may_read
+from mgmt.core.supervision import LOCAL
+from mgmt.core.verbs import Body, handles
+from mgmt.protocol import messages_suites as msg
+from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.table import Role
+
+
+@handles("workers")
+def _workers(state: State, now: Now, asked: Asked, body: msg.Workers, out: list[fx.Effect]) -> Body:
+    suite = entry_of(state, body.suite).number if body.suite is not None else None
+    independents = suite is None and body.node is None and body.independent is not False
+    nodes = _chosen(state, asked, body, Role.READ) if independents else []
+    rows = [_worker_body(state, node) for node in nodes]
+    if body.independent is True or body.tags or body.group is not None:
+        return {"workers": rows}
+    for holding in state.board.holdings.values():
+        entry = state.board.entries.get(holding.suite)
+        if entry is None or not may_read(state, asked, entry.record.group):
+            continue
+        if (body.node is None or body.node == holding.node) and suite in (None, holding.suite):
+            rows += [
+                row
+                for row in _workers_of(state, holding)
+                if not body.workers or row["worker"] in body.workers
+            ]
+    return {"workers": rows}
+
+
+def _chosen(state: State, asked: Asked, body: msg.WorkerFilter, role: Role) -> list[Node]:
+    """Independent workers that a filter means, among those on which whoever asks has the role."""
+    known = state.roster.nodes
+    names = body.workers or [name for name in sorted(known) if known[name].worker is not None]
+    nodes = [known[name] for name in names if name in known and known[name].worker is not None]
+    return [
+        node
+        for node in nodes
+        if node.tags.issuperset(body.tags)
+        and (body.group is None or state.users.may_send(body.group, "worker", node.name))
+        and (asked.by.is_administrator or state.users.may(asked.by.user, "worker", node.name, role))
+    ]
+
+
+def _worker(state: State, name: str) -> Node:
+    node = state.roster.nodes.get(name)
+    if node is None or node.worker is None:
+        text = f"no independent worker {name!r} has joined; `mgmt worker list` shows those that did"
+        raise MgmtError("unknown-node", text, worker=name)
+    return node
+
+
+def _worker_body(state: State, node: Node) -> dict[str, Any]:
+    """A WorkerStatus of an independent worker."""
+    assert node.worker is not None
+    holding, count = state.board.holdings.get(node.name), node.worker["worker_count"]
+    gone = node.state is not NodeState.ALIVE
+    given_up = state.board.given_up.get(node.name, "")
+    if gone or given_up:
+        where = "down"
+    elif node.retiring or node.leaving or (holding is not None and holding.ending is not None):
+        where = "stopping"
+    elif holding is None or holding.phase is not Phase.EXECUTING:
+        where = "starting"
+    else:
+        where = "idle" if holding.is_idle and not holding.busy else "busy"
+    return {
+        "worker": node.name,
+        "node": node.facts.get("host", ""),
+        "suite": None,
+        "state": where,
+        "task": None,
+        "done": holding.done if holding is not None else 0,
+        "pid": node.pid,
+        "cpus": [],
+        "tags": sorted(node.tags),
+        "independent": True,
+        "kind": node.worker["kind"],
+        "workers": count,
+        "roles": {
+            group.name: str(group.grants["worker"][node.name])
+            for group in state.users.groups.values()
+            if node.name in group.grants["worker"] and not group.deleted
+        },
+        "reason": node.reason if gone else given_up,
+    }
+
+
+@handles("worker-shutdown")
+def _worker_shutdown(
+    state: State, now: Now, asked: Asked, body: msg.WorkerShutdown, out: list[fx.Effect]
+) -> Body:
+    if not (body.workers or body.tags or body.group):
+        raise MgmtError("bad-body", "say which workers: give names, tags or a group")
+    for name in body.workers:
+        _worker(state, name)
+    rows = []
+    for node in _chosen(state, asked, body, Role.ADMIN):
+        state.board.retire(now, node, body.force, out)
+        rows.append(_worker_body(state, node))
+        if node.state is NodeState.LOST:
+            state.roster.forget(node, out)
+            state.users.retire("worker", node.name)
+    return {"workers": rows}
+
+
+@handles("worker-tags")
+def _worker_tags(state: State, now: Now, asked: Asked, body: msg.WorkerTags, out: list[fx.Effect]) -> Body:
+    node = _worker(state, body.worker)
+    state.roster.retag(node, frozenset(body.add), frozenset(body.remove))
+    state.board.look_again(now, out)
+    return {"workers": [_worker_body(state, node)]}
+
+
+def _workers_of(state: State, holding: Holding) -> list[dict[str, Any]]:
+    if holding.node != LOCAL:
+        return []
+    rows = []
+    for slot in state.crew.pool.slots.values():
+        unit = state.supervisor.units.get(slot.unit)
+        busy = next(iter(slot.tasks), None)
+        up = unit is not None and unit.pid is not None
+        where = (
+            "down"
+            if not up
+            else "starting"
+            if not slot.connection
+            else "paused"
+            if state.crew.pool.paused
+            else ""
+        )
+        rows.append(
+            {
+                "worker": slot.unit,
+                "node": holding.node,
+                "suite": holding.suite,
+                "state": where or ("busy" if busy is not None else "idle"),
+                "task": busy,
+                "done": slot.done,
+                "pid": unit.pid if unit is not None else None,
+                "cpus": list(unit.place.cpus) if unit is not None else [],
+                "tags": [],
+            }
+        )
+    return rows
+
+
+@handles("worker-pause")
+def _worker_pause(state: State, now: Now, asked: Asked, body: msg.WorkerPause, out: list[fx.Effect]) -> Body:
+    if body.node == LOCAL:
+        state.crew.pause(now, body.paused, out)
+    else:
+        state.roster.push(state.roster.get(body.node), "suite-pause", {"paused": body.paused}, out)
+    (state.board.paused.add if body.paused else state.board.paused.discard)(body.node)
+    return {"workers": []}
