@@ -28,7 +28,7 @@ OPEN = frozenset(
             "logs",
             "explain",
         ),
-        *("dump", "lease", "release", "stop-service", "nodes", "schedule-stat"),
+        *("dump", "lease", "release", "stop-service", "nodes", "schedule-stat", "workers"),
     }
 )
 

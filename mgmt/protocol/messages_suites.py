@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mgmt.protocol import defaults, references
-from mgmt.protocol.table import Audience, Message, Name, Need, Role
+from mgmt.protocol.table import Audience, Message, Name, Need, NodeProblem, Role
 from mgmt.protocol.table import enter_notice as notice
 from mgmt.protocol.table import enter_request as request
 
@@ -483,6 +483,7 @@ class WorkerStatus(Message):
     task: int | None
     done: int = Field(description="tasks since it was started")
     pid: int | None
+    started_at: float | None = Field(default=None, description="of its process, in epoch seconds")
     cpus: list[int]
     tags: list[str]
     independent: bool = False
@@ -494,6 +495,7 @@ class WorkerStatus(Message):
 
 class WorkersReply(Message):
     workers: list[WorkerStatus]
+    unreachable: list[NodeProblem] = Field(default=[], description="nodes that did not tell of theirs")
 
 
 class WorkerFilter(Message):

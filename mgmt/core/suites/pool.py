@@ -347,7 +347,10 @@ class Pool:
                 self._recall(slot, out)
 
     def pause(self, paused: bool, out: list[fx.Effect]) -> None:
+        """What no worker has yet is for others meanwhile."""
         self.paused = paused
+        if paused:
+            self._give_back()
         out.extend(
             fx.ToWorker(number, ([Kind.PAUSE if paused else Kind.RESUME],)) for number in self._connections
         )
@@ -415,7 +418,7 @@ class Pool:
         self._buffer.extend(plain)
         if len(plain) != len(tasks):
             self._fetch([task for task in tasks if RESOURCES in task[2]], out)
-        if self.leaving:
+        if self.leaving or self.paused:
             self._give_back()
         if cancelling:
             self.cancel([task for task, _ in cancelling], out)
@@ -456,7 +459,7 @@ class Pool:
             self.completed += 1
         else:
             self._buffer.append(task)
-            if self.leaving:
+            if self.leaving or self.paused:
                 self._give_back()
 
     def on_outputs(self, event: OutputsKept, out: list[fx.Effect]) -> None:
