@@ -132,9 +132,12 @@ def test_two_groups_and_one_that_is_not_let_in(start: Start, join: Join) -> None
 
 def kill_all(agent: Agent) -> None:
     """kill -9 of the agent, its shims, its workers and what they run."""
+    own = str(agent.runtime)
+    for pid in pids_with_environ("MGMT_RUNTIME_DIR", own) - {agent.pid}:
+        if alive(pid):
+            os.kill(pid, signal.SIGSTOP)  # first: what a worker ended after its agent's death nobody would know
     agent.send_signal(signal.SIGSTOP)  # it starts nothing meanwhile
     agent.crash()
-    own = str(agent.runtime)
 
     def none_left() -> bool:
         pids = pids_with_environ("MGMT_RUNTIME_DIR", own) - {agent.pid}
