@@ -10,6 +10,8 @@ from typing import Any
 from mgmt.core import access
 from mgmt.core import effect as fx
 from mgmt.core.event import Asked, Now
+from mgmt.core.nodes import Node, NodeState
+from mgmt.core.sessions import Session
 from mgmt.core.state import State
 from mgmt.core.supervision import LOCAL
 from mgmt.core.users import Group, Token, User, UserState
@@ -77,10 +79,17 @@ def _spare_oneself(asked: Asked, name: str) -> None:
 
 def _shut_out(state: State, now: Now, asked: Asked, user: User, how: str, out: list[fx.Effect]) -> None:
     theirs = [session for session in state.sessions.by_id.values() if session.user == user.name]
-    access.close(state, theirs, out)
-    reason = f"user {user.name!r} was {how} by {asked.by.user}; their {len(theirs)} sessions are closed"
+    nodes = [node for node in state.roster.nodes.values() if node.user == user.name]
+    reason = f"user {user.name!r} was {how} by {asked.by.user}; {_closed(theirs, nodes)}"
+    access.shut_out(state, now, theirs, nodes, f"user {user.name!r}, who brought it, was {how}", out)
     state.journal.record(now, "daemon", {"what": f"user-{how}", "reason": reason}, out)
     out.append(fx.Note("INFO", reason, {}))
+
+
+def _closed(sessions: list[Session], nodes: list[Node]) -> str:
+    there = [node.name for node in nodes if node.peer or node.state is not NodeState.LOST]
+    agents = f", and those of {', '.join(sorted(there))}" if there else ""
+    return f"{len(sessions)} sessions are closed{agents}"
 
 
 # ---- tokens ----------------------------------------------------------------------------------------------
@@ -121,10 +130,11 @@ def _token_revoke(state: State, now: Now, asked: Asked, body: ask.TokenRevoke, o
     token = state.users.tokens.get(user.name, body.name)
     state.users.tokens.remove(token)
     theirs = [session for session in state.sessions.by_id.values() if session.token == token.id]
+    nodes = [node for node in state.roster.nodes.values() if node.token == token.id]
     # First: it may be the token of whoever asks.
     state.sessions.answer(asked.route, frames.Outcome.OK, _token_body(now, token), out)
-    access.close(state, theirs, out)
-    reason = f"token {token.id!r} was revoked by {asked.by.user}; its {len(theirs)} sessions are closed"
+    reason = f"token {token.id!r} was revoked by {asked.by.user}; {_closed(theirs, nodes)}"
+    access.shut_out(state, now, theirs, nodes, f"its token {token.id!r} was revoked", out)
     state.journal.record(now, "daemon", {"what": "token-revoked", "reason": reason}, out)
     out.append(fx.Note("INFO", reason, {}))
     return None

@@ -109,9 +109,10 @@ class Noticed:
 
 @dataclass(frozen=True, slots=True)
 class KeysRevoked:
-    """These keys, with their names, may not speak any more, or not as what they were."""
+    """These keys, with their names, may not speak any more, or not as what they were; nor for these nodes."""
 
     keys: dict[str, str]
+    nodes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

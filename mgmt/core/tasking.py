@@ -21,6 +21,7 @@ from mgmt.core.verbs import Body, handles, later, refuse_while_stopping
 from mgmt.protocol import frames
 from mgmt.protocol import messages_suites as msg
 from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.table import Role
 
 
 @handles("task-submit")
@@ -126,7 +127,7 @@ def _filter(state: State, asked: Asked, body: msg.TaskFilter, role: str) -> op.T
         require(state, asked, entry.record.group, role)
         lane = entry.number
     elif body.group is not None:
-        require(state, asked, body.group, role)
+        state.users.require(asked, group=body.group, role=Role[role.upper()])
         groups = (body.group,)
     else:
         allowed = groups_of(state, asked, role)

@@ -650,9 +650,8 @@ class Daemon:
         self._read_config(fx.ReadConfig(None, apply=True, config=None, path=None))
 
     def _on_revoked(self, gone: list[Grant]) -> None:
-        self.emit(ev.KeysRevoked({grant.key: grant.name for grant in gone}))
-        if self._nodes is not None:
-            self._nodes.revoke({grant.node for grant in gone if grant.node})
+        nodes = frozenset(grant.node for grant in gone if grant.node)
+        self.emit(ev.KeysRevoked({grant.key: grant.name for grant in gone}, nodes))
 
     def _beat(self, interval_s: float) -> None:
         # Runs in the loop, so a loop that is stuck stops beating: that is the point.

@@ -135,7 +135,9 @@ def kill_all(agent: Agent) -> None:
     own = str(agent.runtime)
     for pid in pids_with_environ("MGMT_RUNTIME_DIR", own) - {agent.pid}:
         if alive(pid):
-            os.kill(pid, signal.SIGSTOP)  # first: what a worker ended after its agent's death nobody would know
+            os.kill(
+                pid, signal.SIGSTOP
+            )  # first: what a worker ended after its agent's death nobody would know
     agent.send_signal(signal.SIGSTOP)  # it starts nothing meanwhile
     agent.crash()
 

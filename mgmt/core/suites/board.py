@@ -377,6 +377,12 @@ class Board:
         if holding is not None and holding.ending is None:
             self.end(now, holding, Ending.FINISH, "the node is drained", out)
 
+    def abort(self, now: Now, node: str, reason: str, out: list[fx.Effect]) -> None:
+        """Have a node leave what it has at once; others do its tasks."""
+        holding = self.holdings.get(node)
+        if holding is not None and holding.holder:
+            self._end_at(now, node, holding.holder, Ending.ABORT, reason, out)
+
     def _end_at(
         self, now: Now, node: str, holder: int, how: Ending, reason: str, out: list[fx.Effect]
     ) -> None:
