@@ -78,13 +78,15 @@ def run(
 ) -> int:
     """Stays in the foreground; `mgmt worker shutdown` ends it when what it runs has ended. Started again with
     the same name it goes on, and tells what ended meanwhile. With --token-file the token's user, who brings it,
-    manages it; its scope is worker. Over tcp it needs --key, whose role is agent:NAME, and --server-key."""
+    manages it; its scope is worker. It waits for a daemon that is not there yet; with --timeout no
+    longer than that. Over tcp it needs --key, whose role is agent:NAME, and --server-key."""
     options = {
         "--name": name,
         "--workers": str(workers),
         "--kind": kind,
         "--prefetch": prefetch and str(prefetch),
         "--lifetime": lifetime and str(lifetime),
+        "--join-timeout": invocation.timeout_s and str(invocation.timeout_s),
         "--state-dir": state_dir and os.path.abspath(state_dir),
         "--key": spawn.absolute(invocation.key),
         "--server-key": spawn.absolute(invocation.server_key),

@@ -204,7 +204,7 @@ def owns(session: Session, grant: Grant | None) -> bool:
 def shut_out(
     state: State, now: Now, sessions: list[Session], nodes: list[Node], reason: str, out: list[fx.Effect]
 ) -> None:
-    """Who opened these is out at once. What the agents and workers among them run is ended, to be done by others."""
+    """Who opened these is out at once. What agents and workers among them run is ended, to be done by others."""
     close(state, sessions, out)
     for node in nodes:
         state.board.abort(now, node.name, reason, out)

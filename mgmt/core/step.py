@@ -527,6 +527,8 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.execution.on_stage_timer(now, out)
     elif what == "fence":
         pass  # what it is for is done at every event
+    elif what == "joining":
+        agency.on_joining(state, now, about, out)
     elif what == "uplink":
         agency.of(state).on_timer(now, out)
     elif what.startswith("probe."):
