@@ -98,6 +98,7 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
         version = supervisor.version
         state.crew.look(now, out)
         touched = touched or supervisor.version != version
+    state.crew.look_for_room(now, out)
     _forget_undeclared(state, out)
     if state.agent is not None:
         state.agent.tell(now, state.stopping, out)

@@ -609,3 +609,7 @@ class CrewPhase(Message):
     failed: bool = Field(description="it gave the suite up")
     completed: int = Field(ge=0)
     held: list[list[int]] | None = Field(description="[task, attempt]; others are done again")
+    crowded: bool = Field(
+        default=False,
+        description="it failed because others have its CPUs; said anew without it when they are free",
+    )

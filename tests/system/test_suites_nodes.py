@@ -154,22 +154,27 @@ def test_cores_with_periodic_tasks_are_refused_with_the_reason(start: Start) -> 
     ended(daemon, beside)  # what is left of that core is for batch work
 
 
-def test_cores_that_another_holds_are_refused_with_the_reason(start: Start) -> None:
+@pytest.mark.parametrize("where", ["local", "n1"])
+def test_cores_that_another_holds_are_waited_for_with_the_reason(
+    start: Start, join: Join, tmp_path: Path, where: str
+) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two CPUs")
-    daemon = serving(
-        start,
-        units={
-            "greedy": {
-                "command": ["sleep", "60"],
-                "cpus": "1",
-                "placement": {"exclusive": True},
-                "grace_s": 1.0,
-            }
-        },
-    )
+    greedy = {
+        "command": ["sleep", "60"],
+        "cpus": "1",
+        "placement": {"exclusive": True},
+        "grace_s": 1.0,
+        **({"node": where} if where != "local" else {}),
+    }
+    daemon = serving(start, units={"greedy": greedy})
+    if where != "local":
+        join(daemon, where, "--tag", "x")
     daemon.control.ok("start", targets=["greedy"])
-    suite = create(daemon, 1, {"cpu_binding": {"cores": [1], "strategy": "exclusive"}})
+    binding = {"cpu_binding": {"cores": [1], "strategy": "exclusive"}}
+    hooks = {"provision": {"args": ["touch", str(tmp_path / "provisioned")]}}
+    tags = [] if where == "local" else ["x"]
+    suite = create(daemon, 1, binding, hooks=hooks, tags=tags)
     (task,) = submit(daemon, suite, ["true"])
 
     def why() -> str:
@@ -178,9 +183,10 @@ def test_cores_that_another_holds_are_refused_with_the_reason(start: Start) -> N
 
     assert "greedy" in eventually(why, what="it is refused")
     assert any("greedy" in line for line in show(daemon, task)["lines"])
+    assert not (tmp_path / "provisioned").exists(), "nothing is prepared where there is no room"
     daemon.control.ok("stop", targets=["greedy"])
-    daemon.control.ok("suite-refresh", suite=str(suite))
-    ended(daemon, suite)
+    ended(daemon, suite)  # by itself
+    assert not why()
 
 
 def test_a_task_whose_workers_die_on_one_node_is_done_on_another(

@@ -607,11 +607,15 @@ class Board:
 
     def progress(self, now: Now, progress: Progress, out: list[fx.Effect], node: str = LOCAL) -> None:
         """A crew says how far it is. Idle: it has left, and its node is free again."""
-        holder, phase, reason, failed, completed, held = progress
+        holder, phase, reason, failed, completed, held, crowded = progress
         holding = self._by_holder.get(holder)
         if holding is None or holding.node != node:
             if holder and phase is not Phase.IDLE:
                 self._end_at(now, node, holder, Ending.ABORT, "its time was up: others have its tasks", out)
+            elif not crowded:
+                for entry in self.entries.values():
+                    entry.has_room(node)
+                self.match(now, out)
             return
         holding.phase, holding.reason, holding.completed = phase, reason, completed
         if held is not None:
@@ -624,7 +628,10 @@ class Board:
             self._drop(holding)
             entry = self.entries.get(holding.suite)
             if failed and holding.ending is None:
-                (entry.refused if entry is not None else self.given_up)[node] = reason
+                if entry is not None:
+                    entry.refuse(node, reason, crowded)
+                else:
+                    self.given_up[node] = reason
             elif not holding.suite:
                 self._unheld.add(node)
                 if self._roster.nodes[node].retiring:

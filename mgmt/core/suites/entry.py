@@ -24,6 +24,7 @@ class Entry:
     added: set[str]  # nodes that work on it whatever their tags
     removed: set[str]  # nodes that never do
     refused: dict[str, str] = field(default_factory=dict)  # why nodes gave it up; until it changes
+    crowded: set[str] = field(default_factory=set)  # those of `refused` that say when they have room for it
     waiting_ns: int = 0  # since when it has ready tasks and no node
 
     @property
@@ -43,6 +44,17 @@ class Entry:
             completed_ms = now_ms if counts.state == Suite.COMPLETE else 0
         if (submitted_ms, completed_ms) != (self.record.submitted_ms, self.record.completed_ms):
             self.record = replace(self.record, submitted_ms=submitted_ms, completed_ms=completed_ms)
+
+    def refuse(self, node: str, reason: str, crowded: bool) -> None:
+        """The node gave it up: it is not offered there again until something has changed."""
+        self.refused[node] = reason
+        (self.crowded.add if crowded else self.crowded.discard)(node)
+
+    def has_room(self, node: str) -> None:
+        """Who was in the way on the node has gone."""
+        if node in self.crowded:
+            self.crowded.discard(node)
+            self.refused.pop(node, None)
 
     def packed(self) -> bytes:
         """What the queue keeps and does not look into."""

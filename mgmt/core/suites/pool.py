@@ -55,7 +55,7 @@ class Ending(StrEnum):
 class Progress(NamedTuple):
     """How far a crew is with what it was given; the fields of a CrewPhase.
 
-    `failed`: it gave it up. `held`, after a restart: these [task, attempt] are here, and no others of this holder.
+    `failed`: it gave it up; `crowded`: because others have its CPUs, and it will say when they are free. `held`, after a restart: these [task, attempt] are here, and no others of this holder.
     """
 
     holder: int
@@ -64,6 +64,7 @@ class Progress(NamedTuple):
     failed: bool = False
     completed: int = 0
     held: list[list[int]] | None = None
+    crowded: bool = False
 
 
 class Upward(Protocol):
