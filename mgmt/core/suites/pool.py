@@ -55,7 +55,8 @@ class Ending(StrEnum):
 class Progress(NamedTuple):
     """How far a crew is with what it was given; the fields of a CrewPhase.
 
-    `failed`: it gave it up; `crowded`: because others have its CPUs, and it will say when they are free. `held`, after a restart: these [task, attempt] are here, and no others of this holder.
+    `failed`: it gave it up; `crowded`: because others have its CPUs, and it will say when they are free.
+    `held`, after a restart: these [task, attempt] are here, and no others of this holder.
     """
 
     holder: int
