@@ -611,5 +611,5 @@ class CrewPhase(Message):
     held: list[list[int]] | None = Field(description="[task, attempt]; others are done again")
     crowded: bool = Field(
         default=False,
-        description="it failed because others have its CPUs; said anew without it when they are free",
+        description="others have its CPUs; told anew without this when they are free",
     )

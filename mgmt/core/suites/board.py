@@ -613,8 +613,8 @@ class Board:
             if holder and phase is not Phase.IDLE:
                 self._end_at(now, node, holder, Ending.ABORT, "its time was up: others have its tasks", out)
             elif not crowded:
-                for entry in self.entries.values():
-                    entry.has_room(node)
+                for one in self.entries.values():
+                    one.has_room(node)
                 self.match(now, out)
             return
         holding.phase, holding.reason, holding.completed = phase, reason, completed
