@@ -102,7 +102,10 @@ FIGURES = _object(
     value_per_hour=_maybe(NUMBER),
     regret=_maybe(NUMBER),
 )
-STORE = _object(path=STRING, rows={"type": "object", "additionalProperties": COUNT}, text=STRING)
+ROWS = {"type": "object", "additionalProperties": COUNT}
+SPANS = {"type": "object", "additionalProperties": _list(_list(COUNT))}
+QUEUE = _object(path=STRING, rows=ROWS, text=STRING, lost=SPANS, mended=_list(STRING))
+STORE = _object(path=STRING, rows=ROWS, text=STRING, queue=_maybe(QUEUE))
 KEY = _object(name=STRING, role=STRING, comment=STRING, public=STRING, file=_maybe(STRING))
 
 TOKEN = _object(
