@@ -368,9 +368,13 @@ def _reached(
     require(state, asked, task.group, "read")
     ended = task.state in ENDED
     given = Exec.TASK_COMMITTED if ended else task.exec_state
-    if given is not None and has_reached(wanted, given):
+    # What ended passed all stations; but what never began had none, whatever its end.
+    began = task.started_ms or (wanted < Exec.EXEC_SPAWNED and task.state == Task.FINISHED)
+    counts = not ended or began or wanted == Exec.TASK_COMMITTED
+    if counts and given is not None and has_reached(wanted, given):
         return task_body(state, task)
     if ended:
-        text = f"task {body.task} has ended without having been {body.state}"
+        how = f"{Task(task.state).name}{f': {task.message}' if task.message else ''}"
+        text = f"task {body.task} has ended without having been {body.state} ({how})"
         raise MgmtError("conflict", text, task=body.task)
     return None

@@ -430,3 +430,39 @@ def test_a_thousand_quick_tasks_leave_nothing(daemon: Daemon) -> None:
     assert not (process / "task" / process.name / "children").read_text().split(), "neither child nor zombie"
     for children in Path(f"/proc/{daemon.pid}/task").glob("*/children"):
         assert all(alive(int(pid)) for pid in children.read_text().split()), "no zombie of the daemon"
+
+
+@pytest.mark.parametrize("where", ["same suite", "other suite", "independent"])
+@pytest.mark.parametrize("how", ["fails", "is cancelled"])
+def test_who_waits_for_a_task_whose_upstream_did_not_succeed_hears_it_at_once(
+    daemon: Daemon, tmp_path: Path, where: str, how: str
+) -> None:
+    upper = create(daemon)
+    (first,) = submit(
+        daemon, upper, sh(f"touch {tmp_path}/runs; until [ -e {tmp_path}/gate ]; do sleep 0.02; done; exit 3")
+    )
+    below = {"args": ["true"], "after": [first], "after_condition": "success"}
+    if where == "independent":
+        (second,) = daemon.control.ok("task-submit", tasks=[below])["tasks"]
+    else:
+        (second,) = submit(daemon, upper if where == "same suite" else create(daemon), below)
+    (third,) = submit(daemon, upper, ["true"], after=[second])
+    waits = [daemon.control.ask("task-wait", 30_000, task=task) for task in (second, third)]
+    far = daemon.control.ask("task-wait", 30_000, task=third, state="ExecSpawned")
+    eventually((tmp_path / "runs").exists, what="the first runs")
+    began_s = time.monotonic()
+    if how == "fails":
+        (tmp_path / "gate").touch()
+    else:
+        daemon.control.ok("task-cancel", tasks=[first])
+    for request, because in zip(waits, (first, second), strict=True):
+        reply = daemon.control.reply(request)
+        assert reply.outcome == "ok", reply.body
+        assert reply.body["state"] == "CANCELLED"
+        assert reply.body["message"] == f"task {because} did not succeed"
+    reply = daemon.control.reply(far)
+    why = f"task {third} has ended without having been ExecSpawned (CANCELLED: task {second} did not succeed)"
+    assert (reply.body["code"], reply.body["text"]) == ("conflict", why)
+    assert time.monotonic() - began_s < 15, "nothing was polled, no sweep was waited for"
+    assert daemon.control.ok("task-wait", task=second)["state"] == "CANCELLED", "later, too"
+    assert show(daemon, second)["lines"] == [f"task {first} did not succeed"]

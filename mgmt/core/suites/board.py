@@ -118,12 +118,12 @@ class Board:
                 self._pending.add(of_lane.lane)
             else:
                 self._pending.discard(of_lane.lane)
+            known = entry.counts if entry is not None else self.lanes.counts.get(of_lane.lane)
+            if known is None or (known.cancelled, known.failed) != (of_lane.cancelled, of_lane.failed):
+                for task in list(self.task_waiters):  # tasks may end without a result of their own
+                    self.on_task(task, out)
             if entry is not None and entry.counts != of_lane:
                 self.metrics.moved(entry.counts, of_lane)
-                known = entry.counts
-                if (known.cancelled, known.failed) != (of_lane.cancelled, of_lane.failed):
-                    for task in list(self.task_waiters):  # tasks may end without a result of their own
-                        self.on_task(task, out)
                 entry.follow(of_lane, now.real_ms)
                 self._on_counted(now, entry, out)
             elif of_lane.lane in self.lanes.records:
