@@ -30,7 +30,8 @@ class Far:
 
     def __init__(self, stack: ExitStack, folder: Path) -> None:
         timing = {"node_heartbeat_s": BEAT_S, "node_lost_s": 30.0}
-        self.daemon = stack.enter_context(Guarded({"model_backends": {}, "timing": timing}))
+        self.daemon = Guarded({"model_backends": {}, "timing": timing})
+        stack.enter_context(self.daemon)
         self.daemon.start()
         self.proxy = Proxy(self.daemon.nodes_port)
         stack.callback(self.proxy.close)
