@@ -95,6 +95,8 @@ SITUATIONS = [
     S("task submit --env X -- x", {}, 2, "NAME=VALUE"),
     S("task submit --task-timeout 5s --function os:getpid", {"task-submit": took}, 0, "1 task submitted: 101"),
     S("task submit --function nonsense", {"task-submit": took}, 2, "field `function`"),
+    S("suite submit etl -- sort f", {"task-submit": took}, 0, "1 task submitted to suite etl: 101"),
+    S("suite submit x -- sort", {"task-submit": unknown("x"), "suites": known()}, 4, "no suite 'x'"),
     S("task submit --suite x -- sort", {"task-submit": unknown("x"), "suites": known()}, 4, "no suite 'x'"),
     S("task submit --suite x -- sort", {"task-submit": refuse("conflict", "cancelled")}, 8, "cancelled"),
     S("task list", {"tasks": {"tasks": [a_task()], "total": 1}}, 0, "FINISHED     0        1  local         0"),
@@ -209,7 +211,7 @@ def test_options_change_what_a_file_says(folder: str, tmp_path: Path, name: str,
 
 
 def test_options_make_a_task(folder: str) -> None:
-    line = "task submit --suite etl --repeat 2 --priority 4 --label x --env A=b=c --cwd / --task-timeout 5s"
+    line = "suite submit etl --repeat 2 --priority 4 --label x --env A=b=c --cwd / --task-timeout 5s"
     more = [
         "--output",
         *RETRIES.split(),
