@@ -124,7 +124,7 @@ SITUATIONS = [
     S("worker shutdown helper", {"worker-shutdown": {"workers": [HELPER]}}, 0, "tags gpu, groups a (write)"),
     S("worker shutdown", {"worker-shutdown": refuse("bad-body", "say which workers")}, 2, "say which"),
     S("worker tags helper gpu big-", {"worker-tags": {"workers": [HELPER]}}, 0, "tags gpu"),
-    S("worker grant helper a --timeout 0.3", {"group-grant": None, "workers": {"workers": [HELPER]}}, 7, "group-grant"),
+    S("worker grant helper a --timeout 1", {"group-grant": None, "workers": {"workers": [HELPER]}}, 7, "grant"),
     S("worker pause local", {"worker-pause": {"workers": []}}, 0, "local: its workers take nothing new"),
     S("worker resume n9", {"worker-pause": refuse("unknown-node", "no node n9")}, 4, "n9"),
     S("metrics", {"metrics": {"metrics": [GAUGE]}}, 0, 'mgmt_agents{phase="idle"} 2'),
