@@ -25,7 +25,7 @@ from mgmt.client.files import download, upload
 from mgmt.protocol import defaults, tokens
 from mgmt.protocol.errors import MgmtError
 from mgmt_cli.schemas import schema_of
-from tests.system.agents import Agent, a_daemon, agents
+from tests.system.agents import Agent, a_daemon, agents, becomes
 from tests.system.clients import PATIENCE_S, eventually
 from tests.system.daemon import Daemon, daemons
 
@@ -557,3 +557,23 @@ def test_files_on_the_command_line(daemon: Daemon, tmp_path: Path) -> None:
     assert shown(daemon, "artifact", "rm", task, "--kind", "result")["deleted"] == 1
     mgmt(daemon, "artifact", "get", task, "-o", str(tmp_path / "no"), status=4)
     assert not (tmp_path / "no").exists()
+
+
+def test_what_a_task_wrote_is_there_when_its_agent_is_gone(daemon: Daemon, tmp_path: Path) -> None:
+    """The end of its output with its result, all of it as content: nothing is asked of the node any more."""
+    with agents() as join:
+        agent = join(daemon, "n1")
+        suite = a_suite(daemon)
+        daemon.control.ok("suite-agents", suite=str(suite), add=["n1"], remove=["local"])
+        talk = {"args": ["sh", "-c", "seq 1 40000; echo the end"]}
+        brief, whole = run(daemon, suite, talk, {**talk, "terminal_output": True})
+        agent.crash()
+        becomes(daemon, "n1", "LOST", 40.0)
+        expected = "".join(f"{n}\n" for n in range(1, 40001)) + "the end\n"
+        assert mgmt(daemon, "task", "logs", str(brief["status"]["task"])) == expected[-4096:].encode()
+        number = whole["status"]["task"]
+        assert mgmt(daemon, "task", "logs", str(number)) == expected.encode()
+        (kept,) = daemon.control.ok("artifacts", tasks=[number])["blobs"]
+        assert (kept["kind"], kept["bytes"]) == ("std-log", len(expected))
+        assert kept["digest"] == digest(expected.encode())
+        assert [hashlib.sha256(one.read_bytes()).hexdigest() for one in contents(daemon)] == [kept["digest"]]
