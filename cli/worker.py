@@ -167,7 +167,7 @@ def show(invocation: Invocation, name: str) -> int:
         ("Suite", "none: it is independent" if one["independent"] else render.dashed(one["suite"])),
         (
             "Runs",
-            f"{one['workers']} tasks at a time, {one['done']} done"
+            f"{one['workers']} task{'s' if one['workers'] != 1 else ''} at a time, {one['done']} done"
             + (f", {one['kind']}" if one["kind"] else ""),
         ),
         ("Node", one["node"] or "-"),

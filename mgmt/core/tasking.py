@@ -14,7 +14,7 @@ from mgmt.core.suites import operations as op
 from mgmt.core.suites.blobs import BlobKind
 from mgmt.core.suites.identity import Kind
 from mgmt.core.suites.lanes import FUNCTION
-from mgmt.core.suites.specs import CANCELLED, exec_state, new_task_of
+from mgmt.core.suites.specs import CANCELLED, command_of, exec_state, new_task_of
 from mgmt.core.suites.states import ENDED, Exec, Task, has_reached
 from mgmt.core.suiting import entry_of, groups_of, owner, require
 from mgmt.core.verbs import Body, handles, later, refuse_while_stopping
@@ -84,9 +84,7 @@ def _submit_to(
 
 def task_body(state: State, task: op.TaskRecord) -> dict[str, Any]:
     """A TaskStatus."""
-    spec = frames.unpack(task.spec) if task.spec else {}
     detail = frames.unpack(task.detail) if task.detail else {}
-    words = spec.get("args") or [spec.get("function", "")]
     ended = task.state in ENDED
     reached = Exec.TASK_COMMITTED if ended else Exec(task.exec_state) if task.exec_state is not None else None
     return {
@@ -101,7 +99,7 @@ def task_body(state: State, task: op.TaskRecord) -> dict[str, Any]:
         "attempt": task.attempt,
         "node": task.node,
         "worker": detail.get("worker", ""),
-        "command": " ".join(words)[:200],
+        "command": command_of(task.spec)[:200],
         "exit_status": task.status,
         "message": task.message,
         "submitted_at": task.submitted_ms / 1000,

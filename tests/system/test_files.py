@@ -568,6 +568,7 @@ def test_what_a_task_wrote_is_there_when_its_agent_is_gone(daemon: Daemon, tmp_p
         talk = {"args": ["sh", "-c", "seq 1 40000; echo the end"]}
         brief, whole = run(daemon, suite, talk, {**talk, "terminal_output": True})
         agent.crash()
+        agent.clean = False  # as its machine would be
         becomes(daemon, "n1", "LOST", 40.0)
         expected = "".join(f"{n}\n" for n in range(1, 40001)) + "the end\n"
         assert mgmt(daemon, "task", "logs", str(brief["status"]["task"])) == expected[-4096:].encode()

@@ -313,9 +313,15 @@ class GetTask:
     task: int
 
 
+SPEC_HEAD_BYTES = 400  # of a task in a list: enough for what is shown of its command
+
+
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """A task; times in epoch milliseconds, 0 for never. `history`: packed entries, oldest first, see `Death`."""
+    """A task; times in epoch milliseconds, 0 for never. `spec`: in a list its first bytes only.
+
+    `history`: packed entries, oldest first, see `Death`.
+    """
 
     task: int
     lane: int

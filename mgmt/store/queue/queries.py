@@ -173,14 +173,20 @@ def list_tasks(db: Connection, op: ops.ListTasks) -> ops.Tasks:
     if op.count_only:
         return ops.Tasks((), count)
     order = "s.first, t.id" if op.filter.lane else "t.id"  # the same, in the order of the index that is used
-    rows = db.rows(f"{_TASK}{source} ORDER BY {order} LIMIT ? OFFSET ?", (*parameters, op.limit, op.offset))
+    head = f", substr(t.spec, 1, {ops.SPEC_HEAD_BYTES})"
+    rows = db.rows(
+        f"{_TASK}{head}{source} ORDER BY {order} LIMIT ? OFFSET ?", (*parameters, op.limit, op.offset)
+    )
     labelled = [row[0] for row in rows if row[10] & Flag.LABELS]
     labels: dict[int, list[str]] = {}
     if labelled:
         sql = f"SELECT task, label FROM labels WHERE task {db.AMONG} ORDER BY label"
         for task, label in db.rows(sql, (db.ids(labelled),)):
             labels.setdefault(task, []).append(label)
-    return ops.Tasks(tuple(_task(row, labels=tuple(labels.get(row[0], ()))) for row in rows), count)
+    return ops.Tasks(
+        tuple(_task(row, labels=tuple(labels.get(row[0], ())), spec=bytes(spec)) for *row, spec in rows),
+        count,
+    )
 
 
 def _counted(db: Connection, wanted: ops.TaskFilter) -> int | None:
