@@ -147,7 +147,7 @@ def _token_revoke(state: State, now: Now, asked: Asked, body: ask.TokenRevoke, o
 def _group_create(state: State, now: Now, asked: Asked, body: ask.GroupCreate, out: list[fx.Effect]) -> Body:
     group = state.users.create_group(now, asked, body.group)
     _note(asked, f"group {group.name!r} is made", out)
-    return _group_body(group)
+    return _group_body(state, group)
 
 
 @handles("groups")
@@ -156,14 +156,14 @@ def _groups(state: State, now: Now, asked: Asked, body: ask.Groups, out: list[fx
         chosen = [state.users.group(name) for name in body.groups]
     else:
         chosen = _visible(state, asked)
-    return {"groups": [_group_body(group) for group in chosen]}
+    return {"groups": [_group_body(state, group) for group in chosen]}
 
 
 @handles("group-delete")
 def _group_delete(state: State, now: Now, asked: Asked, body: ask.GroupDelete, out: list[fx.Effect]) -> Body:
     group = state.users.delete_group(body.group)
     _note(asked, f"group {group.name!r} is deleted", out)
-    return _group_body(group)
+    return _group_body(state, group)
 
 
 @handles("group-add")
@@ -193,7 +193,7 @@ def _set_member(
 ) -> Body:
     found = state.users.set_member(group, user, role, new=new)
     _note(asked, f"user {user!r} has the role {role if role is not None else 'none'} in group {group!r}", out)
-    return _group_body(found)
+    return _group_body(state, found)
 
 
 @handles("group-grant")
@@ -212,7 +212,7 @@ def _group_grant(state: State, now: Now, asked: Asked, body: ask.GroupGrant, out
     state.board.look_again(now, out)
     what = role if role is not None else "none"
     _note(asked, f"group {group.name!r} has the role {what} on {kind} {name!r}", out)
-    return _group_body(group)
+    return _group_body(state, group)
 
 
 # ---- quotas ----------------------------------------------------------------------------------------------
@@ -307,7 +307,7 @@ def _token_body(now: Now, token: Token) -> dict[str, Any]:
     }
 
 
-def _group_body(group: Group) -> dict[str, Any]:
+def _group_body(state: State, group: Group) -> dict[str, Any]:
     """A GroupStatus."""
 
     def granted(kind: str) -> list[dict[str, Any]]:
@@ -323,7 +323,7 @@ def _group_body(group: Group) -> dict[str, Any]:
         "workers": granted("worker"),
         "storage_quota_bytes": group.storage_quota_bytes,
         "storage_used_bytes": group.storage_used_bytes,
-        "tasks": group.tasks,
+        "tasks": state.board.tasks_of(group.name),
     }
 
 

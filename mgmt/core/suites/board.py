@@ -173,6 +173,14 @@ class Board:
             self.by_name[record.name] = record.suite
         return entry
 
+    def tasks_of(self, group: str) -> int:
+        """How many tasks its suites and lanes have."""
+        suites = sum(entry.counts.total for entry in self.entries.values() if entry.record.group == group)
+        lanes = self.lanes
+        return suites + sum(
+            lanes.counts[lane].total for lane, one in lanes.records.items() if one.group == group
+        )
+
     def find(self, key: str) -> Entry | None:
         """By number, UUID or name."""
         number = int(key) if key.isdigit() else self.by_name.get(key)
