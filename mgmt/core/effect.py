@@ -549,6 +549,7 @@ class KeepOutputs:
     attempt: int
     results: str | None
     log: str | None
+    exec_log: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

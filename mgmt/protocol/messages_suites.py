@@ -307,7 +307,10 @@ class Task(Message):
     timeout_s: Positive | None = Field(default=None, description="then it is ended with all it started")
     priority: Priority = Field(default=0, description="tasks with more go first")
     labels: Labels = Field(**NOTHING_LISTED)
-    terminal_output: bool = Field(default=False, description="keep all its output, as an artifact")
+    terminal_output: bool = Field(default=False, description="keep all its output, as the artifact std-log")
+    exec_log: bool = Field(
+        default=False, description="keep what it leaves in $MITO_EXEC_DIR, as the artifact exec-log"
+    )
     resources: list[Resource] = Field(**NOTHING_LISTED, max_length=256)
     retries: Retries | None = Field(
         default=None, description="None: an exit status is a result, whatever it is"

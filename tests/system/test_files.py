@@ -385,6 +385,30 @@ def test_a_task_finds_its_files_and_what_it_leaves_is_kept(
     assert used(daemon) == client.request("artifacts", {})["bytes"] + path.stat().st_size
 
 
+@pytest.mark.parametrize("kind", ["process", "resident"])
+def test_what_a_task_leaves_in_its_own_folder_is_kept_when_it_says_so(
+    daemon: Daemon, client: Client, tmp_path: Path, kind: str
+) -> None:
+    suite = a_suite(daemon, worker={"worker_count": 1, "kind": kind})
+    if kind == "process":
+        one: dict[str, Any] = {
+            "args": ["sh", "-c", "echo trace > $MITO_EXEC_DIR/trace; echo r > $MITO_RESULT_DIR/r"]
+        }
+        none: dict[str, Any] = {"args": ["true"]}
+    else:
+        one = {"function": "shutil:copy", "params": ["/etc/hostname", "trace"]}
+        none = {"function": "builtins:len", "params": ["x"]}
+    kept, plain, empty = run(daemon, suite, {**one, "exec_log": True}, one, {**none, "exec_log": True})
+    kinds = [[artifact["kind"] for artifact in shown["artifacts"]] for shown in (kept, plain, empty)]
+    results = ["result"] if kind == "process" else []
+    assert kinds == [[*results, "exec-log"], results, []]
+    download(client, f"task:{kept['status']['task']}/exec-log", tmp_path / "kept")
+    with tarfile.open(tmp_path / "kept") as archive:
+        assert archive.getnames() == ["trace"]
+    left = [file for file in (daemon.state_dir / "suites").rglob("*") if file.is_file()]
+    assert not [file for file in left if "/out/" in str(file)]
+
+
 def test_what_cannot_be_had_ends_the_task_and_is_no_strike(
     daemon: Daemon, client: Client, tmp_path: Path, node: Agent | None
 ) -> None:

@@ -47,7 +47,18 @@ def result_of(outcome: Outcome, uuid: Callable[[int], str]) -> op.Result:
     )
 
 
-_SPEC = ("args", "function", "params", "kw", "envs", "cwd", "timeout_s", "terminal_output", "resources")
+_SPEC = (
+    "args",
+    "function",
+    "params",
+    "kw",
+    "envs",
+    "cwd",
+    "timeout_s",
+    "terminal_output",
+    "exec_log",
+    "resources",
+)
 
 
 def new_task_of(task: Task, uuid: Callable[[int], str], upstream: int = 0) -> op.NewTask:
