@@ -48,7 +48,7 @@ class Folders:
         return top, exec_, result, resource
 
     def collect(self, name: str, exec_log: bool) -> tuple[str | None, str | None, bytes | None, bool]:
-        """After a call: (folder of its results or None, that of what it left in exec or None, its new task or None,
+        """After a call: (folder of its results or None, of what it left in exec or None, its new task or None,
         whether that is unusable).
 
         `name` is TASK.ATTEMPT. The folders are empty afterwards.

@@ -2,8 +2,8 @@
 
 It speaks `mgmt.worker.wire`. A task's spec is {function: "module:function", params: [..], kw: {..}} and, each
 optional, envs, cwd (also put on sys.path; of two with modules of the same name the first stays imported),
-timeout_s, terminal_output, exec_log, resources. A module is imported once. What a function raises is a result with status 1
-(SystemExit: its own code), the exception as message and the traceback in the tail.
+timeout_s, terminal_output, exec_log, resources. A module is imported once. What a function raises is a result with
+status 1 (SystemExit: its own code), the exception as message and the traceback in the tail.
 
 One thread calls, reads and writes, many messages at a time. A second one, the watchdog, reads and writes while a
 call lasts, and ends the process for a timeout, a cancel or a stop: a function cannot be ended otherwise.
