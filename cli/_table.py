@@ -165,7 +165,7 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
     "hello": (
         "Open a session: agree on a version, and optionally get a lease on a model at once.",
         {
-            "versions": "Protocol versions the peer speaks.",
+            "versions": "Revisions the peer speaks.",
             "name": "Who is speaking, for people.",
             "model": "Model to lease; none: no lease.",
             "token": "Speak as the user of this token; none: as the connection's own.",

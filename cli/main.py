@@ -67,7 +67,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("keys", "Make, allow and revoke the keys that tcp endpoints ask for."),
     "config": ("config", "Check, describe or show the configuration."),
     "import": ("import_", "Translate the configuration of another supervisor."),
-    "store": ("store", "Check or recover what the daemon keeps on disk."),
+    "store": ("store", "Check, recover or take back what the daemon keeps on disk."),
     "dump": ("dump", _verb("dump")),
     "doctor": ("doctor", "Find out what this machine allows; starts nothing."),
     "completion": ("completion", "Print the completion script of a shell."),

@@ -34,8 +34,8 @@ from mgmt.core.sessions import Session
 from mgmt.core.state import State
 from mgmt.core.supervision import AT_REST, LOCAL, Change, from_record, ghost, to_record
 from mgmt.core.supervision import State as UnitState
-from mgmt.core.verbs import HANDLERS, Body, agree, handles, refuse_while_stopping
-from mgmt.protocol import defaults, frames
+from mgmt.core.verbs import HANDLERS, Body, handles, refuse_while_stopping
+from mgmt.protocol import defaults, frames, revisions
 from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
@@ -240,7 +240,7 @@ def _on_asked(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> Non
 
 @handles("hello")
 def _hello(state: State, now: Now, asked: Asked, body: msg.Hello, out: list[fx.Effect]) -> Body:
-    agree(body.versions)
+    revision = revisions.agree(body.versions, f"client {body.name!r}" if body.name else "the client")
     replicas = []
     if body.model is not None:
         # Asked before the session opens: a refused hello changes nothing.
@@ -255,7 +255,7 @@ def _hello(state: State, now: Now, asked: Asked, body: msg.Hello, out: list[fx.E
         lease = state.leases.grant(session, model, replicas, body.mode, out)
     timing = state.settings.timing
     return {
-        "version": frames.VERSION,
+        "version": revision,
         "session": session.id,
         "epoch": state.identity.epoch,
         "heartbeat_s": timing.heartbeat_s,
@@ -431,12 +431,12 @@ def _logs(state: State, now: Now, asked: Asked, body: msg.Logs, out: list[fx.Eff
 def _backend_hello(
     state: State, now: Now, asked: Asked, body: msg.BackendHello, out: list[fx.Effect]
 ) -> Body:
-    agree(body.versions)
+    revision = revisions.agree(body.versions, f"the backend of {body.unit}")
     unit = _prove(state, body.unit, body.incarnation, body.token)
     key = access.key_of(asked.route.grant)
     session = state.sessions.open(now, asked.route.peer, f"backend {body.unit}", out, unit.spec.name, key)
     return {
-        "version": frames.VERSION,
+        "version": revision,
         "session": session.id,
         "epoch": state.identity.epoch,
         "heartbeat_s": state.settings.timing.heartbeat_s,
@@ -664,6 +664,7 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
         state.desk.restore(now, out)
     else:
         state.agent.on_work = partial(_on_work, state)
+        state.agent.counted = state.crew.pool.metrics.counted
     state.crew.resume(now, out)
 
 

@@ -166,7 +166,7 @@ class Welcome(Message):
 class Hello(Message):
     """Open a session: agree on a version, and optionally get a lease on a model at once."""
 
-    versions: list[int] = Field(min_length=1, max_length=16, description="protocol versions the peer speaks")
+    versions: list[int] = Field(min_length=1, max_length=16, description="revisions the peer speaks")
     name: str = Field(
         default="", max_length=defaults.MAX_NAME_CHARS, description="who is speaking, for people"
     )
@@ -1100,6 +1100,12 @@ class AgentReport(Message):
         default=[],
         max_length=1000,
         description="FaultEvents of tasks, numbered as in the agent's own journal",
+    )
+    counts: dict[str, dict[str, float]] = Field(
+        default={},
+        max_length=64,
+        description="what its workers and hooks count since the agent was started, by metric, then by label",
+        json_schema_extra={"since": 2},
     )
 
 

@@ -44,6 +44,11 @@ class Assignment:
     def to_record(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Assignment:
+        """What a newer daemon, or a newer version here, knows besides is left unread."""
+        return cls(**{name: record[name] for name in cls.__slots__})
+
     @property
     def count(self) -> int:
         return int(self.worker["worker_count"])
@@ -455,7 +460,7 @@ class Crew:
         self._last = (holder, reason, failed, completed)
         if record["assignment"] is None:
             return
-        self.assignment = Assignment(**record["assignment"])
+        self.assignment = Assignment.from_record(record["assignment"])
         self._life, self.dirty = record["life"] + 1, True
         self.phase = Phase(record["phase"])
         self._redeclare(out)
