@@ -23,6 +23,7 @@ from tests.system.daemon import ROOT, Daemon, Start, alive
 from tests.system.suites import adds_up, create, ended, sh, status, submit
 
 FAR = ["far"]
+PATIENT = {"node_lost_s": 30.0}  # an update that takes longer has tasks done again by others
 
 
 def version(revisions: str) -> tuple[str, ...]:
@@ -96,7 +97,7 @@ def all_is_done_once(daemon: Daemon, suite: int, marks: Path, numbers: list[int]
 
 
 def test_agents_are_updated_one_after_the_other(start: Start, join: Join, tmp_path: Path) -> None:
-    daemon, marks = a_daemon(start), tmp_path / "marks"
+    daemon, marks = a_daemon(start, timing=PATIENT), tmp_path / "marks"
     first, second = an_agent(daemon, join, "n1", OLD), an_agent(daemon, join, "n2", OLD)
     suite, numbers = a_suite(daemon, marks, 90)
     is_under_way(daemon, suite, 90, 10)
@@ -113,7 +114,7 @@ def test_agents_are_updated_one_after_the_other(start: Start, join: Join, tmp_pa
 def test_a_daemon_is_updated_and_taken_back_under_new_agents(
     start: Start, join: Join, tmp_path: Path
 ) -> None:
-    daemon, marks = a_daemon(start, run=False), tmp_path / "marks"
+    daemon, marks = a_daemon(start, run=False, timing=PATIENT), tmp_path / "marks"
     daemon.wrapper = OLD
     daemon.start()
     an_agent(daemon, join, "n1", NOW)
