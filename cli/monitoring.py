@@ -50,10 +50,10 @@ ALERTS = (
     ),
     Alert(
         "MgmtAgentOffline",
-        'sum(agents{phase="offline"}) > 0',
+        "sum(agents_missing) > 0",
         "5m",
         "warning",
-        "Nodes that joined once are lost.",
+        "Nodes are lost that nobody gave up.",
     ),
     Alert(
         "MgmtAgentRefusing",

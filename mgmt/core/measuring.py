@@ -57,7 +57,9 @@ def _nodes(state: State) -> Gauges:
         node, holding = known.get(name), board.holdings.get(name)
         away = node is not None and node.state is NodeState.LOST
         phase = "offline" if away else str(holding.phase) if holding is not None else "idle"
-        found["agents" if node is None or node.worker is None else "workers", phase] += 1
+        is_agent = node is None or node.worker is None
+        found["agents" if is_agent else "workers", phase] += 1
+        found["agents_missing", ""] += int(is_agent and away and node is not None and not node.cordoned)
     refusing = {node for entry in board.entries.values() if entry.is_live for node in entry.refused}
     found["agents_refusing", ""] = len(refusing)
     return found

@@ -35,6 +35,9 @@ FAMILIES: dict[str, Family] = {
         "counter", "How often suites became complete or were cancelled.", "state", ("complete", "cancelled")
     ),
     "agents": Family("gauge", "Nodes by what they do, this machine included.", "phase", PHASES),
+    "agents_missing": Family(
+        "gauge", "Nodes that are lost and were not given up: none of the cordoned ones."
+    ),
     "agents_refusing": Family("gauge", "Nodes that gave up a suite which still is not ended."),
     "agents_assigned_total": Family("counter", "How often a node was given a suite."),
     "workers": Family("gauge", "Independent workers by what they do.", "phase", PHASES),
