@@ -7,7 +7,7 @@ import pytest
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.suites import operations as op
-from mgmt.core.suites.pool import Phase
+from mgmt.core.suites.pool import Phase, Slot
 from mgmt.core.suites.states import Task
 from mgmt.core.supervision import LOCAL
 from mgmt.store.queue.connection import Connection
@@ -139,6 +139,18 @@ def test_a_process_that_is_no_worker_of_ours_is_refused(there: Suited) -> None:
         there.daemon.suite_effects.clear()
     assert hand.connection, "the true one is not disturbed"
     there.finish()
+
+
+def test_less_is_fetched_ahead_when_tasks_get_slow() -> None:
+    slot = Slot("w0", "/w0")
+    for taken_s in (0.001,) * 20:
+        slot.done += 1
+        slot.learn(taken_s, 16)
+    assert (slot.window, slot.credits) == (16, 32), "quick ones: as many as the suite allows"
+    for taken_s in (1.0,) * 20:
+        slot.done += 1
+        slot.learn(taken_s, 16)
+    assert (slot.window, slot.credits) == (1, 2), "slow ones: no more than the next"
 
 
 def test_tasks_claimed_before_a_link_broke_come_again(nodes: Suited) -> None:
