@@ -115,7 +115,9 @@ def test_every_word_that_comes_twice_counts_once(queue: Connection) -> None:
     assert set(states.values()) == {Task.FINISHED}
     again = sum(1 for _, attempt in twice.ran if attempt > 1)
     assert again <= 2 * 2 and max(twice.ran.values()) == 1, "only what the dead worker had is done again"
-    assert twice.daemon.state.board.metrics.counts["strikes_total", ""] == 1, "one death, one strike"
+    counts = twice.daemon.state.board.metrics.counts
+    assert counts["strikes_total", ""] == 1, "one death, one strike"
+    assert counts["tasks_committed_total", "ok"] == len(tasks) == counts["tasks_submitted_total", ""]
     assert twice.status(suite)["state"] == "COMPLETE"
 
 

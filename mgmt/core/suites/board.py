@@ -532,8 +532,9 @@ class Board:
                 for claim in result.claims
             ]
             stale = result.acks.count(op.Ack.STALE)
-            holding.done += result.acks.count(op.Ack.OK)
-            holding.busy = max(0, holding.busy + len(claims) - len(results) - len(returned))
+            if not result.repeated:
+                holding.done += result.acks.count(op.Ack.OK)
+                holding.busy = max(0, holding.busy + len(claims) - len(results) - len(returned))
             if want:
                 holding.vain = entry.counts if entry is not None and not claims else None
             cancelling = [list(one) for one in result.cancelling]

@@ -35,6 +35,8 @@ class Metrics:
     def queued(self, result: Any) -> None:
         """The queue answered."""
         if isinstance(result, op.Exchanged):
+            if result.repeated:
+                return  # counted when it was done
             self.add("tasks_claimed_total", len(result.claims))
             self.add("tasks_retried_total", result.retried)
             for ack in op.Ack:
