@@ -214,6 +214,12 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "wait": "Answer when no process is left on it; else at once.",
         },
     ),
+    "node-shutdown": (
+        "End the agent of a node, and its units with it; its next start starts them again.",
+        {
+            "force": "Kill its units at once; else each has its grace.",
+        },
+    ),
     "node-tags": (
         "Give a node tags or take some away, those of its agent included.",
         {

@@ -295,6 +295,18 @@ def _node_drain(state: State, now: Now, asked: Asked, body: msg.NodeDrain, out: 
     return node_body(state, now, node)
 
 
+@handles("node-shutdown")
+def _node_shutdown(
+    state: State, now: Now, asked: Asked, body: msg.NodeShutdown, out: list[fx.Effect]
+) -> Body:
+    node = _of_operator(state, body.node)
+    if not node.peer:
+        text = f"node {node.name} is {node.state}: {node.reason}; there is no agent to be ended"
+        raise MgmtError("node-lost", text, node=node.name)
+    state.roster.push(node, "shutdown", {"fast": body.force}, out)
+    return node_body(state, now, node)
+
+
 @handles("node-wait")
 def _node_wait(state: State, now: Now, asked: Asked, body: msg.NodeWait, out: list[fx.Effect]) -> Body:
     node = state.roster.nodes.get(body.node)

@@ -578,12 +578,15 @@ def _on_stop_requested(state: State, now: Now, event: ev.StopRequested, out: lis
     """The first signal stops in order; a further one, or one after `stop-service`, kills every unit at once."""
     if state.quit_said:
         return  # units that were handed over are the next daemon's
-    fast = event.fast or state.stopping
-    _stop(state, now, event.reason, out)
+    _end(state, now, event.reason, event.fast or state.stopping, out)
+
+
+def _end(state: State, now: Now, reason: str, fast: bool, out: list[fx.Effect]) -> None:
+    _stop(state, now, reason, out)
     if fast:
         for unit in [unit for unit in state.supervisor.units.values() if not unit.node]:
             # Outright, whoever still requires it: one that is killed while it counts as up would start again.
-            state.supervisor.stop(now, unit, out, event.reason, wanted=True)
+            state.supervisor.stop(now, unit, out, reason, wanted=True)
             state.supervisor.kill(unit, out, "fast stop")
 
 
@@ -671,7 +674,8 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
 def _on_work(state: State, now: Now, what: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
     """A word of the daemon about task suites and independent tasks."""
     if what == "shutdown":
-        _stop(state, now, "the daemon told this worker to end", out)
+        what = "worker" if agency.of(state).facts.worker is not None else "agent"
+        _end(state, now, f"the daemon told this {what} to end", bool(body.get("fast")), out)
     else:
         agency.on_suite(state, now, what, body, out)
 

@@ -968,6 +968,18 @@ class NodeDrain(Message):
     wait: bool = Field(default=True, description="answer when no process is left on it; else at once")
 
 
+@_request("node-shutdown", NodeStatus, Audience.USER, MANAGES)
+class NodeShutdown(Message):
+    """End the agent of a node, and its units with it; its next start starts them again.
+
+    Tasks that run there are done again by others: drain the node before, to let them end. Answered when the agent
+    was told.
+    """
+
+    node: Name
+    force: bool = Field(default=False, description="kill its units at once; else each has its grace")
+
+
 @_request("node-wait", NodeStatus, Audience.CLIENT)
 class NodeWait(Message):
     """Wait until a node is alive, lost or drained; the request's deadline bounds it."""
