@@ -75,11 +75,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+ALIASES = {"manager": "agent", "node-manager": "agent"}  # what MITOSIS calls an agent; not shown
+
+
 class Commands(LazyGroup):
     """All commands; every outcome is reported here."""
 
     package = __package__
     commands_of = COMMANDS
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, ALIASES.get(cmd_name, cmd_name))
 
     def main(
         self, args: Iterable[str] | None = None, prog_name: str | None = None, *_: Any, **extra: Any

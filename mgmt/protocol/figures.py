@@ -72,7 +72,12 @@ FAMILIES: dict[str, Family] = {
         ("hit", "miss"),
     ),
     "env_hook_runs_total": Family("counter", "Hooks of all nodes that ended well.", "hook", HOOKS),
-    "env_hook_failures_total": Family("counter", "Hooks of all nodes that failed.", "hook", HOOKS),
+    "env_hook_failures_total": Family(
+        "counter",
+        "Hooks of all nodes that failed; background: that ended by itself.",
+        "hook",
+        (*HOOKS, "background"),
+    ),
     "env_hook_seconds_total": Family("counter", "Time hooks took on all nodes.", "hook", HOOKS, "s"),
     "lease_expiries_total": Family("counter", "Holders of tasks that were not renewed in time."),
     "strikes_total": Family("counter", "Deaths of workers that were charged to their task."),

@@ -120,6 +120,24 @@ def test_each_fires(there: Suited, alert: Alert) -> None:
     assert holds(expression, before, after, now_s + late_s)
 
 
+def test_a_background_process_that_ends_has_failed(there: Suited) -> None:
+    suite = there.suite(tags=["x"], hooks={"background": {"args": ["sleep", "9"]}})
+    there.submit(suite)
+    world = there.agent("n1")
+    (process,) = (one for one in world.processes.values() if one.spawn.unit.endswith(".background"))
+    world.leader_ends(process, 0, None)
+    world.tree_ends(process)
+    there.pump()
+    there.advance(3.0)
+    assert taken(there)["mgmt_env_hook_failures_total", frozenset({("hook", "background")})] == 1
+    there.finish()
+    there.advance(3.0)
+    found = taken(there)
+    assert found["mgmt_env_hook_failures_total", frozenset({("hook", "background")})] == 1, (
+        "an orderly end is none"
+    )
+
+
 def test_a_node_that_is_given_up_is_not_missing(there: Suited) -> None:
     agent_offline(there)
     missing = "mgmt_agents_missing", frozenset[tuple[str, str]]()

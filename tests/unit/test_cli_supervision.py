@@ -13,6 +13,8 @@ import pytest
 
 from mgmt.protocol.errors import Exit, MgmtError
 from mgmt.store import FILE_NAME, Batch, Lock, SqliteStore
+from mgmt.store.queue import tables
+from mgmt.store.queue.postgres import PostgresEngine
 from mgmt.store.sqlite import SCHEMA_VERSION
 from mgmt_cli import explain, top
 from mgmt_cli.schemas import schema_of
@@ -342,6 +344,24 @@ def test_a_store_is_made_one_of_an_older_version(folder: str) -> None:
     assert not (path.parent / "queue.db").exists()
     for wrong in ([], ["--state", str(SCHEMA_VERSION + 1)], ["--queue", "99"]):
         assert run("store", "downgrade", *wrong).exit_code == Exit.USAGE
+
+
+@pytest.mark.xdist_group("postgres")
+def test_a_queue_in_a_database_is_taken_back(folder: str, postgres: str) -> None:
+    engine = PostgresEngine(postgres, "taken_back")
+    engine.open().close()
+    config = Path(folder) / "with-database.json"
+    words = dict(word.split("=", 1) for word in postgres.split())
+    url = f"postgresql://{words['user']}@/{words['dbname']}?host={words['host']}"
+    config.write_text(json.dumps({"queue": {"database": url, "database_schema": "taken_back"}}))
+    for version in (1, 1):
+        done = run("--config", str(config), "store", "downgrade", "--queue", str(version))
+        assert done.exit_code == 0, done.output
+        assert "the queue in the database schema taken_back has schema version 1 now" in done.output
+    assert not (Path(folder) / "queue.db").exists()
+    db = engine.open()
+    assert tables.identity(db)[1] == tables.SCHEMA_VERSION, "and brought up to date again"
+    db.close()
 
 
 def test_a_store_in_use_is_not_touched(folder: str) -> None:

@@ -214,6 +214,8 @@ class Crew:
             self.pool.bury(now, self.pool.slots[name], unit.last_exit, _was_told(unit))
         elif name == self._prefix() + "background" and self._ending is None:
             policy = (self.assignment.hook("background") or {})["policy"]
+            if was in _UP and unit.state not in _UP:
+                self.pool.metrics.add("env_hook_failures_total", of="background")
             if unit.state is State.FATAL or (policy == "fail" and was in _UP and unit.state not in _UP):
                 self._failed = True
                 self.end(now, self.assignment.holder, Ending.CANCEL, f"background: {unit.reason}", out)
