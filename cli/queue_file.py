@@ -8,7 +8,6 @@ from typing import Any
 
 from mgmt.protocol.errors import MgmtError
 
-NAME = "queue.db"
 SPANS_SHOWN = 10
 COUNTED = ("suites", "tasks", "submissions", "holders", "blobs")
 
@@ -67,8 +66,8 @@ def recovered(path: Path, stamp: str) -> Told | None:
             found.text = "is sound; nothing was changed"
         return found
     except MgmtError as error:
-        if error.code != "bad-store":
-            raise
+        if error.code != "bad-store" or "version" in error.detail:
+            raise  # one of a newer program is not damaged
         reason = error.detail.get("reason", error.text)
     saved = recover(path, stamp)
     text = f"was damaged ({reason}) and is new{kept(path, stamp)}"

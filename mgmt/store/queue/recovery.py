@@ -88,26 +88,28 @@ def _read(
     path: Path, patched: Path, found: Salvage
 ) -> tuple[dict[str, list[tuple[Any, ...]]], dict[str, int], int]:
     """Rows by table, the last number of each sequence (none where that is lost), and the queue's id."""
-    db = _open(path, patched, found)
+    db, known = _open(path, patched, found)
     rows: dict[str, list[tuple[Any, ...]]] = {name: [] for name in tables.NAMES}
     if db is None:
         return rows, {}, 0
     with closing(db):
         most = (path.stat().st_size // _PAGE_BYTES + 1) * _ROWS_PER_PAGE
         kept, _ = _rows_of(db, "numbers", most)
-        numbers = {str(name): int(last) for name, last in kept}
-        for name in tables.NAMES:
+        numbers = {row[0]: row[1] for row in kept if isinstance(row[1], int)}
+        for name in known:
             last = numbers.get(_NUMBERED.get(name, ""))
             rows[name], found.gaps[name] = _rows_of(db, name, most, last)
     found.gaps = {name: gaps for name, gaps in found.gaps.items() if gaps}
     meta = dict(rows.pop("meta"))
+    if "version" in meta and int(meta["version"]) > tables.SCHEMA_VERSION:
+        tables.check_version(int(meta["version"]), str(path))  # which says what to do
     return rows, numbers, int(meta.get("queue_id", 0))
 
 
-def _open(path: Path, patched: Path, found: Salvage) -> sqlite3.Connection | None:
+def _open(path: Path, patched: Path, found: Salvage) -> tuple[sqlite3.Connection | None, list[str]]:
     """To read it; with the first page of an empty queue when its own tells nothing: all are laid out alike."""
     if not path.exists() or path.stat().st_size < 2 * _PAGE_BYTES:
-        return None
+        return None, []
     for file in (path, patched):
         if file is patched:
             shutil.copyfile(path, patched)
@@ -117,12 +119,12 @@ def _open(path: Path, patched: Path, found: Salvage) -> sqlite3.Connection | Non
         try:
             db.execute("PRAGMA writable_schema=ON")  # else a file that is too short is not read at all
             known = {name for (name,) in db.execute("SELECT name FROM sqlite_master")}
-            if known >= set(tables.NAMES):
-                return db
+            if known >= {"meta", "lanes", "suites", "tasks"}:  # an older one has not all of them
+                return db, [name for name in tables.NAMES if name in known]
         except _DAMAGE:
             pass
         db.close()
-    return None
+    return None, []
 
 
 def _patch(path: Path) -> None:
