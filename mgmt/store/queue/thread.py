@@ -191,7 +191,7 @@ class _Worker:
 
 def _tasks_of(op: ops.Op | ops.Query) -> int:
     """What it costs, in tasks."""
-    if isinstance(op, ops.Submit):
+    if isinstance(op, ops.Submit | ops.SubmitNew):
         return 1 + len(op.tasks)
     if isinstance(op, ops.Exchange):
         return 1 + len(op.results) + op.want
