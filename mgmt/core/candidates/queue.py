@@ -12,6 +12,7 @@ What is next takes a look at each campaign, a position a walk over blocks of ite
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush, heapreplace
@@ -78,6 +79,7 @@ class Queue:
         self._arrived: list[tuple[int, Key]] = []  # of what is in flows
         self._aged: list[tuple[int, Key]] = []
         self._old: set[Key] = set()  # those that are aged
+        self.overdue: deque[Key] = deque(maxlen=4 * AT_ONCE)
         self._parked: list[tuple[int, Key]] = []
         self._waiting: set[Key] = set()  # those that are parked
 
@@ -193,8 +195,9 @@ class Queue:
             self._leave(there)
             self._join(item)
 
-    def pass_time(self, now_us: int) -> list[Key]:
-        """Whose time has come, and who has waited too long, is where it belongs then; the latter ones.
+    def pass_time(self, now_us: int) -> None:
+        """Whose time has come, and who has waited too long, is where it belongs then. The latter are noted in
+        `overdue`, for whoever wants to know.
 
         Of very many the first ones: they are next, and the others are when this is asked again.
         """
@@ -207,16 +210,15 @@ class Queue:
                 self._enter(item)
                 moved += 1
         limit_us = now_us - round(self.settings.max_wait_s * 1e6)
-        aged: list[Key] = []
-        while self._arrived and self._arrived[0][0] <= limit_us and len(aged) < AT_ONCE:
+        while self._arrived and self._arrived[0][0] <= limit_us and moved < 2 * AT_ONCE:
             at_us, key = heappop(self._arrived)
             item = self._items.get(key)
             if item is not None and item.arrived_us == at_us and self._flows_have(key):
                 self._leave(item)
                 insort(self._aged, (at_us, key))
                 self._old.add(key)
-                aged.append(key)
-        return aged
+                self.overdue.append(key)
+                moved += 1
 
     def due_us(self) -> int | None:
         """When `pass_time` has something to do next, at the earliest; None for never."""
@@ -245,6 +247,10 @@ class Queue:
         """As they would be taken, one after the other, when nothing else comes."""
         for _, key in self._aged:
             yield self._items[key]
+        yield from self.fresh()
+
+    def fresh(self) -> Iterator[QueueItem]:
+        """The same, but for those that have waited too long, which come before."""
         for bucket in sorted(self._busy):
             heads: list[tuple[int, Key, Iterator[tuple[int, Key]]]] = []
             for flow in self._busy[bucket].values():

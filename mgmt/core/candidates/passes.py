@@ -1,0 +1,140 @@
+"""One pass over all candidates, beside the loop: what is new in the queue, what is worth another place there, and
+what has to wait."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .compat_queue import RANK
+from .line import NEAR, Queued
+from .policies import Decision, Judge
+from .queue import QueueItem
+from .records import Candidate
+from .rules import Rules
+from .sums import Key
+from .tasks import spec_of
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a pass is about; empty: all. `bucket`: of what it puts into the queue.
+
+    `automatic`: nobody asked for it, so that a candidate rests for a while after each run.
+    """
+
+    codebases: frozenset[str] = frozenset()
+    campaigns: frozenset[str] = frozenset()
+    limit: int | None = None
+    bucket: str = "default"
+    automatic: bool = False
+
+    def has(self, candidate: Candidate) -> bool:
+        return (not self.codebases or candidate.codebase in self.codebases) and (
+            not self.campaigns or candidate.campaign in self.campaigns
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """A candidate that is to become a task."""
+
+    decision: Decision
+    item: QueueItem
+    spec: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """`new` ones best first; `changes`: of those in the queue, with their buckets; `wakes`: (us, key) of those that
+    are held until a time that is known, the earliest first. `told`: all, for the log."""
+
+    considered: int
+    new: list[New]
+    changes: list[tuple[Decision, str]]
+    held: int
+    judge: Judge
+    wakes: list[tuple[int, Key]] = field(default_factory=list)
+    told: list[Decision] = field(default_factory=list)
+
+
+def decided(
+    judge: Judge, rules: Rules, now_us: int, wanted: Wanted, queued: Mapping[Key, Queued], debug: bool = False
+) -> Decided:
+    """A task in the queue keeps the better of its bucket and this one's."""
+    told = [one for one in judge.decisions(now_us) if wanted.has(one.candidate)]
+    return chosen(judge, rules, now_us, wanted, queued, told, debug)
+
+
+def again(
+    judge: Judge,
+    rules: Rules,
+    now_us: int,
+    keys: list[Key],
+    queued: Mapping[Key, Queued],
+    debug: bool = False,
+) -> Decided:
+    """The same for a few of them, each in constant time."""
+    wanted = Wanted(campaigns=rules.campaigns, automatic=True)
+    found = [judge.one(key, now_us) for key in keys]
+    told = [one for one in found if one is not None and wanted.has(one.candidate)]
+    return chosen(judge, rules, now_us, wanted, queued, told, debug)
+
+
+def chosen(
+    judge: Judge,
+    rules: Rules,
+    now_us: int,
+    wanted: Wanted,
+    queued: Mapping[Key, Queued],
+    told: list[Decision],
+    debug: bool,
+) -> Decided:
+    """`queued` changes meanwhile, in the loop: it is looked up, and never walked through."""
+    new: list[New] = []
+    changes: list[tuple[Decision, str]] = []
+    wakes: list[tuple[int, Key]] = []
+    held = 0
+    for one in told:
+        key = one.candidate.key
+        known = queued.get(key)
+        if known is not None:
+            bucket = min(known.item.bucket, wanted.bucket, key=RANK.__getitem__)
+            if not one.held and (bucket != known.item.bucket or _differs(one.score, known.item.score)):
+                changes.append((one, bucket))
+            continue
+        due_us = one.due_us or (rested_us(judge, rules, key) if wanted.automatic else 0)
+        if one.held or due_us > now_us:
+            held += 1
+            if due_us > now_us:
+                wakes.append((due_us, key))
+        elif wanted.limit is None or len(new) < wanted.limit:
+            candidate = one.candidate
+            item = QueueItem(
+                *key, candidate.command, score_in(one), now_us, bucket=wanted.bucket,
+                duration_us=one.duration_us or 0.0,
+            )  # fmt: skip
+            new.append(New(one, item, spec_of(candidate)))
+    return Decided(len(told), new, changes, held, judge, sorted(wakes), told if debug else [])
+
+
+def score_in(one: Decision) -> float:
+    """As the queue takes it. Janitor's may be 0 and less, where a default offset is."""
+    return max(1e-9, one.score or 0.0)
+
+
+def _differs(score: float | None, known: float) -> bool:
+    return score is not None and abs(score - known) > NEAR * known
+
+
+def rested_us(judge: Judge, rules: Rules, key: Key) -> int:
+    """Until when it is not scheduled by itself: `rest` after its latest run, a pause that doubles after transient
+    failures, whatever the policy makes of them. 0 without any run."""
+    streak, ended_us = judge.last(key)
+    if not math.isfinite(ended_us):
+        return 0
+    settings, rest_s = rules.settings, rules.rest_s
+    if streak:
+        rest_s = min(settings.backoff_cap_s, settings.backoff_base_s * 2.0 ** min(streak, 64))
+    return round(ended_us + rest_s * 1e6)
