@@ -23,8 +23,8 @@ from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 
 from .beside import Beside, Then
-from .line import Queued
-from .lines import PART, Lines, entered, us
+from .line import Queued, rest_priority
+from .lines import PART, Lines, us
 from .outcomes import outcome_of
 from .passes import Decided, New, Wanted, decided, score_in
 from .policies import Decision, Judge, Policy, judge_of
@@ -239,13 +239,12 @@ class Desk:
         fresh: list[tuple[New, Queued]] = []
         for one in new:
             if one.decision.candidate.key not in lines.by_key:  # another pass may have put it in meanwhile
-                decision = one.decision
-                expected = {
-                    "probability": decision.probability, "duration_us": decision.duration_us,
-                    "late_us": decision.late_us,
-                }  # fmt: skip
-                fresh.append((one, entered(entry.number, one.item, **expected)))
-                lines.enter(fresh[-1][1])
+                made = Queued(
+                    entry.number, 0, rest_priority(one.item.bucket, one.item.score), one.item,
+                    one.decision.probability, one.decision.duration_us, one.decision.late_us,
+                )  # fmt: skip
+                fresh.append((one, made))
+                lines.enter(made)
         if not fresh:
             # Other suites' lines, too: changes are of candidates wherever they are.
             self._order_all(now, lambda now, result, out: then(now, result or 0, out), out)

@@ -1,13 +1,22 @@
-"""When a candidate in the queue starts: its line is worked off, each by the worker that is free first."""
+"""When a candidate in the queue starts: its line is worked off, each by the worker that is free first.
+
+That is done 53 times at once, each time with other durations: of each candidate the same 53 quantiles of its own, in
+another order (Latin hypercube). The order is made by a generator with a fixed seed, so the same line has the same
+answer.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heapreplace
+from statistics import NormalDist
 from typing import NamedTuple
 
-Z90 = 1.2815515655446004  # what 90 % of a normal distribution are below, in standard deviations
+TIMES = 53  # a prime, for the orders; odd, so that the middle one is the median
+_NORMAL = [NormalDist().inv_cdf((i + 0.5) / TIMES) for i in range(TIMES)]
+_Z90 = NormalDist().inv_cdf(0.9)
+_LATE = round(0.9 * TIMES - 0.5)
 
 
 class Start(NamedTuple):
@@ -17,39 +26,30 @@ class Start(NamedTuple):
     late_s: float
 
 
-def moments(median: float, late: float) -> tuple[float, float]:
-    """Mean and variance of a duration of which these are the median and the 90 % quantile: log-normal, as durations
-    are."""
-    if median <= 0:
-        return 0.0, 0.0
-    sigma = max(0.0, math.log(late / median)) / Z90 if late > median else 0.0
-    growth = math.exp(min(sigma * sigma, 50.0))
-    mean = median * math.sqrt(growth)
-    return mean, (growth - 1) * mean * mean
-
-
 def starts(durations: Iterable[tuple[float, float]], busy: Iterable[tuple[float, float]]) -> Iterator[Start]:
-    """When each starts, one after the other. Durations: (median, 90 %) in seconds. `busy`: what each worker has
-    left to do, (0, 0) for one that is free; there is one.
-
-    A sum of log-normal durations is taken as log-normal, with the mean and the variance of the sum (Fenton,
-    Wilkinson), and what `n` workers do at once as varying by 1/n of it.
-    """
-    known = [moments(*one) for one in busy]
-    free = [mean for mean, _ in known]
-    variance = math.fsum(one for _, one in known)
-    heapify(free)
+    """When each starts, one after the other. Durations: (median, 90 % quantile) in seconds, taken as log-normal.
+    `busy`: what each worker has left to do, (0, 0) for one that is free; there is one."""
+    draws = _Draws()
+    columns = [draws.of(*one) for one in busy]
+    workers = [list(column) for column in zip(*columns, strict=True)]
+    for free in workers:
+        heapify(free)
     for duration in durations:
-        start_s = free[0]
-        yield _quantiles(start_s, variance / len(free) ** 2)
-        mean, more = moments(*duration)
-        heapreplace(free, start_s + mean)
-        variance += more
+        told = sorted([free[0] for free in workers])
+        yield Start(told[TIMES // 2], told[_LATE])
+        for free, lasts_s in zip(workers, draws.of(*duration), strict=True):
+            heapreplace(free, free[0] + lasts_s)
 
 
-def _quantiles(mean: float, variance: float) -> Start:
-    if mean <= 0:
-        return Start(0.0, 0.0)
-    spread = math.log1p(variance / (mean * mean))
-    median = mean / math.exp(spread / 2)
-    return Start(median, median * math.exp(Z90 * math.sqrt(spread)))
+class _Draws:
+    def __init__(self) -> None:
+        self._state = 1
+
+    def of(self, median_s: float, late_s: float) -> list[float]:
+        """The quantiles of a duration, in an order of its own."""
+        if median_s <= 0 or late_s <= median_s:
+            return [max(0.0, median_s)] * TIMES
+        self._state = (self._state * 6364136223846793005 + 1442695040888963407) & (1 << 64) - 1
+        step, first = 1 + (self._state >> 33) % (TIMES - 1), (self._state >> 48) % TIMES
+        sigma = math.log(late_s / median_s) / _Z90
+        return [median_s * math.exp(sigma * _NORMAL[(first + i * step) % TIMES]) for i in range(TIMES)]

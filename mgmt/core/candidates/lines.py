@@ -17,7 +17,7 @@ from mgmt.core.suites.candidate_rows import ChangePriorities, GetLabelled, Label
 from mgmt.core.suites.states import ENDED, Task
 from mgmt.protocol.errors import MgmtError
 
-from .line import HEAD, Line, Queued, bucket_of, rest_priority, score_of
+from .line import HEAD, Line, Queued, bucket_of, score_of
 from .queue import QueueItem
 from .rules import Rules
 from .sums import Key
@@ -279,11 +279,6 @@ def restored(key: Key, row: Labelled) -> Queued:
         *key, LABEL, score_of(row.priority), row.submitted_ms * 1000, bucket=bucket_of(row.priority)
     )  # fmt: skip
     return Queued(row.lane, row.task, row.priority, item)
-
-
-def entered(lane: int, item: QueueItem, **expected: float | None) -> Queued:
-    """One that is about to be submitted."""
-    return Queued(lane, 0, rest_priority(item.bucket, item.score), item, **expected)
 
 
 def us(now: Now) -> int:

@@ -111,8 +111,9 @@ def chosen(
                 wakes.append((due_us, key))
         elif wanted.limit is None or len(new) < wanted.limit:
             candidate = one.candidate
+            arrived_us = now_us + len(new)  # of those that came together, the best came first
             item = QueueItem(
-                *key, candidate.command, score_in(one), now_us, bucket=wanted.bucket,
+                *key, candidate.command, score_in(one), arrived_us, bucket=wanted.bucket,
                 duration_us=one.duration_us or 0.0,
             )  # fmt: skip
             new.append(New(one, item, spec_of(candidate)))

@@ -79,7 +79,10 @@ def get_labelled(db: Connection, op: kept.GetLabelled) -> tuple[kept.Labelled, .
     ids = db.ids([row[0] for row in rows])
     for task, label in db.rows(f"SELECT task, label FROM labels WHERE task {db.AMONG}", (ids,)):
         labels.setdefault(task, []).append(label)
-    return tuple(kept.Labelled(*row, tuple(sorted(labels[row[0]]))) for row in rows)
+    return tuple(
+        kept.Labelled(task, lane, state, priority, at_ms, tuple(sorted(labels[task])))
+        for task, lane, state, priority, at_ms in rows
+    )
 
 
 def change_priorities(db: Connection, op: kept.ChangePriorities) -> kept.Changed:
