@@ -78,6 +78,12 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "task": "Of an agent: for which task; 0: for a hook.",
         },
     ),
+    "candidates-explain": (
+        "Show every factor of a candidate's score, what it waits for, and its place in the queue.",
+        {
+            "policy": "That of the configuration when absent.",
+        },
+    ),
     "candidates-list": (
         "Show candidates with their scores, the next to be run first.",
         {
@@ -89,7 +95,11 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         {},
     ),
     "candidates-next": (
-        "Show which candidate in the queue is run next; none of an empty queue.",
+        "Show which candidate is run next, of each suite that has some in the queue.",
+        {},
+    ),
+    "candidates-position": (
+        "Say how many come before a candidate in the queue, and itself.",
         {},
     ),
     "candidates-queue": (

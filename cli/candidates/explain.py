@@ -21,7 +21,9 @@ KINDS = {"expected": "×", "cost": "+", "about": ""}
 @verb("explain", COMMANDS["explain"][1])
 @click.argument("names", nargs=-1, metavar="[FILE] CODEBASE CAMPAIGN")
 @click.option("--change-set", default="", help="The candidate of this change set.")
-@click.option("--policy", type=click.Choice(["default", "janitor_compat"]), help="By whose rules; not of a file.")
+@click.option(
+    "--policy", type=click.Choice(["default", "janitor_compat"]), help="By whose rules; not of a file."
+)
 @shared
 def explain(
     invocation: Invocation,
@@ -43,13 +45,13 @@ def explain(
     if len(names) != 3:
         raise click.UsageError("give CODEBASE and CAMPAIGN, or FILE, CODEBASE and CAMPAIGN")
     if policy:
-        raise click.UsageError("--policy is for the daemon's candidates: a file is explained by the default one")
+        raise click.UsageError(
+            "--policy is for the daemon's candidates: a file is explained by the default one"
+        )
     return _of_file(invocation, *names, change_set, now, settings)
 
 
-def _ask(
-    invocation: Invocation, codebase: str, campaign: str, change_set: str, policy: str | None
-) -> int:
+def _ask(invocation: Invocation, codebase: str, campaign: str, change_set: str, policy: str | None) -> int:
     body = {"codebase": codebase, "campaign": campaign, "change_set": change_set}
     with invocation.client(LIST_S) as client:
         told = client.request("candidates-explain", {**body, **({"policy": policy} if policy else {})})

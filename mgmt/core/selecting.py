@@ -12,10 +12,9 @@ from mgmt.core.candidates.desk import Passed
 from mgmt.core.candidates.eta import Start, starts
 from mgmt.core.candidates.line import Line, Queued
 from mgmt.core.candidates.lines import us
-from mgmt.core.candidates.passes import Decided, Wanted, rested_us
+from mgmt.core.candidates.passes import Decided, Scene, Wanted
 from mgmt.core.candidates.policies import Decision, Judge
 from mgmt.core.candidates.records import RowError, row_name
-from mgmt.core.candidates.rules import Rules
 from mgmt.core.candidates.scoring import CandidateScore
 from mgmt.core.candidates.sums import Key
 from mgmt.core.event import ADMINISTRATOR, Asked, Now
@@ -174,7 +173,14 @@ def _queue(state: State, now: Now, asked: Asked, body: msg.CandidatesQueue, out:
         work = partial(_far, chosen, deep, place, len(lines.by_key), now.mono_ns, default_s)
     else:
         work = partial(
-            _shown, copies, len(lines.by_key), body.codebase, body.campaign, body.limit, now.mono_ns, default_s
+            _shown,
+            copies,
+            len(lines.by_key),
+            body.codebase,
+            body.campaign,
+            body.limit,
+            now.mono_ns,
+            default_s,
         )
     state.sessions.park(now, asked, out)
     state.desk.beside.compute(work, lambda now, result, out: _answer(state, asked, result, out), out)
@@ -313,7 +319,7 @@ def _explain(state: State, now: Now, asked: Asked, body: msg.CandidatesExplain, 
         if isinstance(judge, MgmtError):
             _answer(state, asked, judge, out)
         else:
-            work = partial(_explained, judge, state.desk.rules(), key, us(now))
+            work = partial(_explained, judge, state.desk.scene(), key, us(now))
             state.desk.beside.compute(work, answer, out)
 
     def answer(now: Now, result: Any, out: list[fx.Effect]) -> None:
@@ -329,13 +335,13 @@ def _explain(state: State, now: Now, asked: Asked, body: msg.CandidatesExplain, 
     return None
 
 
-def _explained(judge: Judge, rules: Rules, key: Key, now_us: int) -> dict[str, Any]:
+def _explained(judge: Judge, scene: Scene, key: Key, now_us: int) -> dict[str, Any]:
     found, one = judge.explain(key, now_us), judge.one(key, now_us)
     if found is None or one is None:
         fault = next((fault for fault in judge.faults if str(fault.row).startswith(" ".join(key[:2]))), None)
         why = f": {fault}" if fault is not None else "; `mgmt candidates list` shows those there are"
         raise MgmtError("unknown-candidate", f"there is no candidate {key[0]} in {key[1]}{why}")
-    held, due_us = one.held, one.due_us or (rested_us(judge, rules, key) if rules.is_automatic else 0)
+    held, due_us = one.held, one.due_us or (scene.rested_us(judge, key) if scene.rules.is_automatic else 0)
     if not held and due_us > now_us:
         held = f"rests for {(due_us - now_us) / 1e6:.0f} s after its latest run"
     return {

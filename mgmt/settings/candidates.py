@@ -64,7 +64,8 @@ class CandidateSettings(Table):
     suite: Text | None = Field(None, description="suite that their tasks go into; name, number or UUID")
     campaigns: tuple[Text, ...] = Field((), description="only these are scheduled; all when empty")
     every: Length | None = Field(
-        None, description="how often all are scheduled by itself; null: never, only `mgmt candidates schedule` does"
+        None,
+        description="how often all are scheduled by itself; null: never, only `mgmt candidates schedule` does",
     )
     after_run: bool = Field(
         True, description="with `every`: what has run, or waited for that, is scheduled again without a pass"

@@ -47,8 +47,8 @@ class Board:
 @settings(deadline=None, max_examples=200)
 @given(st.lists(EVENT, max_size=120), st.integers(1, 5), st.integers(2, 8))
 def test_what_is_dispatched_is_what_the_queue_takes(rows: list[Any], batch: int, head: int) -> None:
-    """Shares and ageing hold at each claim, not only at passes: whatever was scored anew, came or went between, and
-    however many are claimed before the line is told."""
+    """Shares and ageing hold at each claim, not only at passes: whatever was scored anew, came or went between,
+    and however many are claimed before the line is told."""
     queue, line, now_us = Queue(RULES), Line(RULES, fair=True), DAY_S * 1_000_000
     board = Board(line)
     keys: set[Any] = set()
@@ -124,7 +124,9 @@ def test_a_change_of_the_order_costs_few_priorities() -> None:
 def test_a_priority_says_its_bucket_and_score(bucket: str) -> None:
     for score in (1e-3, 0.5, 20.0, 124.4, 1e6, 1e12):
         priority = rest_priority(bucket, score)
-        assert bucket_of(priority) == bucket and level_of(bucket) - lines.LEVELS < priority <= level_of(bucket)
+        assert bucket_of(priority) == bucket and level_of(bucket) - lines.LEVELS < priority <= level_of(
+            bucket
+        )
         assert score_of(priority) == pytest.approx(score, rel=1e-3, abs=2e-3)
     priorities = [rest_priority(bucket, score) for score in (0.5, 0.501, 20.0, 20.01, 1e9, 1.001e9)]
     assert priorities == sorted(priorities, reverse=True) and len({*priorities}) == 6

@@ -188,11 +188,12 @@ def test_a_start_is_when_a_simulation_says(workers: int, place: int) -> None:
     for _ in range(place + workers):
         median_s = dice.uniform(10, 300)
         durations.append((median_s, median_s * dice.uniform(1.5, 4)))
-    told = list(starts(durations[workers:] + [(1.0, 1.0)], durations[:workers]))[-1]
+    told = list(starts([*durations[workers:], (1.0, 1.0)], durations[:workers]))[-1]
     seen = []
     for _ in range(3000):
         drawn = [
-            median_s * exp(dice.gauss(0, log(late_s / median_s) / 1.2815515655)) for median_s, late_s in durations
+            median_s * exp(dice.gauss(0, log(late_s / median_s) / 1.2815515655))
+            for median_s, late_s in durations
         ]
         free = drawn[:workers]
         for one in drawn[workers:]:

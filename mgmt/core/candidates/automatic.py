@@ -1,9 +1,9 @@
-"""What is scheduled by itself: a pass every so often and after rows were loaded, and between passes whatever has run.
+"""What is scheduled by itself: a pass every so often and after rows were loaded, and between passes what has run.
 
-A candidate whose run is recorded is scored again, alone, in constant time, and is a task again when the policy says
-so, with the candidates that waited for its success. What has to pause, after a transient failure or because it ran
-a moment ago, is looked at again when its time has come. So nothing is tried at once that has just been tried, unless
-`rest` says that it may.
+A candidate whose run is recorded is scored again, alone, in constant time, and is a task again when the policy
+says so, with the candidates that waited for its success. What has to pause, after a transient failure or because
+it ran a moment ago, is looked at again when its time has come. So nothing is tried at once that has just been tried,
+unless `rest` says that it may.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Automatic:
             for pair in self._succeeded:
                 keys |= dict.fromkeys(judge.dependants(*pair))
             self._succeeded.clear()
-            work = partial(again, judge, rules, us(now), list(keys), desk.lines.by_key, desk.debug())
+            work = partial(again, judge, desk.scene(), us(now), list(keys))
             desk.beside.compute(work, decided, out)
 
         def decided(now: Now, found: Any, out: list[fx.Effect]) -> None:

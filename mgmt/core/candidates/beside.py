@@ -34,9 +34,9 @@ class Beside:
         out.append(fx.Compute(self._number, self._jobs[0][0]))
 
     def on_computed(self, now: Now, event: Computed, out: list[fx.Effect]) -> None:
-        _, then = self._jobs.popleft()
         try:
-            then(now, event.result, out)
+            self._jobs[0][1](now, event.result, out)  # what it asks for comes after all that waits
         finally:
+            self._jobs.popleft()
             if self._jobs:
                 self._begin(out)

@@ -26,7 +26,7 @@ from .beside import Beside, Then
 from .line import Queued, rest_priority
 from .lines import PART, Lines, us
 from .outcomes import outcome_of
-from .passes import Decided, New, Wanted, decided, score_in
+from .passes import Decided, New, Scene, Wanted, decided, score_in
 from .policies import Decision, Judge, Policy, judge_of
 from .records import Run, world_of
 from .rules import Rules
@@ -47,18 +47,19 @@ class Passed:
 
 
 class Desk:
-    """`rules` says what is set now, `debug` whether each decision is logged. `on_run(now, key, run, out)` is told of
-    each run that is recorded and learned."""
+    """`rules` says what is set now, `debug` whether each decision is logged. `on_run(now, key, run, out)` is told
+    of each run that is recorded."""
 
     def __init__(self, board: Board, rules: Callable[[], Rules], debug: Callable[[], bool]) -> None:
         self.beside = Beside()
         self.lines = Lines(board, rules, self._ended)
         self.on_run: Callable[[Now, Key, Run, list[fx.Effect]], None] = lambda now, key, run, out: None
-        self.rules, self.debug = rules, debug
+        self.rules, self._debug = rules, debug
         self._board = board
         self._judges: dict[str, Judge] = {}  # by policy
         self._version = 0  # of what is stored; a judge of older rows is not kept
         self._building: dict[tuple[str, int], list[Then]] = {}  # (policy, version) -> who waits for it
+        self._heard: dict[tuple[str, str], int] = {}  # when the latest run of a series was recorded, us
         self._late: list[Run] = []  # ended while a judge was at work
         self._recent: list[tuple[str, Run]] = []  # recorded while a judge is being built, by row
 
@@ -117,6 +118,9 @@ class Desk:
 
     # ---- passes ----
 
+    def scene(self) -> Scene:
+        return Scene(self.rules(), self.lines.by_key, self._heard, self._debug())
+
     def decide(self, now: Now, policy: Policy, wanted: Wanted, then: Then, out: list[fx.Effect]) -> None:
         """`then` with what a pass of now would do (`Decided`), or a MgmtError."""
 
@@ -133,10 +137,7 @@ class Desk:
             if isinstance(judge, MgmtError):
                 then(now, judge, out)
             else:
-                work = partial(
-                    decided, judge, self.rules(), us(now), wanted, self.lines.by_key, self.debug()
-                )
-                self.beside.compute(work, then, out)
+                self.beside.compute(partial(decided, judge, self.scene(), us(now), wanted), then, out)
 
         if self._board.is_shared:
             self.lines.look(now, looked, out)
@@ -272,7 +273,7 @@ class Desk:
             self._board.metrics.add(f"{PREFIX}queued_total", count)
             lines.correct(late, out)
             if count < len(fresh):
-                lines.moved(now, out)
+                lines.look(now, lambda now, result, out: None, out)
             self._order_all(now, lambda now, result, out: then(now, result or count, out), out)
 
         self._board.ask(SubmitNew(entry.number, tasks, LABEL, creator, now.real_ms), submitted, out)
@@ -297,7 +298,7 @@ class Desk:
         self, now: Now, key: Key, known: Queued | None, task: op.TaskRecord, out: list[fx.Effect]
     ) -> None:
         """Record the run that it was, and tell the judges once that is durable."""
-        run = run_of_task(key, task, self.rules().result_codes)
+        run = run_of_task(key, task, self.rules().result_codes, now.real_ms)
         name = f"task {task.task}.{task.attempt}"
         row = None if run is None else Row("runs", name, packed(run))
 
@@ -310,6 +311,7 @@ class Desk:
                 if self._building:
                     self._recent.append((name, run))
                 self._late.append(run) if self.beside.is_at_work else self._learn(run)
+                self._heard[key[:2]] = us(now)
                 self.on_run(now, key, run, out)
 
         self._board.ask(RecordRun(task.task, LABEL, row), then, out)
@@ -332,7 +334,9 @@ class Desk:
 
 
 def told_of(one: Decision) -> str:
-    what = "held: " + one.held if one.held else f"score {one.score:.6g}" if one.score is not None else "no score"
+    what = (
+        "held: " + one.held if one.held else f"score {one.score:.6g}" if one.score is not None else "no score"
+    )
     return f"{one.candidate.codebase} in {one.candidate.campaign}: {what}"
 
 
@@ -343,9 +347,7 @@ def fields_of(one: Decision) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def build(
-    policy: Policy, rows: list[Row], settings: Settings, now_us: int
-) -> tuple[Judge, frozenset[str]]:
+def build(policy: Policy, rows: list[Row], settings: Settings, now_us: int) -> tuple[Judge, frozenset[str]]:
     """A judge of what is stored, and the names of the runs that it has seen."""
     tables: dict[str, list[Any]] = {}
     for row in rows:

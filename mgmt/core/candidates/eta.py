@@ -1,8 +1,8 @@
 """When a candidate in the queue starts: its line is worked off, each by the worker that is free first.
 
-That is done 53 times at once, each time with other durations: of each candidate the same 53 quantiles of its own, in
-another order (Latin hypercube). The order is made by a generator with a fixed seed, so the same line has the same
-answer.
+That is done 53 times at once, each time with other durations: of each candidate the same 53 quantiles of its own,
+in another order (Latin hypercube). The order is made by a generator with a fixed seed, so the same line has the
+same answer.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The line of candidates before a suite: the queue's order, as the priorities of their tasks.
 
-Tasks are claimed by priority, so priorities have to say what the queue would: which are the next ones, exactly, and
-of all others roughly. A bucket has a level of 2^28 priorities. At its top are places: the head of the line, HEAD
-items, has them in its order, and they are told anew whenever it changes. Below, the rest is by score. So a decision
-that changes the order of a million costs a few priorities. Whoever has waited for too long is at the very top.
+Tasks are claimed by priority, so priorities have to say what the queue would: which are the next ones, exactly,
+and of all others roughly. A bucket has a level of 2^28 priorities. At its top are places: the head of the line,
+HEAD items, has them in its order, and they are told anew whenever it changes. Below, the rest is by score. So a
+decision that changes the order of a million costs a few priorities. Whoever has waited for too long is at the
+very top.
 """
 
 from __future__ import annotations

@@ -111,7 +111,9 @@ class Lines:
     def _set_age(self, now: Now, out: list[fx.Effect]) -> None:
         dues = [due for line in self.by_suite.values() if (due := line.queue.due_us()) is not None]
         if dues:
-            wait_ns = max(1_000_000, (min(dues) - us(now)) * 1000)  # what is overdue is more than once can move
+            wait_ns = max(
+                1_000_000, (min(dues) - us(now)) * 1000
+            )  # what is overdue is more than once can move
             out.append(fx.SetTimer(("candidates", "age"), now.mono_ns + wait_ns))
 
     def on_age(self, now: Now, out: list[fx.Effect]) -> None:
@@ -232,9 +234,8 @@ class Lines:
         one = self._of(row.task)
         if row.state in ENDED:
             self._ask(row.task, out)
-        elif one is not None:
-            if row.state == Task.RUNNING:
-                self.line(one.lane).start(one, now.mono_ns)
+        elif one is not None and row.state == Task.RUNNING:
+            self.line(one.lane).start(one, now.mono_ns)
 
     def _compare(
         self, now: Now, there: set[int], known: Collection[int], asked_ns: int, out: list[fx.Effect]
@@ -258,7 +259,10 @@ class Lines:
                 return  # it has another one, whose line it is; this one is recorded all the same
             labels = tuple(found.labels)
             row = Labelled(task, found.lane, found.state, found.priority, found.submitted_ms, labels)
-            self.enter(restored(key, row))
+            one = restored(key, row)
+            self.enter(one)
+            if found.state == Task.RUNNING:
+                self.line(one.lane).start(one, now.mono_ns)
             self.order(now, found.lane, out)
 
         self._board.ask(op.GetTask(task), then, out)

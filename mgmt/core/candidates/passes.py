@@ -47,8 +47,8 @@ class New:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """`new` ones best first; `changes`: of those in the queue, with their buckets; `wakes`: (us, key) of those that
-    are held until a time that is known, the earliest first. `told`: all, for the log."""
+    """`new` ones best first; `changes`: of those in the queue, with their buckets; `wakes`: (us, key) of those
+    that are held until a time that is known, the earliest first. `told`: all, for the log."""
 
     considered: int
     new: list[New]
@@ -59,52 +59,60 @@ class Decided:
     told: list[Decision] = field(default_factory=list)
 
 
-def decided(
-    judge: Judge, rules: Rules, now_us: int, wanted: Wanted, queued: Mapping[Key, Queued], debug: bool = False
-) -> Decided:
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """What a pass looks at beside the judge. `queued` and `heard` change meanwhile, in the loop: they are looked
+    up, and never walked through. `heard`: when the end of the latest run of a series was heard of here, us."""
+
+    rules: Rules
+    queued: Mapping[Key, Queued]
+    heard: Mapping[tuple[str, str], int]
+    debug: bool = False
+
+    def rested_us(self, judge: Judge, key: Key) -> int:
+        """Until when it is not scheduled by itself: `rest` after its latest run, a pause that doubles after
+        transient failures, whatever the policy makes of them. 0 without any run.
+
+        From when its end was heard of, where that is later: a node's clock may be wrong.
+        """
+        streak, ended_us = judge.last(key)
+        ended_us = max(ended_us, self.heard.get(key[:2], -math.inf))
+        if not math.isfinite(ended_us):
+            return 0
+        settings, rest_s = self.rules.settings, self.rules.rest_s
+        if streak:
+            rest_s = min(settings.backoff_cap_s, settings.backoff_base_s * 2.0 ** min(streak, 64))
+        return round(ended_us + rest_s * 1e6)
+
+
+def decided(judge: Judge, scene: Scene, now_us: int, wanted: Wanted) -> Decided:
     """A task in the queue keeps the better of its bucket and this one's."""
     told = [one for one in judge.decisions(now_us) if wanted.has(one.candidate)]
-    return chosen(judge, rules, now_us, wanted, queued, told, debug)
+    return chosen(judge, scene, now_us, wanted, told)
 
 
-def again(
-    judge: Judge,
-    rules: Rules,
-    now_us: int,
-    keys: list[Key],
-    queued: Mapping[Key, Queued],
-    debug: bool = False,
-) -> Decided:
+def again(judge: Judge, scene: Scene, now_us: int, keys: list[Key]) -> Decided:
     """The same for a few of them, each in constant time."""
-    wanted = Wanted(campaigns=rules.campaigns, automatic=True)
+    wanted = Wanted(campaigns=scene.rules.campaigns, automatic=True)
     found = [judge.one(key, now_us) for key in keys]
     told = [one for one in found if one is not None and wanted.has(one.candidate)]
-    return chosen(judge, rules, now_us, wanted, queued, told, debug)
+    return chosen(judge, scene, now_us, wanted, told)
 
 
-def chosen(
-    judge: Judge,
-    rules: Rules,
-    now_us: int,
-    wanted: Wanted,
-    queued: Mapping[Key, Queued],
-    told: list[Decision],
-    debug: bool,
-) -> Decided:
-    """`queued` changes meanwhile, in the loop: it is looked up, and never walked through."""
+def chosen(judge: Judge, scene: Scene, now_us: int, wanted: Wanted, told: list[Decision]) -> Decided:
     new: list[New] = []
     changes: list[tuple[Decision, str]] = []
     wakes: list[tuple[int, Key]] = []
     held = 0
     for one in told:
         key = one.candidate.key
-        known = queued.get(key)
+        known = scene.queued.get(key)
         if known is not None:
             bucket = min(known.item.bucket, wanted.bucket, key=RANK.__getitem__)
             if not one.held and (bucket != known.item.bucket or _differs(one.score, known.item.score)):
                 changes.append((one, bucket))
             continue
-        due_us = one.due_us or (rested_us(judge, rules, key) if wanted.automatic else 0)
+        due_us = one.due_us or (scene.rested_us(judge, key) if wanted.automatic else 0)
         if one.held or due_us > now_us:
             held += 1
             if due_us > now_us:
@@ -117,7 +125,7 @@ def chosen(
                 duration_us=one.duration_us or 0.0,
             )  # fmt: skip
             new.append(New(one, item, spec_of(candidate)))
-    return Decided(len(told), new, changes, held, judge, sorted(wakes), told if debug else [])
+    return Decided(len(told), new, changes, held, judge, sorted(wakes), told if scene.debug else [])
 
 
 def score_in(one: Decision) -> float:
@@ -127,15 +135,3 @@ def score_in(one: Decision) -> float:
 
 def _differs(score: float | None, known: float) -> bool:
     return score is not None and abs(score - known) > NEAR * known
-
-
-def rested_us(judge: Judge, rules: Rules, key: Key) -> int:
-    """Until when it is not scheduled by itself: `rest` after its latest run, a pause that doubles after transient
-    failures, whatever the policy makes of them. 0 without any run."""
-    streak, ended_us = judge.last(key)
-    if not math.isfinite(ended_us):
-        return 0
-    settings, rest_s = rules.settings, rules.rest_s
-    if streak:
-        rest_s = min(settings.backoff_cap_s, settings.backoff_base_s * 2.0 ** min(streak, 64))
-    return round(ended_us + rest_s * 1e6)

@@ -104,7 +104,14 @@ class ByDefault:
             due_us = one.not_before_us
             why = f"pauses for {(due_us - now_us) / 1e6:.0f} s after transient failures"
         return Decision(
-            self.scorer.candidates[number], one.score, one.probability, one.duration_us, 0.0, why, due_us, late_us
+            self.scorer.candidates[number],
+            one.score,
+            one.probability,
+            one.duration_us,
+            0.0,
+            why,
+            due_us,
+            late_us,
         )
 
     def one(self, key: Key, now_us: int) -> Decision | None:

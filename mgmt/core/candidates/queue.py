@@ -134,7 +134,9 @@ class Queue:
         self._join(item)
         heappush(self._arrived, (item.arrived_us, item.key))
         if len(self._arrived) > 2 * len(self._items) + AT_ONCE:  # mostly of what is gone
-            self._arrived = [(one.arrived_us, key) for key, one in self._items.items() if self._flows_have(key)]
+            self._arrived = [
+                (one.arrived_us, key) for key, one in self._items.items() if self._flows_have(key)
+            ]
             heapify(self._arrived)
 
     def _flows_have(self, key: Key) -> bool:

@@ -1,8 +1,8 @@
 """Keys by number, with the sums of the numbers: where one is, what is before it, and how many reach a sum.
 
 Blocks of some hundred with a sum each: what is asked costs a walk over the blocks and into one of them, some 15 us
-where there are fifty thousand, and so does a change. Numbers are whole, so that a sum is the same whichever way it is
-added.
+where there are fifty thousand, and so does a change. Numbers are whole, so that a sum is the same whichever way it
+is added.
 """
 
 from __future__ import annotations

@@ -45,8 +45,9 @@ def spec_of(candidate: Candidate) -> bytes:
     return frames.pack_body(spec)
 
 
-def run_of_task(key: Key, task: op.TaskRecord, codes: Mapping[str, str]) -> Run | None:
-    """The run that an ended task was; None for one that never began."""
+def run_of_task(key: Key, task: op.TaskRecord, codes: Mapping[str, str], now_ms: int) -> Run | None:
+    """The run that an ended task was; None for one that never began. By a node's clock that is ahead it may end
+    after now, and would be the latest one for long: it ended now, then."""
     if not task.started_ms:
         return None
     if task.message == CANCELLED:
@@ -56,9 +57,10 @@ def run_of_task(key: Key, task: op.TaskRecord, codes: Mapping[str, str]) -> Run 
     else:
         code = codes.get(str(task.status), "success" if task.status == 0 else f"failed-{task.status}")
     context = (frames.unpack(task.spec).get("envs") or {}).get("CONTEXT") if task.spec else None
+    took_ms = max(0, task.finished_ms - task.started_ms)
+    end_ms = min(max(task.started_ms, task.finished_ms), now_ms)
     return Run(
-        key[0], key[1], code, task.started_ms * 1000, max(task.started_ms, task.finished_ms) * 1000,
-        context=context or None,
+        key[0], key[1], code, (end_ms - took_ms) * 1000, end_ms * 1000, context=context or None
     )  # fmt: skip
 
 

@@ -618,7 +618,9 @@ Op = (
     | Prune | OpenHolder | RenewHolders | EndHolder | Reconcile | Exchange | ExecStates | ReportDeath | Sweep
     | BlobOp | PutRows | RecordRun | ChangePriorities | SubmitNew
 )  # fmt: skip
-Query = ListSuites | GetSuite | ListLanes | ListTasks | GetTask | ListHolders | BlobQuery | GetRows | GetLabelled
+Query = (
+    ListSuites | GetSuite | ListLanes | ListTasks | GetTask | ListHolders | BlobQuery | GetRows | GetLabelled
+)
 Answer = (
     SuiteRecord | Suites | LaneRecord | tuple[LaneRecord, ...] | Counts | Submitted | Cancelled | Tasks
     | TaskRecord | Pruned | HolderRecord | tuple[HolderRecord, ...] | Renewed | Returned | Reconciled | Exchanged
