@@ -27,6 +27,7 @@ from .records import Run
 from .sums import Key
 
 SOON_S = 1.0  # after rows were loaded: there are more, as a rule
+AGAIN_S = 60.0  # until a suite is looked for again
 SUCCESS = 0  # an outcome
 
 
@@ -39,6 +40,7 @@ class Automatic:
         self._succeeded: dict[tuple[str, str], None] = {}  # ... with those that wait for these
         self._wakes: list[tuple[int, Key]] = []
         self._added: list[tuple[int, Key]] = []  # since the pass began that is under way
+        self._missing = ""  # why there is no suite
         self._passing = self._rescoring = False
         desk.on_run = self.on_run
 
@@ -78,10 +80,12 @@ class Automatic:
         try:
             entry = self._entry_of()
         except MgmtError as error:
-            out.append(fx.Note("WARNING", f"no pass over candidates: {error.text}", {"code": error.code}))
-            self._next(now, out)
+            if error.text != self._missing:
+                out.append(fx.Note("WARNING", f"no pass over candidates: {error.text}", {"code": error.code}))
+            self._missing = error.text
+            self._set(now, "pass", min(AGAIN_S, rules.every_s or AGAIN_S), out)
             return
-        self._passing, self._added = True, []
+        self._passing, self._added, self._missing = True, [], ""
 
         def done(now: Now, result: Any, out: list[fx.Effect]) -> None:
             self._passing = False
