@@ -30,9 +30,8 @@ AUTOMATIC = {"suite": "work", "every": "7d", "result_codes": {str(TRANSIENT): "w
 class Daemon(Suited):
     """One with a suite `work`, whose workers end what they are given when told to, at the time of its clock."""
 
-    def __init__(self, db: Connection, workers: int = 1, *, debug: bool = False, **candidates: Any) -> None:
-        logging = {"level": "DEBUG"} if debug else {}
-        super().__init__(db, candidates={**AUTOMATIC, **candidates}, logging=logging)
+    def __init__(self, db: Connection, workers: int = 1, **candidates: Any) -> None:
+        super().__init__(db, candidates={**AUTOMATIC, **candidates})
         self.number = self.suite(name="work", worker={"worker_count": workers})
         self.skew_s = 0.0  # of the clock of nodes
         self.statuses: dict[str, int] = {}  # by codebase; 0 for others
@@ -388,7 +387,8 @@ def test_many_are_put_in_part_by_part(make: Make, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_pass_is_logged_with_each_decision(make: Make) -> None:
-    there = make(every=None, debug=True)
+    there = make(every=None)
+    there.daemon.state.desk._debug = True
     there.candidates("a", "b")
     there.candidates("a/late", requires=["fix"])
     there.daemon.notes.clear()
