@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from mgmt.kernel.reference_history import TRANSIENT
@@ -87,39 +87,28 @@ class ByDefault:
         for one in scorer.pass_over(now_us):
             number = scorer.number_of(*one.key)
             assert number is not None  # it was scored
-            decision = self._decision(number, one, now_us, late_us[number])
-            if not decision.held:
+            candidate, (why, due_us) = scorer.candidates[number], _held(one, now_us)
+            turn = 0.0
+            if not why:
                 assert one.score is not None  # there would be a reason
                 turn = clocks.get(one.campaign, 0.0) + one.score / weight(one.campaign)
                 clocks[one.campaign] = turn
-                decision = replace(decision, turn=turn)
-            (held if decision.held else ready).append(decision)
+            decision = Decision(
+                candidate, one.score, one.probability, one.duration_us, turn, why, due_us, late_us[number]
+            )
+            (held if why else ready).append(decision)
         return [*sorted(ready, key=lambda one: (one.turn, one.candidate.key)), *held]
-
-    def _decision(self, number: int, one: CandidateScore, now_us: int, late_us: float) -> Decision:
-        why, due_us = one.reason, 0
-        if one.waits_for:
-            why = f"waits for {', '.join(one.waits_for)}"
-        elif one.not_before_us:
-            due_us = one.not_before_us
-            why = f"pauses for {(due_us - now_us) / 1e6:.0f} s after transient failures"
-        return Decision(
-            self.scorer.candidates[number],
-            one.score,
-            one.probability,
-            one.duration_us,
-            0.0,
-            why,
-            due_us,
-            late_us,
-        )
 
     def one(self, key: Key, now_us: int) -> Decision | None:
         number = self.scorer.number_of(*key)
         if number is None:
             return None
-        late_us = self.scorer.late_us(number, now_us)
-        return self._decision(number, self.scorer.score(number, now_us), now_us, late_us)
+        found, late_us = self.scorer.score(number, now_us), self.scorer.late_us(number, now_us)
+        why, due_us = _held(found, now_us)
+        return Decision(
+            self.scorer.candidates[number], found.score, found.probability, found.duration_us, 0.0, why, due_us,
+            late_us,
+        )  # fmt: skip
 
     def last(self, key: Key) -> tuple[int, float]:
         level = self.scorer.history.series
@@ -222,6 +211,16 @@ def judge_of(
     if policy == "default":
         world.runs = []  # the history has them in its columns
     return judge
+
+
+def _held(one: CandidateScore, now_us: int) -> tuple[str, int]:
+    """Why it cannot run now, empty when it can, and until when; 0 where that is not known."""
+    if one.waits_for:
+        return f"waits for {', '.join(one.waits_for)}", 0
+    if one.not_before_us:
+        pause_s = (one.not_before_us - now_us) / 1e6
+        return f"pauses for {pause_s:.0f} s after transient failures", one.not_before_us
+    return one.reason, 0
 
 
 def _ended_us(run: Run) -> float:
