@@ -457,6 +457,31 @@ def test_positions_and_the_next_of_each_suite(make: Make) -> None:
     assert [(one["position"], one["total"]) for one in places] == [(1, 3), (2, 3), (3, 3), (1, 1)]
 
 
+def test_depth_and_age_are_metrics(make: Make) -> None:
+    there = make(every=None)
+    there.candidates("a", "b", "c")
+    there.ask("worker-pause", node=LOCAL, paused=True)
+    there.schedule(codebases=["a"])
+    there.live(100.0, 5.0, works=False)
+    there.schedule()
+    there.schedule(codebases=["b"], bucket="manual")
+    told = {
+        (sample["name"], sample["labels"].get("bucket", "")): sample["value"]
+        for family in there.ask("metrics").ok["metrics"]
+        for sample in family["samples"]
+    }
+    assert told["mgmt_candidates_queue_depth", "default"] == 2
+    assert told["mgmt_candidates_queue_depth", "manual"] == 1
+    assert 100 <= told["mgmt_candidates_queue_age_seconds", ""] <= 101
+    there.ask("candidates-reset")
+    told = {
+        sample["name"]: sample["value"]
+        for family in there.ask("metrics").ok["metrics"]
+        for sample in family["samples"]
+    }
+    assert told["mgmt_candidates_queue_depth"] == told["mgmt_candidates_queue_age_seconds"] == 0
+
+
 def test_other_settings_hold_for_what_is_queued(make: Make) -> None:
     there = make(every=None)
     there.candidates(*(f"c{i}/x" for i in range(9)), *(f"c{i}/y" for i in range(9)))
