@@ -474,12 +474,12 @@ def test_depth_and_age_are_metrics(make: Make) -> None:
     assert told["mgmt_candidates_queue_depth", "manual"] == 1
     assert 100 <= told["mgmt_candidates_queue_age_seconds", ""] <= 101
     there.ask("candidates-reset")
-    told = {
+    left = {
         sample["name"]: sample["value"]
         for family in there.ask("metrics").ok["metrics"]
         for sample in family["samples"]
     }
-    assert told["mgmt_candidates_queue_depth"] == told["mgmt_candidates_queue_age_seconds"] == 0
+    assert left["mgmt_candidates_queue_depth"] == left["mgmt_candidates_queue_age_seconds"] == 0
 
 
 def test_other_settings_hold_for_what_is_queued(make: Make) -> None:
