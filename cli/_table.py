@@ -84,6 +84,12 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "policy": "That of the configuration when absent.",
         },
     ),
+    "candidates-hosts": (
+        "Show which hosts are left alone, after that of `host` was changed. Candidates of codebases there wait.",
+        {
+            "for_s": "From now on; 0: it is left alone no longer.",
+        },
+    ),
     "candidates-list": (
         "Show candidates with their scores, the next to be run first.",
         {

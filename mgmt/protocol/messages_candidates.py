@@ -224,3 +224,25 @@ class CandidatesReset(Message):
     codebase: Name | None = None
     campaign: Name | None = None
     forget: bool = Field(default=False, description="candidates, codebases, policies and runs, too")
+
+
+class AwayHost(Message):
+    """A host that is left alone until a time, epoch seconds."""
+
+    host: str
+    until: float
+
+
+class CandidateHosts(Message):
+    hosts: list[AwayHost]
+    cancelled: int = Field(description="tasks that were taken out of the queue for it")
+
+
+@request("candidates-hosts", CandidateHosts)
+class CandidatesHosts(Message):
+    """Show which hosts are left alone, after that of `host` was changed. Candidates of codebases there wait."""
+
+    host: Name | None = None
+    for_s: float | None = Field(
+        default=None, ge=0, le=366 * 86_400, description="from now on; 0: it is left alone no longer"
+    )

@@ -457,6 +457,38 @@ def test_positions_and_the_next_of_each_suite(make: Make) -> None:
     assert [(one["position"], one["total"]) for one in places] == [(1, 3), (2, 3), (3, 3), (1, 1)]
 
 
+def test_a_host_is_left_alone_for_a_while(make: Make) -> None:
+    there = make(rest="1h")
+    there.candidates("a", "b", "c")
+    urls = {"a": "https://user@git.example:8443/a", "b": "https://other.example/b"}
+    there.load("codebases", *({"name": name, "value": 10, "branch_url": url} for name, url in urls.items()))
+    there.ask("worker-pause", node=LOCAL, paused=True)
+    there.live(2.0, 0.5, works=False)
+    assert {*there.queued()} == {"a", "b", "c"}
+    assert there.ask("candidates-hosts").ok == {"hosts": [], "cancelled": 0}
+    done = there.ask("candidates-hosts", host="git.example:8443", for_s=600.0).ok
+    assert [row["host"] for row in done["hosts"]] == ["git.example:8443"]
+    assert done["hosts"][0]["until"] == pytest.approx(there.daemon.now.real_s + 600, abs=1)
+    left = there.queued()
+    assert done["cancelled"] == 3 - len(left) and "b" in left and ("a" not in left or done["cancelled"] == 0)
+    assert (
+        there.ask("candidates-explain", codebase="a", campaign="fix").ok["held"] == "its host is left alone"
+    )
+    there.live(4.0, 0.5, works=False)
+    assert there.schedule()["queued"] == 0 and "a" not in there.queued()
+    there.kill_daemon()
+    there.ask("worker-pause", node=LOCAL, paused=True)
+    there.live(500.0, 5.0, works=False)
+    assert "a" not in there.queued()
+    there.live(120.0, 5.0, works=False)
+    assert "a" in there.queued() and there.ask("candidates-hosts").ok["hosts"] == []
+    there.ask("candidates-hosts", host="other.example", for_s=600.0)
+    assert there.ask("candidates-hosts", host="other.example", for_s=0.0).ok["hosts"] == []
+    there.live(4.0, 0.5, works=False)
+    assert "b" in there.queued()
+    assert there.ask("candidates-hosts", host="x").code == "bad-body"
+
+
 def test_depth_and_age_are_metrics(make: Make) -> None:
     there = make(every=None)
     there.candidates("a", "b", "c")

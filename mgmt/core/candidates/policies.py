@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -12,7 +12,7 @@ from mgmt.kernel.reference_history import TRANSIENT
 from . import compat
 from .history import ENDED, STREAK
 from .outcomes import outcome_of
-from .records import Candidate, RowError, Run, World
+from .records import Candidate, Codebase, RowError, Run, World
 from .scoring import CandidateScore, PriorityFactor, Scorer
 from .settings import Settings
 from .sums import Key
@@ -43,6 +43,7 @@ class Judge(Protocol):
 
     faults: list[RowError]
     warnings: set[str]
+    codebases: Mapping[str, Codebase]
 
     def decisions(self, now_us: int) -> list[Decision]:
         """All candidates, the best first; those that are held last."""
@@ -68,7 +69,7 @@ class Judge(Protocol):
 
 class ByDefault:
     def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
+        self.scorer, self.codebases = scorer, scorer.world.codebases
         self.faults, self.warnings = scorer.faults, scorer.warnings
         self._dependants: dict[tuple[str, str], list[Key]] = {}
         for candidate in scorer.candidates:
@@ -130,7 +131,7 @@ class ByCompat:
     """Orders by Janitor's offsets; what has to wait, and for what, it does not know."""
 
     def __init__(self, world: World, now_us: int) -> None:
-        self.engine = compat.Engine(world, now_us)
+        self.engine, self.codebases = compat.Engine(world, now_us), world.codebases
         self.faults: list[RowError] = []
         self.warnings: set[str] = set()
         self._candidates = {candidate.key: candidate for candidate in self.engine.selected()}
