@@ -69,7 +69,8 @@ class Judge(Protocol):
 
 class ByDefault:
     def __init__(self, scorer: Scorer) -> None:
-        self.scorer, self.codebases = scorer, scorer.world.codebases
+        self.scorer = scorer
+        self.codebases: Mapping[str, Codebase] = scorer.world.codebases
         self.faults, self.warnings = scorer.faults, scorer.warnings
         self._dependants: dict[tuple[str, str], list[Key]] = {}
         for candidate in scorer.candidates:
@@ -131,7 +132,8 @@ class ByCompat:
     """Orders by Janitor's offsets; what has to wait, and for what, it does not know."""
 
     def __init__(self, world: World, now_us: int) -> None:
-        self.engine, self.codebases = compat.Engine(world, now_us), world.codebases
+        self.engine = compat.Engine(world, now_us)
+        self.codebases: Mapping[str, Codebase] = world.codebases
         self.faults: list[RowError] = []
         self.warnings: set[str] = set()
         self._candidates = {candidate.key: candidate for candidate in self.engine.selected()}
