@@ -29,7 +29,7 @@ from mgmt.protocol.errors import MgmtError
 
 SHOWN = 20  # of the new tasks of a pass
 FAULTS = 100  # that are told
-DEPTH = 10_000  # how much of a line is worked off to say when who starts
+DEPTH = 5000  # how much of a line is worked off to say when who starts
 
 
 def _answer(state: State, asked: Asked, result: Any, out: list[fx.Effect]) -> None:
@@ -159,9 +159,10 @@ def _queue(state: State, now: Now, asked: Asked, body: msg.CandidatesQueue, out:
     lines = state.desk.lines
     now_us, default_s = us(now), state.desk.rules().settings.default_duration_s
     workers = {suite: _workers(state, suite) for suite in lines.by_suite}
+    most = DEPTH if body.codebase or body.campaign else body.limit
     # What runs, and the first that wait, in order: copies, as the lines change meanwhile.
     copies = [
-        (list(line.running.values()), line.waiting(now_us, DEPTH), workers[suite])
+        (list(line.running.values()), line.waiting(now_us, most), workers[suite])
         for suite, line in lines.by_suite.items()
         if line.all
     ]

@@ -115,7 +115,7 @@ class CandidateQueueReply(Message):
 class CandidatesQueue(Message):
     """Show the candidates in the queue in the order in which they are run, with the time until each starts.
 
-    What is asked for by codebase or campaign alone is looked for among the first ten thousand of each suite.
+    What is asked for by codebase or campaign alone is looked for among the first five thousand of each suite.
     """
 
     codebase: Name | None = None

@@ -131,6 +131,37 @@ def test_what_is_loaded_is_scheduled_by_itself(make: Make) -> None:
     assert {*there.queued()} == {"a", "b", "c"}
 
 
+def test_rows_that_are_loaded_during_a_pass_have_another(make: Make) -> None:
+    there = make()
+    there.candidates("a")
+    there.daemon.advance(1.0)
+    assert there.daemon.state.automatic._passing
+    there.daemon.feed(ev.TimerFired(("candidates", "pass")))
+    there.pump()
+    passes = there.daemon.state.board.metrics.counts["candidates_passes_total", ""]
+    there.live(2.0, 0.5, works=False)
+    assert there.daemon.state.board.metrics.counts["candidates_passes_total", ""] == passes + 1
+    there.live(60.0, works=False)
+    assert there.daemon.state.board.metrics.counts["candidates_passes_total", ""] == passes + 1
+
+
+def test_one_that_is_far_behind_is_told_when_it_starts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = make(every=None)
+    there.candidates(*(f"c{i:02}" for i in range(60)))
+    there.ask("worker-pause", node=LOCAL, paused=True)
+    there.schedule()
+    last = there.queued()[-1]
+
+    def start() -> tuple[float, int]:
+        (row,) = there.ask("candidates-queue", codebase=last, campaign="fix", limit=1).ok["queue"]
+        return row["eta_s"], row["position"]
+
+    exact_s, place = start()
+    monkeypatch.setattr("mgmt.core.selecting.DEPTH", 20)
+    about_s, same = start()
+    assert place == same == 60 and about_s == pytest.approx(exact_s, rel=0.1)
+
+
 def test_a_pass_every_so_often(make: Make) -> None:
     there = make(every="10m", after_run=False, rest="5m")
     there.candidates("a")
