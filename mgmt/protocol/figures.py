@@ -102,7 +102,7 @@ FAMILIES: dict[str, Family] = {
             "missing-deps",
             "default",
         ),
-    ),  # fmt: skip
+    ),
     "candidates_queue_age_seconds": Family("gauge", "How long the oldest of these has waited."),
     "candidates_runs_total": Family(
         "counter", "Ended runs of candidates.", "outcome", ("success", "failure", "nothing", "transient")
