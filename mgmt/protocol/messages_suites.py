@@ -629,4 +629,5 @@ class CrewPhase(Message):
     crowded: bool = Field(
         default=False,
         description="others have its CPUs; told anew without this when they are free",
+        json_schema_extra={"since": 2},
     )

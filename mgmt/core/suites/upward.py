@@ -29,7 +29,4 @@ class ToDaemon:
         self._agent.send("crew-exchange", body, out)
 
     def progress(self, now: Now, progress: Progress, out: list[fx.Effect]) -> None:
-        body = progress._asdict() | {"phase": str(progress.phase)}
-        if not progress.crowded:
-            del body["crowded"]  # older daemons do not know it
-        self._agent.send("crew-phase", body, out)
+        self._agent.send("crew-phase", progress._asdict() | {"phase": str(progress.phase)}, out)
