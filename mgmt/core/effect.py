@@ -419,14 +419,10 @@ class Relink:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Have the queue of tasks carry out an operation; Queued with the same tag follows when it is durable.
-
-    `in_order`: a question, too, is answered after what was asked before it, and with it.
-    """
+    """Have the queue of tasks carry out an operation; Queued with the same tag follows when it is durable."""
 
     tag: tuple[Any, ...]
     operation: Any  # of mgmt.core.suites.operations
-    in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -838,12 +837,13 @@ def test_a_queue_is_there_again(engine: Any) -> None:
         second.close()
 
 
-def test_a_question_in_order_knows_what_was_asked_before_it(ask: Asked) -> None:
+def test_an_exchange_tells_what_became_of_the_tasks_it_is_asked_about(ask: Asked) -> None:
     suite = make_suite(ask)
-    before = submit(ask, suite)
-    answers: SimpleQueue[Any] = SimpleQueue()
-    for _ in range(20):
-        ask.queue.ask(Submit(suite, (NewTask(SPEC),), "u", 2000), lambda outcome: None)
-        before += 1
-        ask.queue.ask(ops.GetTask(before), answers.put, in_order=True)
-    assert [answers.get(timeout=30).task for _ in range(20)] == list(range(before - 19, before + 1))
+    ended = submit(ask, suite, NewTask(SPEC), NewTask(SPEC, 0, Extra(retry=Retry(1))), NewTask(SPEC))
+    again, other = ended + 1, ended + 2
+    holder = Holder(ask, suite)
+    results = [Result(claim.task, claim.attempt, claim.task - ended) for claim in holder.claim(2)]
+    exchanged = holder.exchange(*results, told=(again, ended))
+    assert exchanged.told == (task(ask, ended), task(ask, again))
+    assert [one.state for one in exchanged.told] == [Task.FINISHED, Task.READY]
+    assert holder.exchange(Result(other, 7, 0), told=(other,)).told == (), "it was not its to tell"

@@ -89,11 +89,11 @@ class Board:
 
     # ---- the queue ----
 
-    def ask(self, operation: Any, then: Then, out: list[fx.Effect], in_order: bool = False) -> None:
+    def ask(self, operation: Any, then: Then, out: list[fx.Effect]) -> None:
         """Have the queue do it; `then(now, result, out)` when it is durable. `result` may be a MgmtError."""
         self._asks += 1
         self._then[self._asks] = then
-        out.append(fx.Queue((self._asks,), operation, in_order))
+        out.append(fx.Queue((self._asks,), operation))
 
     def on_queued(self, now: Now, event: Queued, out: list[fx.Effect]) -> None:
         result = event.result
@@ -509,6 +509,8 @@ class Board:
             lanes = tuple({*self.lanes.ready_for(holding.node), *((lane,) if lane else ())})
             alone = all(self.lanes.eligible(one) == (holding.node,) for one in lanes)
         asked_ns = now.mono_ns
+        ended = {one.task for one in results}
+        told = ended & self.task_waiters.keys()
 
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
@@ -516,6 +518,8 @@ class Board:
                     self._drop(holding)
                     self._end_at(now, holding.node, holding.holder, Ending.ABORT, result.text, out)
                 return  # not written: it is said again
+            for record in result.told:
+                self._look(now, record.task, record, out)
             if result.claims:
                 self.metrics.fetched((now.mono_ns - asked_ns) / 1e9)
             claims = [
@@ -542,17 +546,15 @@ class Board:
             self._answer(now, holding, number, claims, cancelling, stale, out)
             if result.retried:
                 self._sweep(now, out)  # which finds out when they are due
-            for task in unseen & self.task_waiters.keys():  # somebody began to wait for them meanwhile
+            for task in (
+                ended - told
+            ) & self.task_waiters.keys():  # somebody began to wait for them meanwhile
                 self.on_task(task, out)
 
         exchange = op.Exchange(
-            holding.holder, number, now.real_ms, results, want, returned, lanes, fallback=alone
+            holding.holder, number, now.real_ms, results, want, returned, lanes, alone, tuple(told)
         )
         self.ask(exchange, then, out)
-        unseen = {one.task for one in results} if results else set()
-        for task in unseen & self.task_waiters.keys():
-            unseen.discard(task)
-            self.on_task(task, out, in_order=True)
 
     def _wake(self, now: Now, holding: Holding, out: list[fx.Effect], lane: int = 0) -> int:
         """Have it claim if it waits for work; how much it may."""
@@ -653,20 +655,16 @@ class Board:
     def _then_match(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
         self.match(now, out)
 
-    def on_task(self, task: int, out: list[fx.Effect], in_order: bool = False) -> None:
-        """Something happened to a task: whoever waits for it looks. `in_order`: it is asked of the queue now."""
-        if task not in self.task_waiters:
-            return
+    def on_task(self, task: int, out: list[fx.Effect]) -> None:
+        """Something happened to a task: whoever waits for it looks."""
+        if task in self.task_waiters:
+            self.ask(op.GetTask(task), lambda now, found, out: self._look(now, task, found, out), out)
 
-        def then(now: Now, record: Any, out: list[fx.Effect]) -> None:
-            if _is_unwritten(record):
-                return  # nor is what it was asked with: that is said again, and so is this
-            waiters = self.task_waiters.pop(task, [])
-            kept = [waiter for waiter in waiters if not waiter(now, record, out)]
-            if kept:
-                self.task_waiters[task] = [*kept, *self.task_waiters.get(task, ())]
-
-        self.ask(op.GetTask(task), then, out, in_order)
+    def _look(self, now: Now, task: int, found: Any, out: list[fx.Effect]) -> None:
+        waiters = self.task_waiters.pop(task, [])
+        kept = [waiter for waiter in waiters if not waiter(now, found, out)]
+        if kept:
+            self.task_waiters[task] = [*kept, *self.task_waiters.get(task, ())]
 
     def cancel_running(self, now: Now, running: Iterable[op.Held], out: list[fx.Effect]) -> None:
         """Have the holders end these."""

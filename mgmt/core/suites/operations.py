@@ -504,7 +504,7 @@ class Exchange:
     `number` counts the holder's exchanges from 1. One that is not greater than the last repeats that one: results
     are committed that are not yet, what was claimed then and is still held is the answer, nothing is claimed.
     `returned`: (task, attempt) it will not run. `lanes`: where an independent worker claims. `fallback`: also
-    what excludes this node, because nobody else is there.
+    what excludes this node, because nobody else is there. `told`: tasks among the results that somebody waits for.
     """
 
     holder: int
@@ -515,12 +515,14 @@ class Exchange:
     returned: tuple[tuple[int, int], ...] = ()
     lanes: tuple[int, ...] = ()
     fallback: bool = False
+    told: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Exchanged:
     """`claims` by priority, of several groups in turns, then by age; `acks` in the order of the results;
-    `cancelling`: what it should end; `retried`: how many of the results are tried again instead of ended.
+    `cancelling`: what it should end; `retried`: how many of the results are tried again instead of ended;
+    `told`: the tasks that were asked for, as they are now.
     """
 
     claims: tuple[Claim, ...]
@@ -528,6 +530,7 @@ class Exchanged:
     cancelling: tuple[tuple[int, int], ...]
     retried: int
     counts: tuple[Counts, ...]
+    told: tuple[TaskRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

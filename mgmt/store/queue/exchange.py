@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mgmt.core.suites import operations as ops
 from mgmt.core.suites.states import SUITE_EDGES, Suite, SuiteEvent, Task
 from mgmt.protocol import defaults
-from mgmt.store.queue import dependents, giving_back, refusals, submitting
+from mgmt.store.queue import dependents, giving_back, queries, refusals, submitting
 from mgmt.store.queue.connection import Connection
 from mgmt.store.queue.counting import Moves, cancelled_among
 from mgmt.store.queue.tables import Flag
@@ -73,7 +73,14 @@ def exchange(db: Connection, op: ops.Exchange) -> ops.Exchanged:
         tuple((task, attempt) for _, task, attempt in ending),
         retried,
         counts,
+        tuple(_told(db, op, acks)) if op.told else (),
     )
+
+
+def _told(db: Connection, op: ops.Exchange, acks: Sequence[ops.Ack]) -> Iterator[ops.TaskRecord]:
+    for result, ack in zip(op.results, acks, strict=True):
+        if result.task in op.told and ack is not ops.Ack.STALE:
+            yield queries.get_task(db, ops.GetTask(result.task))
 
 
 def cancelled(db: Connection, holders: Sequence[int]) -> list[ops.Held]:

@@ -11,7 +11,7 @@ from mgmt.core.suites.states import Task
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.store.queue import dependents, refusals
-from mgmt.store.queue.connection import Connection
+from mgmt.store.queue.connection import Connection, Rows
 from mgmt.store.queue.counting import COLUMNS, counts_of
 from mgmt.store.queue.tables import Flag
 
@@ -210,9 +210,17 @@ def get_task(db: Connection, op: ops.GetTask) -> ops.TaskRecord:
     if not rows:
         raise refusals.unknown_task(op.task)
     *row, spec, detail = rows[0]
-    labels = db.rows("SELECT label FROM labels WHERE task = ? ORDER BY label", (op.task,))
-    after = db.rows("SELECT on_task, kind, value FROM deps WHERE task = ? ORDER BY on_task", (op.task,))
-    failures = db.rows("SELECT node, excluded, deaths FROM failures WHERE task = ? ORDER BY node", (op.task,))
+    state, flags = row[5], row[10]
+    labels: Rows = []
+    after: Rows = []
+    failures: Rows = []
+    if flags & Flag.LABELS:
+        labels = db.rows("SELECT label FROM labels WHERE task = ? ORDER BY label", (op.task,))
+    if state == Task.PENDING:
+        after = db.rows("SELECT on_task, kind, value FROM deps WHERE task = ? ORDER BY on_task", (op.task,))
+    if flags & Flag.STRUCK:
+        sql = "SELECT node, excluded, deaths FROM failures WHERE task = ? ORDER BY node"
+        failures = db.rows(sql, (op.task,))
     history = [
         ops.Death(attempt, node, at_ms, status, message)
         for node, _, deaths in failures

@@ -55,9 +55,9 @@ class Queue:
         self._writer = _Worker("queue", writes, self._answer)
         self._reader = _Worker("queue reader", reads, self._answer)
 
-    def ask(self, op: ops.Op | ops.Query, done: Done, in_order: bool = False) -> None:
-        """Do it, in the order of asking; queries overtake operations that are not answered, unless `in_order`."""
-        (self._reader if type(op) in QUERIES and not in_order else self._writer).ask(op, done)
+    def ask(self, op: ops.Op | ops.Query, done: Done) -> None:
+        """Do it, in the order of asking; queries overtake operations that are not answered."""
+        (self._reader if type(op) in QUERIES else self._writer).ask(op, done)
 
     def close(self) -> None:
         """Answer what was asked, then end."""
