@@ -221,16 +221,20 @@ class Board:
         if self.closing:
             return
         self._enlist(now, out)
-        wanting = [entry for entry in self.entries.values() if entry.is_live and entry.counts.ready]
+        wanting: list[Entry] = []
+        held = {holding.suite for holding in self.holdings.values()}
         for entry in self.entries.values():
-            if not (entry.is_live and entry.counts.ready) or self._holdings_of(entry.number):
+            wants = entry.counts.ready and entry.is_live
+            if wants:
+                wanting.append(entry)
+            if not wants or entry.number in held:
                 entry.waiting_ns = 0
             elif not entry.waiting_ns:
                 entry.waiting_ns = now.mono_ns
         if not wanting:
             return
         free = [name for name in self.nodes() if name not in self.holdings]
-        shares = self._shares()
+        shares = self._shares() if free else {}
         for node in free:
             takes = [one for one in wanting if self.why_not(one, node) == "" and not self._is_served(one)]
             if takes:
@@ -822,7 +826,7 @@ class Board:
             if entry is None:
                 entry = self.adopt(record)
             self._count(now, (record.counts,), out)
-            entry.record = record
+            entry.renew(record)
         self.match(now, out)
 
     def _sweep(self, now: Now, out: list[fx.Effect]) -> None:

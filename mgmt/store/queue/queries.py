@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mgmt.core.suites import operations as ops
-from mgmt.core.suites.states import Task
+from mgmt.core.suites.states import Suite, Task
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.store.queue import dependents, refusals
@@ -19,7 +19,9 @@ _COMPARISONS = frozenset({"=", "!=", "<", "<=", ">", ">="})
 _COUNTS = ", ".join(f"l.{name}" for name in COLUMNS.split(", "))
 _SUITE = (
     "SELECT s.id, s.name, l.group_name, s.creator, l.tags, s.labels, l.priority, s.record, s.reason, "
-    f"l.created_ms, l.submitted_ms, s.completed_ms, {_COUNTS} FROM suites s JOIN lanes l ON l.id = s.id"
+    # A suite that was opened again keeps the time of its former end.
+    f"l.created_ms, l.submitted_ms, CASE WHEN l.state IN ({Suite.COMPLETE:d}, {Suite.CANCELLED:d}) "
+    f"THEN s.completed_ms ELSE 0 END, {_COUNTS} FROM suites s JOIN lanes l ON l.id = s.id"
 )
 _TASK = (
     "SELECT t.id, t.lane, l.group_name, s.creator, s.sequence + t.id - s.first, t.state, t.priority, t.attempt, "

@@ -61,7 +61,6 @@ def submit(db: Connection, op: ops.Submit) -> ops.Submitted:
 def reopen(db: Connection, lane: int, now_ms: int) -> None:
     """A lane that takes tasks is open, and its time without a submission starts anew."""
     db.change("UPDATE lanes SET state = 0, submitted_ms = ? WHERE id = ?", (now_ms, lane))
-    db.change("UPDATE suites SET completed_ms = 0 WHERE id = ? AND completed_ms <> 0", (lane,))
 
 
 def insert(
