@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mgmt.core import effect as fx
@@ -90,8 +91,7 @@ def _submit_to(
             state.board.on_task(result.first, out)
         return None
 
-    later(state, now, asked, submit, reply, out)
-    state.board.claim_for(now, lane, out)
+    later(state, now, asked, submit, reply, out, partial(state.board.submit, now))
 
 
 def _await(

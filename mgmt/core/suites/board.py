@@ -8,6 +8,7 @@ An independent worker has a holding without a suite as long as it is there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from mgmt.core import effect as fx
@@ -524,18 +525,7 @@ class Board:
                 return  # not written: it is said again
             for record in result.told:
                 self._look(now, record.task, record, out)
-            if result.claims:
-                self.metrics.fetched((now.mono_ns - asked_ns) / 1e9)
-            claims = [
-                (
-                    claim.task,
-                    claim.attempt,
-                    claim.spec,
-                    self.task_uuid(claim.task),
-                    "",
-                )
-                for claim in result.claims
-            ]
+            claims = self._fetched(now, result.claims, asked_ns)
             stale = result.acks.count(op.Ack.STALE)
             holding.done += result.acks.count(op.Ack.OK)
             holding.busy = max(0, holding.busy + len(claims) - len(results) - len(returned))
@@ -560,6 +550,11 @@ class Board:
         )
         self.ask(exchange, then, out)
 
+    def _fetched(self, now: Now, claims: Sequence[op.Claim], asked_ns: int) -> list[Claimed]:
+        if claims:
+            self.metrics.fetched((now.mono_ns - asked_ns) / 1e9)
+        return [(claim.task, claim.attempt, claim.spec, self.task_uuid(claim.task), "") for claim in claims]
+
     def _wake(self, now: Now, holding: Holding, out: list[fx.Effect], lane: int = 0) -> int:
         """Have it claim if it waits for work; how much it may."""
         if holding.parked is None:
@@ -572,14 +567,50 @@ class Board:
             self._answer(now, holding, number, [], [], 0, out)
         return want
 
-    def claim_for(self, now: Now, lane: int, out: list[fx.Effect]) -> None:
-        """Tasks are on their way into the queue: whoever waits for some claims them in the same commit."""
+    def submit(self, now: Now, submission: op.Submit, then: Then, out: list[fx.Effect]) -> None:
+        """Have the queue take tasks; whoever waits for some claims them in the same commit."""
+        lane, count = submission.lane, len(submission.tasks)
         suite = lane if lane in self.entries else 0
-        for holding in sorted(self._holdings_of(suite), key=idleness):
-            if holding.ending is not None or (not suite and self.lanes.why_not(lane, holding.node)):
-                continue
+        waiting = [
+            holding
+            for holding in sorted(self._holdings_of(suite), key=idleness)
+            if holding.parked is not None
+            and holding.ending is None
+            and (suite or not self.lanes.why_not(lane, holding.node))
+        ]
+        if suite and waiting and waiting[0].parked is not None and waiting[0].parked[1] >= count:
+            self._submit_for(now, waiting[0], submission, then, out)
+            return
+        self.ask(submission, then, out)
+        for holding in waiting:
             if self._wake(now, holding, out, 0 if suite else lane):
                 return
+
+    def _submit_for(
+        self, now: Now, holding: Holding, submission: op.Submit, then: Then, out: list[fx.Effect]
+    ) -> None:
+        """Its tasks are this holding's at once, if the queue finds nothing that comes before them."""
+        assert holding.parked is not None
+        parked, holding.parked = holding.parked, None
+        number, _ = parked
+        asked_ns = now.mono_ns
+
+        def handed(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            if not isinstance(result, MgmtError) and result.claims:
+                claims = self._fetched(now, result.claims, asked_ns)
+                holding.busy += len(claims)
+                holding.vain = None
+                self._answer(now, holding, number, claims, [], 0, out)
+            elif not _is_unwritten(result):  # else it is said again
+                if holding.asked == number and holding.ending is None:
+                    holding.parked = parked
+                    if self._has_ready(holding):
+                        self._wake(now, holding, out)
+                else:
+                    self._answer(now, holding, number, [], [], 0, out)
+            then(now, result, out)
+
+        self.ask(replace(submission, waiting=op.Waiting(holding.holder, *parked)), handed, out)
 
     def _answer(
         self,

@@ -109,6 +109,7 @@ class Metrics:
                 self.add("tasks_committed_total", count, ack.name.lower())
         elif isinstance(result, op.Submitted):
             self.add("tasks_submitted_total", 0 if result.known else result.count)
+            self.add("tasks_claimed_total", len(result.claims))
         elif isinstance(result, op.Struck):
             self.add("strikes_total")
             self.add("exclusions_total", int(result.excluded))

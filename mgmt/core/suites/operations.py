@@ -256,6 +256,9 @@ class Submit:
 
     The same `creator` and `key` again: the numbers of then, nothing new; with other tasks: `conflict`. Into a
     cancelled suite: `conflict`; after a task that is not there: `unknown-task`.
+
+    `waiting`: it has all of them at once, without their having been ready, if it may have so many, they are plain,
+    and nothing else of the suite comes before them.
     """
 
     lane: int
@@ -263,13 +266,22 @@ class Submit:
     creator: str
     now_ms: int
     key: str = ""
+    waiting: Waiting | None = None
+
+
+class Waiting(NamedTuple):
+    """A holder that waits for tasks: what its exchange `number` asks for."""
+
+    holder: int
+    number: int
+    want: int
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """Tasks `first` to `first` + `count` - 1; `sequence` is the first one's number in its group.
 
-    `known`: they were submitted before, under this key.
+    `known`: they were submitted before, under this key. `claims`: all of them when they are the waiting holder's.
     """
 
     first: int
@@ -277,6 +289,7 @@ class Submitted:
     sequence: int
     known: bool
     counts: Counts
+    claims: tuple[Claim, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from mgmt.core.suites import operations as ops
 from mgmt.core.suites.states import SUITE_EDGES, Suite, SuiteEvent, Task
 from mgmt.protocol import defaults
 from mgmt.store.queue import dependents, giving_back, queries, refusals, submitting
-from mgmt.store.queue.connection import Connection
+from mgmt.store.queue.connection import Connection, one_of
 from mgmt.store.queue.counting import Moves, cancelled_among
 from mgmt.store.queue.tables import Flag
 
@@ -158,10 +158,11 @@ def _claim(
 
 def _commit(db: Connection, op: ops.Exchange, repeated: bool, moves: Moves) -> tuple[list[ops.Ack], int]:
     """Each result that is the holder's to give, once; what became of each, and how many are tried again."""
+    among, tasks = one_of(db, [result.task for result in op.results])
     rows = db.rows(
-        f"SELECT id, lane, attempt, flags FROM tasks WHERE id {db.AMONG} AND state = 2 AND holder = ? ORDER BY id"
+        f"SELECT id, lane, attempt, flags FROM tasks WHERE id {among} AND state = 2 AND holder = ? ORDER BY id"
         + db.LOCK,
-        (db.ids([result.task for result in op.results]), op.holder),
+        (tasks, op.holder),
     )
     mine = {task: (lane, attempt, flags) for task, lane, attempt, flags in rows}
     acks: list[ops.Ack] = []
@@ -279,5 +280,4 @@ def _submit_next(
         (upstream,),
     )[0][0]
     submitting.insert(db, lane, group, [task._replace(extra=extra)], {}, creator, now_ms, moves)
-    submitting.reopen(db, lane, now_ms)
     return True
