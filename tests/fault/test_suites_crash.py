@@ -181,7 +181,7 @@ def test_whoever_waits_for_each_task_while_the_daemon_is_killed(start: Start, tm
     over = threading.Event()
 
     def one_after_the_other(who: str) -> None:
-        with Client(daemon.endpoint("control"), timeout_s=5.0) as client:
+        with Client(daemon.endpoint("control"), timeout_s=2.0) as client:
             for number in range(5000):
                 if over.is_set():
                     return
@@ -200,7 +200,7 @@ def test_whoever_waits_for_each_task_while_the_daemon_is_killed(start: Start, tm
     with ThreadPoolExecutor(2) as threads:
         asking = [threads.submit(one_after_the_other, who) for who in "ab"]
         try:
-            for _ in range(6):
+            for _ in range(4):
                 enough = len(answers) + 5
                 while len(answers) < enough and not any(one.done() for one in asking):
                     time.sleep(0.001)

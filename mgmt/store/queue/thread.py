@@ -15,7 +15,7 @@ from mgmt.store.queue.dispatch import OPERATIONS, QUERIES
 
 # Tasks that a commit moves before it is closed: some milliseconds of work, which its sync is small beside. More
 # would delay its first operation for nothing.
-TASKS_PER_COMMIT = 4000
+TASKS_PER_COMMIT = 1000
 _TRIES = 6  # of an operation that came between those of others
 _FIRST_PAUSE_S = 0.005
 
