@@ -334,7 +334,7 @@ def test_a_submission_that_waits(daemon: Daemon, tmp_path: Path) -> None:
             return client.request("task-submit", {"suite": str(suite), "tasks": [task], "wait": True, **more})
 
     for _ in range(3):  # at first nobody is there to have it at once
-        told = waited(suite, sh("echo out; exit 3"), key="once")
+        told = waited(suite, sh("echo out; exit 3"), key="waited")
         assert told["ended"] == {
             "state": "FINISHED", "exit_status": 3, "message": "", "tail": "out\n", "value": None,
         }  # fmt: skip
