@@ -479,7 +479,7 @@ class Pool:
         want = 0 if self.leaving or self.paused else max(0, self._limit - has)
         talks = bool(self._outcomes or self._states)
         # One exchange with outcomes at a time; one that only asks makes way for it.
-        if (talks and not self._sent) or (not self._asked and want and self._is_short(want)):
+        if (talks and not self._sent) or (not self._asked and want and want * 2 >= self._limit):
             self._sent, self._outcomes = self._outcomes, []
             if self._outbox is not None:
                 self._outbox.sent()
@@ -487,12 +487,6 @@ class Pool:
             self._asked, self._wanted = self._number, want
             self._unanswered.add(self._number)
             self.tell(now, out)
-
-    def _is_short(self, want: int) -> bool:
-        """More than half of what may be here is not, or a worker has nothing to do."""
-        return want * 2 > self._limit or (
-            not self._buffer and any(slot.connection and not slot.tasks for slot in self.slots.values())
-        )
 
     @property
     def has_asked(self) -> bool:
