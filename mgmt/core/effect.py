@@ -414,6 +414,11 @@ class Relink:
     connect_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class FollowSchedule:
+    """The event of the same name, once the schedule that is in force now is written and told."""
+
+
 # ---- task suites ----
 
 
@@ -613,6 +618,7 @@ Effect = (
     | ToDaemon
     | OpenRelay
     | Relink
+    | FollowSchedule
     | Queue
     | MakeSuiteFolder
     | ToWorker

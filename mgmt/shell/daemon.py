@@ -320,6 +320,7 @@ class Daemon:
             fx.DropJobs: self._courier.drop,
             fx.ToWorker: self._suite_workers.send,
             fx.CloseWorker: self._suite_workers.close_one,
+            fx.FollowSchedule: lambda effect: self._post(ev.FollowSchedule()),
             fx.Relink: lambda effect: self._up().relink(effect),
         }
 

@@ -244,6 +244,8 @@ class World:
         check(self.state)
         self._check_promises()
         self._check_store()
+        if any(isinstance(effect, fx.FollowSchedule) for effect in effects):
+            effects = [*effects, *self.feed(ev.FollowSchedule())]
         return effects
 
     def die(self, same_boot: bool = True) -> None:
@@ -658,6 +660,8 @@ class World:
                 self.suite_effects.append(effect)
             case fx.Queue() | fx.File() | fx.MakeSuiteFolder() | fx.ToWorker() | fx.CloseWorker():
                 self.suite_effects.append(effect)
+            case fx.FollowSchedule():
+                pass  # `feed` does
             case fx.Quit():
                 self._quits += 1
                 if not self.state.handed_over:

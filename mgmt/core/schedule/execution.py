@@ -8,7 +8,7 @@ workload is in force, so that a node which cannot, or is not there, leaves every
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from mgmt.core import effect as fx
@@ -95,7 +95,8 @@ class Execution:
         self._declare, self._started = declare, started
         self._stage_s = stage_s
         self._pending: _Stage | None = None
-        self._prepared: list[Group] = []  # staged, and about to be in force
+        self._staged: list[Group] = []  # by the last request
+        self._prepared: list[Group] = []  # staged, and about to be in force, or to be followed
 
     # ---- before it is in force ----
 
@@ -113,7 +114,8 @@ class Execution:
                 if node is None or not node.peer or node.state is not NodeState.ALIVE:
                     why = f"is {node.state}: {node.reason}" if node is not None else "has never joined"
                     raise _unreachable([name], f"node {name}, where tasks with a command are to run, {why}")
-        self._pending, self._prepared = _Stage(groups, done), groups
+        self._pending, self._staged = _Stage(groups, done), groups
+        self._prepared += groups
         for group in groups:
             for name in group.others():
                 self._push_stage(group, name, out)
@@ -121,7 +123,8 @@ class Execution:
 
     def discard(self, out: list[fx.Effect]) -> None:
         """What was staged is not wanted."""
-        groups, self._prepared = self._prepared, []
+        groups, self._staged = self._staged, []
+        self._prepared = [group for group in self._prepared if not any(group is one for one in groups)]
         self._hold({name for group in groups for name in group.others()}, out)
 
     def on_stage_timer(self, now: Now, out: list[fx.Effect]) -> None:
@@ -190,7 +193,7 @@ class Execution:
                 group = next(prepared, None) or _group(entry)
             if group.units:
                 groups[name] = group
-        self._prepared = []
+        self._prepared = list(self._staged) if self._pending is not None else []
         if not groups and not self.groups:
             return
         self.groups = groups
@@ -392,7 +395,8 @@ class Execution:
             for plan in group.plans[name]:
                 unit = Unit(group.units[plan.unit][1])
                 assignment = assignment_body(unit, Posting(name, 0, 0, wanted=True))
-                tasks.append({"plan": asdict(plan), "assignment": assignment})
+                told = {name: getattr(plan, name) for name in fx.TaskPlan.__slots__}
+                tasks.append({"plan": told, "assignment": assignment})
             body = {"workload": group.workload, "generation": group.generation, "tasks": tasks}
             self._roster.push(node, "stage", body, out)
 
