@@ -185,6 +185,7 @@ class World:
         self.now_ns = START_NS
         self.deaths = 0
         self.dies_after: int | None = None  # effects of the next event
+        self.follows = True  # a new schedule, at once
         self.store: dict[str, dict[str, Any]] = {}
         self.workloads: dict[str, dict[str, Any]] = {}
         self.history: list[dict[str, Any]] = []
@@ -244,7 +245,7 @@ class World:
         check(self.state)
         self._check_promises()
         self._check_store()
-        if any(isinstance(effect, fx.FollowSchedule) for effect in effects):
+        if self.follows and any(isinstance(effect, fx.FollowSchedule) for effect in effects):
             effects = [*effects, *self.feed(ev.FollowSchedule())]
         return effects
 

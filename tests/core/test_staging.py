@@ -64,6 +64,33 @@ def test_all_nodes_start_at_one_instant(cluster: Cluster) -> None:
     assert [generations(cluster, node) for node in ("a", "b", "local")] == 3 * [generations(cluster, "a")]
 
 
+def test_killed_between_its_answer_and_the_start_of_its_processes_they_start(cluster: Cluster) -> None:
+    cluster.daemon.follows = False
+    assert submit(cluster, THREE).ok["version"]
+    cluster.advance(1.0)
+    assert cluster.running("w.x") == [] and generations(cluster, "a") != []
+    cluster.kill_daemon()
+    cluster.daemon.follows = True
+    cluster.heal("a")
+    cluster.heal("b")
+    cluster.advance(8.0)
+    (t0_ns,) = starts(cluster)
+    assert t0_ns > 0 and cluster.running("w.x") == ["a"] and cluster.running("w.y") == ["b"]
+    assert [generations(cluster, node) for node in ("a", "b", "local")] == 3 * [generations(cluster, "a")]
+
+
+def test_the_next_one_is_staged_before_the_first_one_is_followed(cluster: Cluster) -> None:
+    cluster.daemon.follows = False
+    submit(cluster, BOTH)
+    second = submit(cluster, a_workload(a_task("v", "a"), name="second"))
+    assert second.ok
+    cluster.daemon.follows = True
+    cluster.daemon.feed(ev.FollowSchedule())
+    cluster.advance(2.0)
+    assert all(cluster.running(unit) for unit in ("w.x", "w.y", "second.v")) and 0 not in starts(cluster)
+    assert len(generations(cluster, "a")) == 2, "nothing was staged twice"
+
+
 def test_the_old_schedule_goes_everywhere_when_the_new_one_is_in_force(cluster: Cluster) -> None:
     submit(cluster, BOTH)
     cluster.advance(1.0)
