@@ -78,7 +78,10 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
         cluster.settle(state, now, out)
     if state.schedules.changed:
         state.schedules.changed = False
-        out.append(fx.FollowSchedule())  # who asked need not wait for a thousand processes to be started
+        if state.execution.is_new(state.schedules.entries):
+            out.append(fx.FollowSchedule())  # who asked need not wait for a thousand processes to be started
+        else:
+            state.execution.follow(now, state.schedules.entries, state.stopping, out)
     touched = bool(supervisor.dirty)
     while touched or supervisor.changes or sessions.ended or sessions.abandoned:
         # First, so that the slices above see what goes on at once as going on, never as at rest.

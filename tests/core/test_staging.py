@@ -79,6 +79,35 @@ def test_killed_between_its_answer_and_the_start_of_its_processes_they_start(clu
     assert [generations(cluster, node) for node in ("a", "b", "local")] == 3 * [generations(cluster, "a")]
 
 
+def test_removed_before_it_was_followed_nothing_is_left(cluster: Cluster) -> None:
+    cluster.daemon.follows = False
+    submit(cluster, BOTH)
+    assert cluster.ask("schedule-remove", workload="w").ok
+    cluster.daemon.follows = True
+    cluster.daemon.feed(ev.FollowSchedule())
+    cluster.advance(2.0)
+    assert generations(cluster, "a") == generations(cluster, "b") == [] and cluster.running("w.x") == []
+
+
+@pytest.mark.parametrize("then", ["replaced", "removed"])
+def test_what_concerns_processes_that_run_is_followed_with_the_schedule(cluster: Cluster, then: str) -> None:
+    submit(cluster, BOTH)
+    cluster.advance(1.0)
+    (old,) = generations(cluster, "a")
+    cluster.daemon.follows = False
+    if then == "replaced":
+        submit(cluster, a_workload(a_task("x", "a", wcet_us=2000), a_task("y", "b")), replace=True)
+    else:
+        assert cluster.ask("schedule-remove", workload="w").ok
+    cluster.kill_daemon()
+    cluster.heal("a")
+    cluster.heal("b")
+    cluster.advance(8.0)
+    now = generations(cluster, "a")
+    assert (now == [] and cluster.running("w.x") == []) if then == "removed" else min(now) > old
+    assert then == "removed" or 0 not in starts(cluster)
+
+
 def test_the_next_one_is_staged_before_the_first_one_is_followed(cluster: Cluster) -> None:
     cluster.daemon.follows = False
     submit(cluster, BOTH)

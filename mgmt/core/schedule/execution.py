@@ -146,9 +146,26 @@ class Execution:
         self._set(entries, out)
         out += [here for group in self.groups.values() if (here := group.here()) is not None]
 
+    def is_new(self, entries: Mapping[str, Entry]) -> bool:
+        """Whether nothing that is here is concerned, but processes are to be started that nobody knows.
+
+        A daemon that is killed before it follows leaves them to the next one, which starts what is in force. What is
+        to be stopped or started anew has to be written together with the schedule that says so.
+        """
+        kept = all(
+            name in entries and entries[name].generation == g.generation for name, g in self.groups.items()
+        )
+        added = [entry for name, entry in entries.items() if name not in self.groups]
+        units = self._supervisor.units
+        return kept and not any(
+            unit_name(entry.workload.name, task.name) in units
+            for entry in added
+            for task in entry.workload.tasks
+        )
+
     def follow(self, now: Now, entries: Mapping[str, Entry], stopping: bool, out: list[fx.Effect]) -> None:
         """Other workloads are in force: start, restart and stop what differs."""
-        former, former_units = self.groups, self._of
+        former, former_units, prepared = self.groups, self._of, self._prepared
         self._set(entries, out)
         units = self._supervisor.units
         left: set[str] = set()
@@ -157,6 +174,10 @@ class Execution:
                 left |= set(group.others())
                 if group.here() is not None:
                     out.append(fx.DropTasks(name, group.generation))
+        wanted = (*self._prepared, *self.groups.values())
+        for group in prepared:  # removed before it was followed
+            if not any(group is one for one in wanted):
+                left |= set(group.others())
         self._hold(left, out)
         gone = [units[unit] for unit in former_units if unit not in self._of and unit in units]
         if gone:
