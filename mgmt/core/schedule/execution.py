@@ -149,8 +149,8 @@ class Execution:
     def is_new(self, entries: Mapping[str, Entry]) -> bool:
         """Whether nothing that is here is concerned, but processes are to be started that nobody knows.
 
-        A daemon that is killed before it follows leaves them to the next one, which starts what is in force. What is
-        to be stopped or started anew has to be written together with the schedule that says so.
+        A daemon that is killed before it follows leaves them to the next one, which starts what is in force. What
+        is to be stopped or started anew has to be written together with the schedule that says so.
         """
         kept = all(
             name in entries and entries[name].generation == g.generation for name, g in self.groups.items()
