@@ -827,6 +827,8 @@ class Board:
         if about == "look":
             self.ask(op.ListSuites(limit=1 << 31), self._on_looked, out)
             self.ask(op.ListLanes(), self._on_lanes, out)
+            for task in self.task_waiters:  # nor is it told here how tasks end elsewhere
+                self.on_task(task, out)
         elif about == "sweep":
             self._sweeps = False
             self._sweep(now, out)
