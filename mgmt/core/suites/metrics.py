@@ -103,13 +103,16 @@ class Metrics:
     def queued(self, result: Any) -> None:
         """The queue answered."""
         if isinstance(result, op.Exchanged):
-            self.add("tasks_claimed_total", len(result.claims))
-            self.add("tasks_retried_total", result.retried)
+            if result.claims:
+                self.add("tasks_claimed_total", len(result.claims))
+            if result.retried:
+                self.add("tasks_retried_total", result.retried)
             for ack, count in Counter(result.acks).items():
                 self.add("tasks_committed_total", count, ack.name.lower())
         elif isinstance(result, op.Submitted):
             self.add("tasks_submitted_total", 0 if result.known else result.count)
-            self.add("tasks_claimed_total", len(result.claims))
+            if result.claims:
+                self.add("tasks_claimed_total", len(result.claims))
         elif isinstance(result, op.Struck):
             self.add("strikes_total")
             self.add("exclusions_total", int(result.excluded))

@@ -15,7 +15,7 @@ from mgmt.store.queue.dispatch import OPERATIONS, QUERIES
 
 # Tasks that a commit moves before it is closed: some milliseconds of work, which its sync is small beside. More
 # would delay its first operation for nothing.
-TASKS_PER_COMMIT = 1000
+TASKS_PER_COMMIT = 4000
 _TRIES = 6  # of an operation that came between those of others
 _FIRST_PAUSE_S = 0.005
 
@@ -116,10 +116,9 @@ class _Worker:
             tasks += _tasks_of(item[0])
             if tasks >= TASKS_PER_COMMIT:
                 break
-            try:
-                item = self._asked.get_nowait()
-            except queue.Empty:
+            if self._asked.empty():  # nobody else takes from it
                 break
+            item = self._asked.get()
         if items:
             outcomes = self._together([op for op, _ in items])
             self._answer([(done, outcome) for (_, done), outcome in zip(items, outcomes, strict=True)])
