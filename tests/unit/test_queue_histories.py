@@ -72,7 +72,11 @@ class Model:
                 verdicts = [self.verdict(after) for after in task.after]
                 if False in verdicts:
                     task.state, moved = Task.CANCELLED, True
-                elif None not in verdicts:
+                    continue
+                # What it once had is not waited for again, even when that is tried again.
+                waits = zip(task.after, verdicts, strict=True)
+                task.after = tuple(after for after, verdict in waits if verdict is None)
+                if not task.after:
                     task.state, moved = Task.READY, True
 
     def verdict(self, after: After) -> bool | None:
