@@ -285,6 +285,11 @@ class TasksStaged:
 
 
 @dataclass(frozen=True, slots=True)
+class FollowSchedule:
+    """What is run has to follow what is in force."""
+
+
+@dataclass(frozen=True, slots=True)
 class TaskReported:
     """What the executive has to say of a task, or of itself or the observer when `unit` is empty.
 
@@ -482,6 +487,7 @@ Event = (
     | ConfigRead
     | Computed
     | TasksStaged
+    | FollowSchedule
     | TaskReported
     | HandOver
     | Faulted

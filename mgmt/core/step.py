@@ -78,7 +78,10 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
         cluster.settle(state, now, out)
     if state.schedules.changed:
         state.schedules.changed = False
-        state.execution.follow(now, state.schedules.entries, state.stopping, out)
+        if state.execution.is_new(state.schedules.entries):
+            out.append(fx.FollowSchedule())  # who asked need not wait for a thousand processes to be started
+        else:
+            state.execution.follow(now, state.schedules.entries, state.stopping, out)
     touched = bool(supervisor.dirty)
     while touched or supervisor.changes or sessions.ended or sessions.abandoned:
         # First, so that the slices above see what goes on at once as going on, never as at rest.
@@ -728,6 +731,9 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.Refused: agency.on_refused,
     ev.DaemonNoticed: agency.on_daemon_noticed,
     ev.TasksStaged: agency.on_tasks_staged,
+    ev.FollowSchedule: lambda state, now, event, out: state.execution.follow(
+        now, state.schedules.entries, state.stopping, out
+    ),
     ev.TaskReported: agency.on_task_reported,
     ev.Queued: lambda state, now, event, out: state.board.on_queued(now, event, out),
     ev.SuiteFolderMade: lambda state, now, event, out: state.crew.on_folder(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mgmt.core import effect as fx
@@ -28,6 +29,9 @@ from mgmt.protocol.table import Role
 @handles("task-submit")
 def _submit(state: State, now: Now, asked: Asked, body: msg.TaskSubmit, out: list[fx.Effect]) -> Body:
     refuse_while_stopping(state)
+    if body.wait and len(body.tasks) > 1:
+        text = f"`wait` is for one task, not for {len(body.tasks)}: submit them without, then ask `task-wait`"
+        raise MgmtError("bad-body", text)
     if body.suite is None:
         return _submit_independent(state, now, asked, body, out)
     entry = entry_of(state, body.suite)
@@ -75,12 +79,56 @@ def _submit_to(
     _, creator = owner(state, asked, None)
     submit = op.Submit(lane, tasks, creator, now.real_ms, body.key or "")
 
-    def reply(now: Now, result: op.Submitted, out: list[fx.Effect]) -> dict[str, Any]:
+    def reply(now: Now, result: op.Submitted, out: list[fx.Effect]) -> dict[str, Any] | None:
         numbers = list(range(result.first, result.first + result.count))
-        return {"suite": suite, "tasks": numbers, "already": result.known}
+        told = {"suite": suite, "tasks": numbers, "already": result.known}
+        if not body.wait:
+            return told
 
-    later(state, now, asked, submit, reply, out)
-    state.board.claim_for(now, lane, out)
+        def answer(task: op.TaskRecord) -> dict[str, Any] | None:
+            return {**told, "ended": _end_body(task)} if task.state in ENDED else None
+
+        _await(state, asked, result.first, answer)
+        if result.known or tasks[0].extra is not None:  # else it is ready, and its end is still to come
+            state.board.on_task(result.first, out)
+        return None
+
+    later(state, now, asked, submit, reply, out, partial(state.board.submit, now))
+
+
+def _await(
+    state: State, asked: Asked, task: int, answer: Callable[[op.TaskRecord], dict[str, Any] | None]
+) -> None:
+    """Answer a parked request as soon as there is an `answer` for what the queue says of the task."""
+
+    def look(now: Now, found: op.TaskRecord | MgmtError, out: list[fx.Effect]) -> bool:
+        if asked.route not in state.sessions.calls:
+            return True
+        try:
+            if isinstance(found, MgmtError):
+                raise found
+            body = answer(found)
+        except MgmtError as error:
+            state.sessions.refuse(asked.route, error, out)
+            return True
+        if body is not None:
+            state.sessions.answer(asked.route, frames.Outcome.OK, body, out)
+        return body is not None
+
+    state.board.task_waiters.setdefault(task, []).append(look)
+
+
+def _end_body(task: op.TaskRecord) -> dict[str, Any]:
+    """A TaskEnd."""
+    detail = frames.unpack(task.detail) if task.detail else {}
+    value = detail.get("value")
+    return {
+        "exit_status": task.status,
+        "message": task.message,
+        "tail": detail.get("tail", b"").decode("utf-8", "replace"),
+        "value": frames.unpack(value) if value is not None else detail.get("repr"),
+        "state": Task(task.state).name,
+    }
 
 
 def task_body(state: State, task: op.TaskRecord) -> dict[str, Any]:
@@ -164,16 +212,10 @@ def _tasks(state: State, now: Now, asked: Asked, body: msg.Tasks, out: list[fx.E
 def _show(state: State, now: Now, asked: Asked, body: msg.TaskShow, out: list[fx.Effect]) -> Body:
     def detail(task: op.TaskRecord, now: Now) -> dict[str, Any]:
         require(state, asked, task.group, "read")
-        detail = frames.unpack(task.detail) if task.detail else {}
         result = None
         if task.state in ENDED:
-            value = detail.get("value")
-            result = {
-                "exit_status": task.status,
-                "message": task.message,
-                "tail": detail.get("tail", b"").decode("utf-8", "replace"),
-                "value": frames.unpack(value) if value is not None else detail.get("repr"),
-            }
+            result = _end_body(task)
+            del result["state"]  # it is in the status
         return {
             "status": task_body(state, task),
             "spec": frames.unpack(task.spec) if task.spec else {},
@@ -345,31 +387,15 @@ def _task_change(state: State, now: Now, asked: Asked, body: msg.TaskChange, out
 def _task_wait(state: State, now: Now, asked: Asked, body: msg.TaskWait, out: list[fx.Effect]) -> Body:
     wanted = exec_state(body.state)
     state.sessions.park(now, asked, out)
-
-    def look(now: Now, task: op.TaskRecord | MgmtError, out: list[fx.Effect]) -> bool:
-        if asked.route not in state.sessions.calls:
-            return True
-        try:
-            answer = _reached(state, asked, body, wanted, task)
-        except MgmtError as error:
-            state.sessions.refuse(asked.route, error, out)
-            return True
-        if answer is None:
-            return False
-        state.sessions.answer(asked.route, frames.Outcome.OK, answer, out)
-        return True
-
-    state.board.task_waiters.setdefault(body.task, []).append(look)
+    _await(state, asked, body.task, lambda task: _reached(state, asked, body, wanted, task))
     state.board.on_task(body.task, out)
     return None
 
 
 def _reached(
-    state: State, asked: Asked, body: msg.TaskWait, wanted: int, task: op.TaskRecord | MgmtError
+    state: State, asked: Asked, body: msg.TaskWait, wanted: int, task: op.TaskRecord
 ) -> dict[str, Any] | None:
     """The answer to a wait for a task; None as long as it has not come so far, MgmtError when it never will."""
-    if isinstance(task, MgmtError):
-        raise task
     require(state, asked, task.group, "read")
     ended = task.state in ENDED
     given = Exec.TASK_COMMITTED if ended else task.exec_state

@@ -345,15 +345,29 @@ class Task(Message):
         return self
 
 
+class TaskResult(Message):
+    """How a task ended."""
+
+    exit_status: int | None = Field(description="exit code, or the negative number of the signal")
+    message: str = Field(description="what else there is to say, such as ExecTimeout")
+    tail: str = Field(description="the end of its output")
+    value: Any = Field(default=None, description="what its function returned")
+
+
+class TaskEnd(TaskResult):
+    state: TaskState
+
+
 class TasksSubmitted(Message):
     suite: int | None
     tasks: list[int] = Field(description="their numbers, in the order of the request")
     already: bool = Field(default=False, description="the key was used before, with the same tasks")
+    ended: TaskEnd | None = Field(default=None, description="with `wait`: how the task ended")
 
 
 @request("task-submit", TasksSubmitted, Audience.USER, WRITE_IN_GROUP)
 class TaskSubmit(Message):
-    """Submit tasks, all or none. Answered when they are durable."""
+    """Submit tasks, all or none. Answered when they are durable; with `wait`, when the result is."""
 
     suite: SuiteKey | None = Field(
         default=None, description="None: independent tasks, for independent workers"
@@ -364,15 +378,10 @@ class TaskSubmit(Message):
     key: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
         default=None, description="submitting again with the same key and tasks changes nothing"
     )
-
-
-class TaskResult(Message):
-    """How a task ended."""
-
-    exit_status: int | None = Field(description="exit code, or the negative number of the signal")
-    message: str = Field(description="what else there is to say, such as ExecTimeout")
-    tail: str = Field(description="the end of its output")
-    value: Any = Field(default=None, description="what its function returned")
+    wait: bool = Field(
+        default=False,
+        description="of one task: answer when it has ended; the request's deadline bounds that, not the task",
+    )
 
 
 class TaskStatus(Message):

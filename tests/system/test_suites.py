@@ -327,6 +327,40 @@ def test_a_key_makes_submitting_safe_to_repeat(daemon: Daemon) -> None:
     assert status(daemon, suite)["tasks"]["total"] == 3
 
 
+def test_a_submission_that_waits(daemon: Daemon, tmp_path: Path) -> None:
+    suite, functions = create(daemon, 2), create(daemon, 1, RESIDENT)
+
+    def waited(suite: int, task: dict[str, Any], **more: Any) -> dict[str, Any]:
+        with Client(daemon.endpoint("control"), timeout_s=20.0) as client:
+            return client.request("task-submit", {"suite": str(suite), "tasks": [task], "wait": True, **more})
+
+    for _ in range(3):  # at first nobody is there to have it at once
+        told = waited(suite, sh("echo out; exit 3"), key="waited")
+        assert told["ended"] == {
+            "state": "FINISHED", "exit_status": 3, "message": "", "tail": "out\n", "value": None,
+        }  # fmt: skip
+        assert waited(functions, call("echo", 7))["ended"]["value"] == 7
+    assert told["already"] and status(daemon, suite)["tasks"]["total"] == 1
+    third = sh(f"echo x >> {tmp_path}/n; [ $(wc -l < {tmp_path}/n) -ge 3 ]")
+    assert waited(suite, {**third, "retries": {"limit": 5}})["ended"]["exit_status"] == 0
+    (bad,) = submit(daemon, suite, ["false"])
+    after = waited(suite, {"args": ["true"], "after": [bad], "after_condition": "success"})
+    assert after["ended"]["state"] == "CANCELLED"
+    waiting = daemon.control.ask(
+        "task-submit", 20_000, suite=str(suite), tasks=[sh("sleep 50", labels=["long"])], wait=True
+    )
+    (long,) = eventually(lambda: tasks(daemon, suite, labels=["long"]), what="it is there")
+    daemon.control.ok("task-cancel", tasks=[long])
+    assert daemon.control.reply(waiting, 20.0).body["ended"]["message"] == "UserCancellation"
+    brief = daemon.control.ask("task-submit", 50, suite=str(suite), tasks=[sh("sleep 0.3")], wait=True)
+    assert daemon.control.reply(brief, 20.0).outcome == "expired"
+    ended(daemon, suite)
+    assert len(tasks(daemon, suite, states=["CANCELLED"])) == 2, "what nobody waits for any more went on"
+    two = daemon.control.refused("task-submit", suite=str(suite), tasks=[sh("true")] * 2, wait=True)
+    assert two["code"] == "bad-body"
+    adds_up(daemon, suite)
+
+
 def test_labels_priority_and_what_is_listed(daemon: Daemon) -> None:
     suite = create(daemon, labels=["nightly"])
     (gate,) = submit(daemon, suite, ["sleep", "30"])

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from mgmt.core.suites import operations as ops
-from mgmt.core.suites.states import Task
+from mgmt.core.suites.states import Suite, Task
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.store.queue import dependents, refusals
-from mgmt.store.queue.connection import Connection
+from mgmt.store.queue.connection import Connection, Rows
 from mgmt.store.queue.counting import COLUMNS, counts_of
 from mgmt.store.queue.tables import Flag
 
@@ -19,7 +19,9 @@ _COMPARISONS = frozenset({"=", "!=", "<", "<=", ">", ">="})
 _COUNTS = ", ".join(f"l.{name}" for name in COLUMNS.split(", "))
 _SUITE = (
     "SELECT s.id, s.name, l.group_name, s.creator, l.tags, s.labels, l.priority, s.record, s.reason, "
-    f"l.created_ms, l.submitted_ms, s.completed_ms, {_COUNTS} FROM suites s JOIN lanes l ON l.id = s.id"
+    # A suite that was opened again keeps the time of its former end.
+    f"l.created_ms, l.submitted_ms, CASE WHEN l.state IN ({Suite.COMPLETE:d}, {Suite.CANCELLED:d}) "
+    f"THEN s.completed_ms ELSE 0 END, {_COUNTS} FROM suites s JOIN lanes l ON l.id = s.id"
 )
 _TASK = (
     "SELECT t.id, t.lane, l.group_name, s.creator, s.sequence + t.id - s.first, t.state, t.priority, t.attempt, "
@@ -216,9 +218,17 @@ def get_task(db: Connection, op: ops.GetTask) -> ops.TaskRecord:
     if not rows:
         raise refusals.unknown_task(op.task)
     *row, spec, detail = rows[0]
-    labels = db.rows("SELECT label FROM labels WHERE task = ? ORDER BY label", (op.task,))
-    after = db.rows("SELECT on_task, kind, value FROM deps WHERE task = ? ORDER BY on_task", (op.task,))
-    failures = db.rows("SELECT node, excluded, deaths FROM failures WHERE task = ? ORDER BY node", (op.task,))
+    state, flags = row[5], row[10]
+    labels: Rows = []
+    after: Rows = []
+    failures: Rows = []
+    if flags & Flag.LABELS:
+        labels = db.rows("SELECT label FROM labels WHERE task = ? ORDER BY label", (op.task,))
+    if state == Task.PENDING:
+        after = db.rows("SELECT on_task, kind, value FROM deps WHERE task = ? ORDER BY on_task", (op.task,))
+    if flags & Flag.STRUCK:
+        sql = "SELECT node, excluded, deaths FROM failures WHERE task = ? ORDER BY node"
+        failures = db.rows(sql, (op.task,))
     history = [
         ops.Death(attempt, node, at_ms, status, message)
         for node, _, deaths in failures
