@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from fractions import Fraction
 from typing import Any
 
@@ -113,7 +114,7 @@ def estimate(history: History, codebase: str, campaign: str, context: str | None
         if same:
             multiplier = 0.1
     if total:
-        duration_us = round(sum(durations_s) / total * 1e6)
+        duration_us = timedelta(seconds=sum(durations_s) / total) // timedelta(microseconds=1)
     else:
         multiplier = 1.0
         duration_us = _first(history.mean_us(codebase, None), history.mean_us(None, campaign))
