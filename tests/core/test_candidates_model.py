@@ -48,16 +48,17 @@ def test_made_up_cases_match(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong", "kind"),
-    [("FIRST_RUN_BONUS", 101.0, "offset"), ("MINIMUM_COST_MS", 20001.0, "offset"),
-     ("DEFAULT_DURATION_US", 15_000_002, "duration"), ("DEFAULT_SCHEDULE_OFFSET", -4.0, "schedule"),
-     ("DEFAULT_NORMALIZED_CODEBASE_VALUE", 0.51, "offset"), ("MINIMUM_NORMALIZED_CODEBASE_VALUE", 0.09, "offset")],
+    ("wrong", "kind"),
+    [({"first_run_bonus": 101.0}, "offset"), ({"default_duration_us": 15_000_002}, "duration"),
+     ({"default_schedule_offset": -4.0}, "schedule"), ({"ignore_worker_failures_us": 86_400_000_001}, "estimate"),
+     ({"publish_mode_value": {**compat.PUBLISH_MODE_VALUE, "bts": 101}}, "policy"),
+     ({"window_us": 86_400_000_000}, "duration"), ({"window_us": 86_400_000_000}, "estimate")],
 )  # fmt: skip
 def test_a_constant_that_is_wrong_is_noticed(
-    monkeypatch: pytest.MonkeyPatch, name: str, wrong: float, kind: str
+    monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], kind: str
 ) -> None:
-    monkeypatch.setattr(compat, name, wrong)
-    assert any(verdict.difference for verdict in replay([made_up(kind, number) for number in range(100)]))
+    monkeypatch.setattr(compat, "JANITOR", compat.Constants(**wrong))
+    assert any(verdict.difference for verdict in replay([made_up(kind, number) for number in range(200)]))
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

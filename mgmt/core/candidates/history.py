@@ -73,6 +73,12 @@ class Level:
             if len(recent) > self.window:
                 del recent[0]
 
+    def forget_durations(self) -> bool:
+        """The latest ones; whether there were any."""
+        there = bool(self._recent)
+        self._recent.clear()
+        return there
+
     def add(self, row: int, outcome: int, weight: float, ended_us: float, duration_us: float) -> None:
         """One more run: what `kernel.history` would say of all of them."""
         self.remember(row, outcome, duration_us)
@@ -157,6 +163,32 @@ class History:
         self.succeeded = {key >> 2 for key in self._key if key & 3 == SUCCESS}
         self.rebuild()
 
+    def expire(self, before_us: float) -> bool:
+        """Forget runs that ended before; whether there were any. That a campaign has succeeded once is kept."""
+        if not self._ended or min(self._ended) >= before_us:
+            return False
+        kept = [i for i, at_us in enumerate(self._ended) if at_us >= before_us]
+        self._key = array("q", [self._key[i] for i in kept])
+        self._duration = array("d", [self._duration[i] for i in kept])
+        self._ended = array("d", [self._ended[i] for i in kept])
+        least = self.weight(before_us)
+        self.tried = {name: weight for name, weight in self.tried.items() if weight >= least}
+        for row in [row for row, (_, weight) in self.lacking.items() if weight < least]:
+            del self.lacking[row]
+            self._forgiven.pop(row, None)
+        if self.series.forget_durations():
+            self.codebases.forget_durations()
+            self.campaigns.forget_durations()
+            for key, us in zip(self._key, self._duration, strict=True):
+                self._remember(key >> 2, key & 3, us)
+        self.rebuild()
+        return True
+
+    def _remember(self, row: int, outcome: int, duration_us: float) -> None:
+        self.series.remember(row, outcome, duration_us)
+        self.codebases.remember(self.codebase_of[row], outcome, duration_us)
+        self.campaigns.remember(self.campaign_of[row], outcome, duration_us)
+
     def add(self, run: Run) -> int:
         """One more run, in constant time; its series. RowError for one without any time."""
         if run.finish_us is None and run.start_us is None:
@@ -179,9 +211,7 @@ class History:
         self._ended.append(ended_us)
         self._duration.append(duration_us)
         if remember:
-            self.series.remember(row, outcome, duration_us)
-            self.codebases.remember(self.codebase_of[row], outcome, duration_us)
-            self.campaigns.remember(self.campaign_of[row], outcome, duration_us)
+            self._remember(row, outcome, duration_us)
         if outcome == TRANSIENT:
             return row, outcome, ended_us, duration_us
         weight = self.weight(ended_us)

@@ -155,7 +155,8 @@ def _estimate(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _duration(given: Mapping[str, Any]) -> dict[str, Any]:
     history = compat.History(_world(given, "runs").runs, {})
-    return {"duration_us": compat.manual_duration_us(history, given["codebase"], given["campaign"])}
+    us = compat.manual_duration_us(history, given["codebase"], given["campaign"], time_us(given["now"]))
+    return {"duration_us": us}
 
 
 def _queue(given: Mapping[str, Any]) -> dict[str, Any]:
