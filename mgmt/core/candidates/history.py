@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from mgmt import kernel
-from mgmt.kernel.reference_history import FIELDS, SUCCESS, TRANSIENT, exp2, middle
+from mgmt.kernel.reference_history import FAILURE, FIELDS, SUCCESS, TRANSIENT, exp2, middle
 
 from .outcomes import LACKING, outcome_of
 from .records import Relations, RowError, Run
@@ -24,6 +24,7 @@ S, F, Z, DONE, LOST, RUNS, STREAK, ENDED = 0, 1, 2, 3, 6, 9, 10, 11  # columns o
 class Columns(NamedTuple):
     """Runs in the order of their ends: `key` is 4 x the number of the series in `names` + outcome; times in us.
 
+    `context`: of each run the number of its context, negative without one; None: nothing is known of them.
     `tried`: (codebase, campaign, context, end) of the latest attempt in a context that was not transient;
     `lacking`: (codebase, campaign, relations, end) of series whose latest such run lacked packages.
     """
@@ -34,6 +35,7 @@ class Columns(NamedTuple):
     duration: array[float]
     tried: list[tuple[str, str, str, int]]
     lacking: list[tuple[str, str, Relations, int]]
+    context: Sequence[int] | None = None
 
 
 class Level:
@@ -103,13 +105,20 @@ def _empty(room: int) -> array[float]:
 
 
 class History:
-    """All runs, in the order in which they ended. Sums are those at `reference_us`; `decay` takes them to now."""
+    """All runs, in the order in which they ended. Sums are those at `reference_us`; `decay` takes them to now.
+
+    A failure in a context that was tried before was expected, and says little of another context: it weighs less
+    by `same_context_penalty` of the attempt before.
+    """
 
     def __init__(self, settings: Settings, reference_us: int) -> None:
         self.reference_us, self.half_life_us = float(reference_us), settings.half_life_s * 1e6
         self.series, self.codebases, self.campaigns = (Level(settings.duration_window) for _ in range(3))
         self.codebase_of, self.campaign_of = array("q"), array("q")  # by series
         self._key, self._ended, self._duration = array("q"), array("d"), array("d")
+        self._penalty = settings.same_context_penalty
+        # Of failures that were expected: when they ended, their series, what they weigh less.
+        self._less_at, self._less_row, self._less = array("d"), array("q"), array("d")
         self.tried: dict[tuple[int, str], float] = {}
         """(series, context) -> weight of the latest attempt there that was not transient."""
         self.lacking: dict[int, tuple[Relations, float]] = {}
@@ -156,6 +165,13 @@ class History:
         rows = [self.row(*name) for name in columns.names]
         self._key = array("q", [rows[key >> 2] * 4 + (key & 3) for key in columns.key])
         self._ended, self._duration = columns.ended, columns.duration
+        latest: dict[tuple[int, int], float] = {}
+        for key, ended_us, number in zip(self._key, self._ended, columns.context or (), strict=False):
+            if number >= 0 and key & 3 != TRANSIENT:
+                weight, name = self.weight(ended_us), (key >> 2, number)
+                if key & 3 == FAILURE and name in latest:
+                    self._expected(key >> 2, ended_us, self._penalty * min(weight, latest[name]))
+                latest[name] = weight
         for codebase, campaign, context, at_us in columns.tried:
             self.tried[self.row(codebase, campaign), context] = self.weight(at_us)
         for codebase, campaign, relations, at_us in columns.lacking:
@@ -171,6 +187,10 @@ class History:
         self._key = array("q", [self._key[i] for i in kept])
         self._duration = array("d", [self._duration[i] for i in kept])
         self._ended = array("d", [self._ended[i] for i in kept])
+        still = [i for i, at_us in enumerate(self._less_at) if at_us >= before_us]
+        self._less_row = array("q", [self._less_row[i] for i in still])
+        self._less = array("d", [self._less[i] for i in still])
+        self._less_at = array("d", [self._less_at[i] for i in still])
         least = self.weight(before_us)
         self.tried = {name: weight for name, weight in self.tried.items() if weight >= least}
         for row in [row for row, (_, weight) in self.lacking.items() if weight < least]:
@@ -193,7 +213,7 @@ class History:
         """One more run, in constant time; its series. RowError for one without any time."""
         if run.finish_us is None and run.start_us is None:
             raise RowError("runs", len(self), "finish_time", "is missing, and start_time too")
-        row, outcome, ended_us, duration_us = self._note(run, remember=False)
+        row, outcome, ended_us, duration_us, less = self._note(run, remember=False)
         weight = self.weight(ended_us)
         for level, at in (
             (self.series, row),
@@ -202,9 +222,21 @@ class History:
         ):
             # Of codebases only durations are wanted.
             level.add(at, outcome, 0.0 if level is self.codebases else weight, ended_us, duration_us)
+        if less:
+            self._weigh_less(row, less)
         return row
 
-    def _note(self, run: Run, remember: bool = True) -> tuple[int, int, float, float]:
+    def _expected(self, row: int, ended_us: float, less: float) -> None:
+        self._less_at.append(ended_us)
+        self._less_row.append(row)
+        self._less.append(less)
+
+    def _weigh_less(self, row: int, less: float) -> None:
+        for level, at in ((self.series, row), (self.campaigns, self.campaign_of[row])):
+            level.put(F, at, max(0.0, level.at(F, at) - less))
+
+    def _note(self, run: Run, remember: bool = True) -> tuple[int, int, float, float, float]:
+        """Its series, outcome, end and duration, and what it weighs less."""
         row, outcome, ended_us = self.row(run.codebase, run.campaign), outcome_of(run), float(_end_us(run))
         duration_us = math.nan if run.duration_us is None else float(run.duration_us)
         self._key.append(row * 4 + outcome)
@@ -213,19 +245,23 @@ class History:
         if remember:
             self._remember(row, outcome, duration_us)
         if outcome == TRANSIENT:
-            return row, outcome, ended_us, duration_us
-        weight = self.weight(ended_us)
+            return row, outcome, ended_us, duration_us, 0.0
+        weight, less = self.weight(ended_us), 0.0
+        before = self.tried.get((row, run.context or run.instigated_context or ""))
+        if before and outcome == FAILURE:
+            less = self._penalty * min(weight, before)
+            self._expected(row, ended_us, less)
         for context in {run.context, run.instigated_context}:
             if context:
                 self.tried[row, context] = weight
         self._unforgive(row)
         if run.result_code == LACKING and run.relations:
-            self.lacking[row] = run.relations, weight
+            self.lacking[row] = run.relations, weight - less
         else:
             self.lacking.pop(row, None)
         if outcome == SUCCESS:
             self.succeeded.add(row)
-        return row, outcome, ended_us, duration_us
+        return row, outcome, ended_us, duration_us, less
 
     def rebuild(self) -> None:
         """All statistics anew out of the columns."""
@@ -239,6 +275,8 @@ class History:
                 reference=self.reference_us, half_life=self.half_life_us, window=level.window,
                 weights=level is not self.codebases, out=level.matrix,
             )  # fmt: skip
+        for row, less in zip(self._less_row, self._less, strict=True):
+            self._weigh_less(row, less)
         forgiven, self._forgiven = self._forgiven, {}
         for row in forgiven:
             self._forgive(row)
