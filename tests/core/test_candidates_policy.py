@@ -188,7 +188,8 @@ def test_each_level_of_durations_in_turn(points: int) -> None:
         assert took() == took(campaign="other") == took(codebase="other") == default
     else:
         drawn = [took(codebase="other"), took(campaign="other"), took()]
-        assert drawn[0] == drawn[1] == (5 * 1000 + 5 * default) / 10
+        shrink = Settings().duration_prior_points
+        assert drawn[0] == drawn[1] == pytest.approx((5 * 1000 + shrink * default) / (5 + shrink))
         assert drawn[2] > drawn[0], "all three levels say so"
     chosen = Settings(campaign_durations_s={"fix": 77.0})
     assert score_of(chosen=chosen).duration_us == 77e6

@@ -65,7 +65,7 @@ class Settings:
     default_duration_s: float = 15.0
     campaign_durations_s: Mapping[str, float] = field(default_factory=dict)
     minimum_data_points: int = 5  # below which a median says nothing
-    duration_prior_points: float = 5.0
+    duration_prior_points: float = 2.0
     duration_window: int = 100  # latest runs of each kind that a median is of
     weights: Mapping[str, float] = field(default_factory=dict)  # of campaigns; 1 for others
     max_wait_s: float = 7 * DAY_S  # after which an item comes before all later ones
