@@ -78,6 +78,10 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "task": "Of an agent: for which task; 0: for a hook.",
         },
     ),
+    "candidates-export": (
+        "Read what is stored of candidates and runs, by table and name, a page at a time.",
+        {},
+    ),
     "candidates-list": (
         "Show candidates with their scores, the next to be run first.",
         {

@@ -537,6 +537,7 @@ NEEDS: dict[str, tuple[str, Role]] = {
     "fault-report": RUNS,
     **dict.fromkeys(("candidates-load", "candidates-list", "candidates-queue"), RUNS),
     **dict.fromkeys(("candidates-next", "candidates-schedule", "candidates-reset"), RUNS),
+    "candidates-export": RUNS,
 }
 
 

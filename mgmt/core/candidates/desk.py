@@ -32,7 +32,7 @@ from .compat_queue import RANK
 from .outcomes import outcome_of
 from .policies import AGED, Decision, Judge, Policy, judge_of, priority_of
 from .records import EPOCH, Candidate, Run, world_of
-from .settings import Settings, settings_of
+from .settings import OWN_KEYS, Settings, settings_of
 
 Key = tuple[str, str, str]
 Then = Callable[[Now, Any, list[fx.Effect]], None]
@@ -55,8 +55,7 @@ class Rules:
 
 def rules_of(told: Mapping[str, Any]) -> Rules:
     """Out of the configuration's table, which has checked it."""
-    own = {"policy", "suite", "campaigns", "result_codes"}
-    sections = {name: value for name, value in told.items() if name not in own}
+    sections = {name: value for name, value in told.items() if name not in OWN_KEYS}
     return Rules(
         settings_of(sections),
         told["policy"],

@@ -115,6 +115,8 @@ class Settings:
 
 
 NEVER_S = 1e11
+# Of the configuration's table, what is no setting of the policy.
+OWN_KEYS = frozenset(["policy", "mode", "suite", "campaigns", "result_codes"])
 SIGNED = frozenset(["default_schedule_offset"])
 SHARES = frozenset(["same_context_penalty", "backoff_jitter"])
 POSITIVE = frozenset(
