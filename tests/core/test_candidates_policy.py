@@ -14,16 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgmt.core.candidates.beta import below, interval
-from mgmt.core.candidates.comparison import Tally, compared, correlation
+from mgmt.core.candidates.comparison import compared, correlation
 from mgmt.core.candidates.graph import order_of
 from mgmt.core.candidates.outcomes import CODES, outcome_of
 from mgmt.core.candidates.records import Candidate, Codebase, Run, World
 from mgmt.core.candidates.scoring import Scorer
 from mgmt.core.candidates.settings import SettingError, Settings, duration_s, settings_of
 from mgmt.kernel.reference_history import FAILURE, NOTHING, SUCCESS, TRANSIENT
-from tests.core.candidates_world import NOW_US, Month, a_candidate, a_run, a_world, by_compat, by_default
+from tests.core.candidates_world import NOW_US, a_candidate, a_run, a_world
 
-MARGIN = 1.05  # what the default policy earns at least, of what janitor_compat earns
 CODES_SEEN = ("success", "success", "build-failed", "nothing-to-do", "worker-failure")
 
 
@@ -277,29 +276,6 @@ def test_the_interval_holds_the_true_rate() -> None:
     assert below(1, 1, 0.25) == pytest.approx(0.25)
     assert below(2, 3, 0.5) == pytest.approx(0.6875)
     assert interval(0, 3) == (0, 0) and interval(3, 0) == (1, 1)
-
-
-# ---- a month with known truth -----------------------------------------------------------------------------
-
-
-def test_a_month_earns_more_than_the_ancestors_rules_would() -> None:
-    ours = theirs = 0.0
-    predicted, of_theirs = Tally(), Tally()
-    for seed in range(1, 6):
-        month = Month(seed)
-        for play, tally in ((by_default, predicted), (by_compat, of_theirs)):
-            earned, told = play(month)
-            tally.chances.extend(told.chances)
-            tally.outcomes.extend(told.outcomes)
-            if play is by_default:
-                ours += earned
-            else:
-                theirs += earned
-    assert ours >= MARGIN * theirs
-    found, other = predicted.figures("default"), of_theirs.figures("janitor_compat")
-    assert found.calibration_error is not None and found.calibration_error < 0.05
-    assert other.calibration_error is not None and other.calibration_error > found.calibration_error
-    assert found.brier is not None and other.brier is not None and found.brier < other.brier
 
 
 # ---- dependencies -----------------------------------------------------------------------------------------
