@@ -1,5 +1,5 @@
-"""The faults of the ancestor and of its migration plan, each where it was, in mode compat, which keeps it, and in the
-default policy, which has it not."""
+"""The faults of the ancestor and of its migration plan, each where it was, in mode compat, which keeps it, and in
+the default policy, which has it not."""
 
 from __future__ import annotations
 
