@@ -114,6 +114,7 @@ class History:
     def __init__(self, settings: Settings, reference_us: int) -> None:
         self.reference_us, self.half_life_us = float(reference_us), settings.half_life_s * 1e6
         self.series, self.codebases, self.campaigns = (Level(settings.duration_window) for _ in range(3))
+        self.names: list[tuple[str, str]] = []  # by series
         self.codebase_of, self.campaign_of = array("q"), array("q")  # by series
         self._key, self._ended, self._duration = array("q"), array("d"), array("d")
         self._penalty = settings.same_context_penalty
@@ -133,6 +134,7 @@ class History:
         """The series, a new one where there is none."""
         row = self.series.row((codebase, campaign))
         if row == len(self.codebase_of):
+            self.names.append((codebase, campaign))
             self.codebase_of.append(self.codebases.row(codebase))
             self.campaign_of.append(self.campaigns.row(campaign))
         return row

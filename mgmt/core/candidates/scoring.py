@@ -343,7 +343,7 @@ class Scorer:
         if ignore_s is not None and now_us - ended_us >= ignore_s * 1e6:
             return 0
         delay_s = min(settings.backoff_cap_s, settings.backoff_base_s * 2.0 ** min(streak, 64))
-        name = f"{self.history.codebase_of[row]}:{self.history.campaign_of[row]}:{streak:.0f}:{ended_us:.0f}"
+        name = f"{self.history.names[row]}:{streak:.0f}:{ended_us:.0f}"
         at_us = ended_us + delay_s * 1e6 * (1 - settings.backoff_jitter * crc32(name.encode()) / 2**32)
         return round(at_us) if at_us > now_us else 0
 
