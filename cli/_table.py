@@ -78,6 +78,12 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "task": "Of an agent: for which task; 0: for a hook.",
         },
     ),
+    "candidates-explain": (
+        "Show every factor of a candidate's score, what it waits for, and its place in the queue.",
+        {
+            "policy": "That of the configuration when absent.",
+        },
+    ),
     "candidates-export": (
         "Read what is stored of candidates and runs, by table and name, a page at a time.",
         {},
@@ -93,7 +99,11 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         {},
     ),
     "candidates-next": (
-        "Show which candidate in the queue is run next; none of an empty queue.",
+        "Show which candidate is run next, of each suite that has some in the queue.",
+        {},
+    ),
+    "candidates-position": (
+        "Say how many come before a candidate in the queue, and itself.",
         {},
     ),
     "candidates-queue": (

@@ -93,6 +93,8 @@ def a_config(
     default: str | None = None,
     limits: dict[str, Any] | None = None,
     timing: dict[str, Any] | None = None,
+    candidates: dict[str, Any] | None = None,
+    logging: dict[str, Any] | None = None,
 ) -> Settings:
     """A configuration of these; without any: one model `echo`."""
     rows = [a_model()] if models is None and units is None else models or []
@@ -104,6 +106,8 @@ def a_config(
         "endpoints": {},
         "limits": limits or {},
         "timing": timing or {},
+        "candidates": candidates or {},
+        "logging": logging or {},
     }
     return Settings.model_validate(document, context={"runtime": "/r", "state": "/s"})
 

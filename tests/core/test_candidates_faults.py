@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from mgmt.core import selecting
 from mgmt.core.candidates import compat, compat_queue, queue
 from mgmt.core.candidates.compat_queue import CompatError
+from mgmt.core.candidates.line import Queued
 from mgmt.core.candidates.policies import ByDefault
 from mgmt.core.candidates.records import Codebase, Run, World
 from mgmt.core.candidates.scoring import Scorer
@@ -172,9 +174,10 @@ def test_fault_7_means_of_durations() -> None:
 
 
 def test_fault_10_an_eta_without_workers() -> None:
-    filled = queue.Queue(Settings())
-    filled.add(an_item("a", 1.0))
-    assert filled.wait_us(("a", "fix", ""), 0, []) is None
+    waiting = [Queued(1, 1, 0, an_item(name, 1.0), duration_us=60e6) for name in "ab"]
+    assert [start for _, start in selecting._starts([], waiting, 0, 0, 15.0)] == [None, None]
+    told = [start for _, start in selecting._starts([], waiting, 1, 0, 15.0)]
+    assert [start.median_s for start in told if start is not None] == [0, 60]
 
 
 def test_fault_11_the_campaign_filter_of_the_next_one() -> None:

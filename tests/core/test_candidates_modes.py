@@ -9,7 +9,8 @@ import pytest
 
 from mgmt.core.candidates import policies, scoring
 from mgmt.core.candidates.accuracy import Accuracy
-from mgmt.core.candidates.policies import Judge, judge_of
+from mgmt.core.candidates.modes import Mode, judge_of, likeness
+from mgmt.core.candidates.policies import Judge
 from mgmt.core.candidates.records import DAY_US, RowError, Run, World
 from mgmt.core.candidates.settings import Settings
 from tests.core.candidates_world import NOW_US, a_candidate, a_run, a_world
@@ -30,7 +31,7 @@ def keys(judge: Judge) -> list[Any]:
     return [one.candidate.key for one in judge.decisions(NOW_US)]
 
 
-def judged(mode: policies.Mode, world: World | None = None, policy: policies.Policy = "default") -> Judge:
+def judged(mode: Mode, world: World | None = None, policy: policies.Policy = "default") -> Judge:
     return judge_of(policy, world or some(), Settings(), NOW_US, [], mode)
 
 
@@ -128,10 +129,10 @@ def test_in_the_shadow_janitors_rules_decide_and_the_other_is_compared(
 
 def test_how_alike_two_orders_are() -> None:
     decisions = judged("native", some(60)).decisions(NOW_US)
-    assert policies.likeness(decisions, decisions) == {"rank_correlation": 1.0, "overlap": 1.0}
-    assert policies.likeness(decisions, decisions[::-1]) == {"rank_correlation": -1.0, "overlap": 0.0}
-    assert policies.likeness(decisions[:1], decisions[:1]) == {"overlap": 1.0}
-    assert policies.likeness([], []) == {}
+    assert likeness(decisions, decisions) == {"rank_correlation": 1.0, "overlap": 1.0}
+    assert likeness(decisions, decisions[::-1]) == {"rank_correlation": -1.0, "overlap": 0.0}
+    assert likeness(decisions[:1], decisions[:1]) == {"overlap": 1.0}
+    assert likeness([], []) == {}
 
 
 def test_rows_that_were_left_out_before_are_told_by_every_policy() -> None:

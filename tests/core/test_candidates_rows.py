@@ -12,7 +12,6 @@ import pytest
 from mgmt.core.candidates.comparison import Default, compared
 from mgmt.core.candidates.history import Columns
 from mgmt.core.candidates.outcomes import outcome_of
-from mgmt.core.candidates.policies import priority_of
 from mgmt.core.candidates.records import RowError, Run, modes_of, row_name, table_of, time_us, world_of
 from mgmt.core.candidates.relations import RelationError, version
 from mgmt.core.candidates.scoring import Scorer
@@ -260,9 +259,3 @@ def test_a_shadow_run_refuses_nothing_that_cannot_be_predicted() -> None:
         a_world(runs=[]), Settings(), NOW_US, policies=[Default(a_world(), Settings(), NOW_US)] * 2
     )
     assert (empty["runs"], empty["policies"][0]["brier"]) == (0, None)
-
-
-def test_priorities_go_by_bucket_and_then_by_turn() -> None:
-    turns = [0.0, 1.0, 1.001, 50.0, 1e6, 1e14]
-    rows = [priority_of(bucket, turn) for bucket in ("manual", "default") for turn in turns]
-    assert rows == sorted(rows, reverse=True) and len(set(rows)) == len(rows)

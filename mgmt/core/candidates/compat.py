@@ -359,13 +359,23 @@ class Engine:
         dry_run: bool = False,
     ) -> list[Scored]:
         """One pass over all candidates that are selected; one that cannot be scored is told and passed over."""
-        results = []
-        for candidate in self.selected(codebases, campaign):
-            try:
-                results.append(self._bulk_one(candidate, default_offset, bucket, dry_run))
-            except CompatError as error:
-                results.append(Scored(candidate, str(error)))
-        return results
+        return [
+            self.scored(candidate, default_offset, bucket, dry_run)
+            for candidate in self.selected(codebases, campaign)
+        ]
+
+    def scored(
+        self,
+        candidate: Candidate,
+        default_offset: float = 0.0,
+        bucket: str = "default",
+        dry_run: bool = True,
+    ) -> Scored:
+        """One of a pass."""
+        try:
+            return self._bulk_one(candidate, default_offset, bucket, dry_run)
+        except CompatError as error:
+            return Scored(candidate, str(error))
 
     def _bulk_one(self, candidate: Candidate, default_offset: float, bucket: str, dry_run: bool) -> Scored:
         assert candidate.publish_policy is not None  # by selected()

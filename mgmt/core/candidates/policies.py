@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+from mgmt.kernel.reference_history import TRANSIENT
+
 from . import compat
-from .comparison import TOP, correlation
-from .compat_queue import BUCKETS, RANK
+from .history import ENDED, STREAK
+from .outcomes import outcome_of
 from .records import Candidate, RowError, Run, World
-from .scoring import Scorer
+from .scoring import CandidateScore, PriorityFactor, Scorer
 from .settings import Settings
+from .sums import Key
 
 Policy = Literal["default", "janitor_compat"]
-Mode = Literal["native", "fallback", "shadow"]
-# In whatever a fault of the default policy shows itself, the other one decides.
-FAILURES = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
-LEVELS = 1 << 28  # priorities of tasks within a bucket
-AGED = (1 << 31) - 1  # of a task that has waited too long: before all others
-_SPAN = math.log1p(1e15)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """`turn`: the sum of the scores up to its own in its campaign, by the campaign's weight; lower is earlier.
 
-    `held`: why it cannot run now, else empty. `beside`: probability and duration in us by the policy that only
-    looks on.
+    `held`: why it cannot run now, else empty; `due_us`: until when, 0 where that is not known. `late_us`: nine of
+    ten runs take less.
+    `beside`: probability and duration in us by the policy that only looks on.
     """
 
     candidate: Candidate
@@ -37,6 +35,8 @@ class Decision:
     duration_us: float | None
     turn: float = 0.0
     held: str = ""
+    due_us: int = 0
+    late_us: float | None = None
     beside: tuple[float, float] | None = None
 
 
@@ -54,6 +54,18 @@ class Judge(Protocol):
     def finished(self, run: Run) -> None:
         """One more run; in constant time."""
 
+    def one(self, key: Key, now_us: int) -> Decision | None:
+        """One of them, scored again; without a turn. O(1)."""
+
+    def last(self, key: Key) -> tuple[int, float]:
+        """How many transient failures in a row its latest runs are, and when the latest ended, -inf for never."""
+
+    def dependants(self, codebase: str, campaign: str) -> list[Key]:
+        """Candidates that wait for a success of this one."""
+
+    def explain(self, key: Key, now_us: int) -> CandidateScore | None:
+        """Its score with every factor."""
+
     def cycles(self) -> list[list[str]]:
         """Candidates that require one another."""
 
@@ -63,6 +75,10 @@ class ByDefault:
         self.scorer = scorer
         self.faults, self.warnings = scorer.faults, scorer.warnings
         self.fallbacks, self.compared = 0, dict[str, float]()
+        self._dependants: dict[tuple[str, str], list[Key]] = {}
+        for candidate in scorer.candidates:
+            for campaign in candidate.requires:
+                self._dependants.setdefault((candidate.codebase, campaign), []).append(candidate.key)
 
     def finished(self, run: Run) -> None:
         self.scorer.finished(run)
@@ -73,18 +89,50 @@ class ByDefault:
     def expected(self, now_us: int) -> list[Decision]:
         """By their scores, before anything is shared among campaigns."""
         found, scorer = [], self.scorer
-        for one in scorer.pass_over(now_us):
+        ordered = scorer.pass_over(now_us)
+        late_us = memoryview(scorer.estimates(now_us, 1))[len(scorer.candidates) :]
+        for one in ordered:
             number = scorer.number_of(*one.key)
             assert number is not None  # it was scored
-            why = one.reason
-            if one.waits_for:
-                why = f"waits for {', '.join(one.waits_for)}"
-            elif one.not_before_us:
-                why = f"pauses for {(one.not_before_us - now_us) / 1e6:.0f} s after transient failures"
-            found.append(
-                Decision(scorer.candidates[number], one.score, one.probability, one.duration_us, 0.0, why)
-            )
+            found.append(self._decision(number, one, now_us, late_us[number]))
         return found
+
+    def _decision(self, number: int, one: CandidateScore, now_us: int, late_us: float) -> Decision:
+        why, due_us = one.reason, 0
+        if one.waits_for:
+            why = f"waits for {', '.join(one.waits_for)}"
+        elif one.not_before_us:
+            due_us = one.not_before_us
+            why = f"pauses for {(due_us - now_us) / 1e6:.0f} s after transient failures"
+        return Decision(
+            self.scorer.candidates[number],
+            one.score,
+            one.probability,
+            one.duration_us,
+            0.0,
+            why,
+            due_us,
+            late_us,
+        )
+
+    def one(self, key: Key, now_us: int) -> Decision | None:
+        number = self.scorer.number_of(*key)
+        if number is None:
+            return None
+        late_us = self.scorer.late_us(number, now_us)
+        return self._decision(number, self.scorer.score(number, now_us), now_us, late_us)
+
+    def last(self, key: Key) -> tuple[int, float]:
+        level = self.scorer.history.series
+        row = level.rows.get(key[:2])
+        return (0, -math.inf) if row is None else (int(level.at(STREAK, row)), level.at(ENDED, row))
+
+    def dependants(self, codebase: str, campaign: str) -> list[Key]:
+        return self._dependants.get((codebase, campaign), [])
+
+    def explain(self, key: Key, now_us: int) -> CandidateScore | None:
+        number = self.scorer.number_of(*key)
+        return None if number is None else self.scorer.explain(number, now_us)
 
     def cycles(self) -> list[list[str]]:
         return [[" ".join(filter(None, key)) for key in cycle] for cycle in self.scorer.order().cycles]
@@ -119,9 +167,55 @@ class ByCompat:
         self.faults = [*self._left_out]
         self.warnings: set[str] = set()
         self.fallbacks, self.compared = 0, dict[str, float]()
+        self._candidates = {candidate.key: candidate for candidate in self.engine.selected()}
+        self._last: dict[tuple[str, str], tuple[int, float]] = {}
+        for run in sorted(world.runs, key=_ended_us):
+            self._note(run)
 
     def finished(self, run: Run) -> None:
         self.engine.history.add(run)
+        self._note(run)
+
+    def _note(self, run: Run) -> None:
+        streak, ended_us = self._last.get((run.codebase, run.campaign), (0, -math.inf))
+        streak = streak + 1 if outcome_of(run) == TRANSIENT else 0
+        self._last[run.codebase, run.campaign] = streak, max(ended_us, _ended_us(run))
+
+    def last(self, key: Key) -> tuple[int, float]:
+        return self._last.get((key[0], key[1]), (0, -math.inf))
+
+    def dependants(self, codebase: str, campaign: str) -> list[Key]:
+        return []  # it knows of none
+
+    def one(self, key: Key, now_us: int) -> Decision | None:
+        if key not in self._candidates:
+            return None
+        self.engine.now_us = now_us
+        return self._decision(self.engine.scored(self._candidates[key]))
+
+    def _decision(self, one: compat.Scored) -> Decision:
+        if one.estimate is None:
+            return Decision(one.candidate, None, None, None, 0.0, one.error)
+        p, us = one.estimate.probability, float(one.estimate.duration_us)
+        return Decision(one.candidate, one.offset, p, us, max(0.0, one.offset))
+
+    def explain(self, key: Key, now_us: int) -> CandidateScore | None:
+        if key not in self._candidates:
+            return None
+        self.engine.now_us = now_us
+        one = self.engine.scored(self._candidates[key])
+        if one.estimate is None:
+            return CandidateScore(*key, None, None, None, reason=one.error)
+        found, value = one.estimate, one.value or 1.0
+        factors = (
+            PriorityFactor("value", "expected", value, "publishing included; 1 for none"),
+            PriorityFactor("codebase value", "expected", max(0.1, one.normalized), "at least 0.1"),
+            PriorityFactor("success", "expected", found.probability, f"{found.total} runs that count"),
+            PriorityFactor("duration", "cost", found.duration_us / 1000, "mean, ms"),
+        )
+        return CandidateScore(
+            *key, one.offset, found.probability, float(found.duration_us), factors=factors
+        )  # fmt: skip
 
     def decisions(self, now_us: int) -> list[Decision]:
         self.engine.now_us = now_us
@@ -132,133 +226,12 @@ class ByCompat:
                 key = f"{one.candidate.codebase} {one.candidate.campaign}"
                 self.faults.append(RowError("candidates", key, "", one.error))
                 continue
-            p, us = one.estimate.probability, float(one.estimate.duration_us)
-            found.append(Decision(one.candidate, one.offset, p, us, max(0.0, one.offset)))
+            found.append(self._decision(one))
         return sorted(found, key=lambda one: (one.turn, one.candidate.key))
 
     def cycles(self) -> list[list[str]]:
         return []
 
 
-class Both:
-    """The default policy and Janitor's rules on the same rows. A fault of the first stops neither."""
-
-    def __init__(
-        self, world: World, settings: Settings, now_us: int, left_out: Iterable[RowError] = ()
-    ) -> None:
-        self.settings, self.fallbacks, self.compared = settings, 0, dict[str, float]()
-        self.compat = ByCompat(world, now_us, settings, left_out)
-        self.default: ByDefault | None = None
-        self.faults = [*self.compat.faults]
-        self.warnings: set[str] = set()
-        try:
-            self.default = ByDefault(Scorer(world, settings, now_us))
-        except FAILURES as error:
-            self._failed(error)
-        else:
-            self.faults, self.warnings = [*self.faults, *self.default.faults], self.default.warnings
-
-    def _failed(self, error: Exception) -> None:
-        self.fallbacks += 1
-        self.warnings.add(
-            f"the default policy failed, and janitor_compat decided: {type(error).__name__}: {error}"
-        )
-
-    def finished(self, run: Run) -> None:
-        self.compat.finished(run)
-        if self.default is not None:
-            try:
-                self.default.finished(run)
-            except FAILURES as error:
-                self._failed(error)
-                self.default = None  # it does not know this run; it is built anew with the next rows
-
-    def _expected(self, now_us: int) -> list[Decision] | None:
-        """Of the default policy; None: it failed."""
-        if self.default is None:
-            self.fallbacks += 1
-            return None
-        try:
-            return self.default.expected(now_us)
-        except FAILURES as error:
-            self._failed(error)
-            return None
-
-    def cycles(self) -> list[list[str]]:
-        return [] if self.default is None else self.default.cycles()
-
-
-class Fallback(Both):
-    """The default policy decides; a candidate, or a pass, on which it fails is decided by Janitor's rules."""
-
-    def decisions(self, now_us: int) -> list[Decision]:
-        ours = self._expected(now_us)
-        if ours is None:
-            return self.compat.decisions(now_us)
-        known = {one.candidate.key for one in ours}
-        if all(candidate.key in known for candidate in self.compat.engine.world.candidates):
-            return in_turns(ours, self.settings)
-        instead = [one for one in self.compat.decisions(now_us) if one.candidate.key not in known]
-        self.fallbacks += len(instead)
-        for one in instead:
-            name = f"{one.candidate.codebase} in {one.candidate.campaign}"
-            self.warnings.add(f"{name}: the default policy failed, and janitor_compat decided")
-        rows = sorted(
-            [*ours, *instead], key=lambda one: (bool(one.held), one.score or 0.0, one.candidate.key)
-        )
-        return in_turns(rows, self.settings)
-
-
-class Shadow(Both):
-    """Janitor's rules decide; what the default policy would have done is compared with that."""
-
-    def decisions(self, now_us: int) -> list[Decision]:
-        theirs, ours = self.compat.decisions(now_us), self._expected(now_us)
-        if ours is None:
-            return theirs
-        turns = [one for one in in_turns(ours, self.settings) if not one.held]
-        self.compared = likeness(theirs, turns)
-        beside = {
-            one.candidate.key: (one.probability, one.duration_us)
-            for one in ours
-            if one.probability is not None and one.duration_us is not None
-        }
-        return [replace(one, beside=beside.get(one.candidate.key)) for one in theirs]
-
-
-def likeness(left: Sequence[Decision], right: Sequence[Decision]) -> dict[str, float]:
-    """Of two orders: rank correlation where there is one, and the share of the first that both have."""
-    keys = [[one.candidate.key for one in side] for side in (left, right)]
-    places = [{key: place for place, key in enumerate(side)} for side in keys]
-    rank, most = correlation(places[0], places[1]), min(TOP, max(map(len, keys)))
-    found = {} if rank is None else {"rank_correlation": rank}
-    return found | ({"overlap": len({*keys[0][:TOP]} & {*keys[1][:TOP]}) / most} if most else {})
-
-
-def judge_of(
-    policy: Policy,
-    world: World,
-    settings: Settings,
-    now_us: int,
-    faults: Iterable[RowError],
-    mode: Mode = "native",
-) -> Judge:
-    """A policy over these rows; `faults`: of rows that were left out before. `mode` is of the default policy."""
-    judge: Judge
-    if policy == "janitor_compat":
-        judge = ByCompat(world, now_us, settings, faults)
-    elif mode == "native":
-        judge = ByDefault(Scorer(world, settings, now_us))
-        judge.faults[:0] = faults
-    else:
-        judge = (Fallback if mode == "fallback" else Shadow)(world, settings, now_us, faults)
-    if policy == "default":
-        world.runs = []  # the histories have them
-    return judge
-
-
-def priority_of(bucket: str, turn: float) -> int:
-    """The priority of a task, higher ones first: by bucket, then by turn, which 28 bits tell from another whose
-    logarithm differs by 1e-7."""
-    late = min(LEVELS - 1, int(math.log1p(turn) / _SPAN * LEVELS))
-    return (len(BUCKETS) - 1 - RANK[bucket]) * LEVELS - late
+def _ended_us(run: Run) -> float:
+    return float(run.finish_us or run.start_us or 0)

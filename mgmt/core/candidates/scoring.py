@@ -319,6 +319,10 @@ class Scorer:
             return own
         return self._as_janitor(one.codebase, one.campaign, one.context, value, own, now_us)
 
+    def late_us(self, i: int, now_us: int) -> float:
+        """What nine of ten of its runs take less than."""
+        return self._estimate(i, now_us, 1)[1]
+
     def predict(self, codebase: str, campaign: str, chance: float | None, now_us: int) -> tuple[float, float]:
         """Probability of success and duration in us of any series, a candidate or not, in a context that was not
         tried yet."""
@@ -431,8 +435,7 @@ class Scorer:
             "duration", "cost", duration_us / 1000.0, median if settings.parts.duration else mean
         )
         if settings.parts.duration:
-            late = self._estimate(i, now_us, 1)[1]
-            yield PriorityFactor("duration, 90 %", "about", late / 1000.0, "ms")
+            yield PriorityFactor("duration, 90 %", "about", self.late_us(i, now_us) / 1000.0, "ms")
         yield PriorityFactor("weight", "about", settings.weight(candidate.campaign), "of the campaign")
         streak = series.at(STREAK, row)
         if streak:

@@ -116,7 +116,7 @@ class Settings:
 
 NEVER_S = 1e11
 # Of the configuration's table, what is no setting of the policy.
-OWN_KEYS = frozenset(["policy", "mode", "suite", "campaigns", "result_codes"])
+OWN_KEYS = frozenset(["policy", "mode", "suite", "campaigns", "result_codes", "every", "after_run", "rest"])
 SIGNED = frozenset(["default_schedule_offset"])
 SHARES = frozenset(["same_context_penalty", "backoff_jitter"])
 POSITIVE = frozenset(
