@@ -19,8 +19,8 @@ Gauges = Counter[tuple[str, str]]
 
 @handles("metrics")
 def _metrics(state: State, now: Now, asked: Asked, body: msg.Metrics, out: list[fx.Effect]) -> Body:
-    gauges = _suites(state) + _nodes(state)
-    return {"metrics": metrics.told((state.board.metrics, state.crew.pool.metrics), dict(gauges))}
+    taken = {**(_suites(state) + _nodes(state)), **state.desk.watch.gauges(now)}
+    return {"metrics": metrics.told((state.board.metrics, state.crew.pool.metrics), taken)}
 
 
 def _suites(state: State) -> Gauges:
