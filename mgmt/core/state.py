@@ -32,7 +32,6 @@ from mgmt.protocol.errors import MgmtError
 from mgmt.settings import Settings
 
 Body = dict[str, Any]
-DEBUG = 10  # as Python's logging numbers levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +56,7 @@ class Identity:
     queue: int = 0  # id of the queue of tasks
     owner: str = ""  # id of this daemon among those of one queue: that of its state folder
     environ: Mapping[str, str] = field(default_factory=dict)  # of tasks, before their own
+    debug: bool = False  # the daemon's log has lines of that level
 
 
 @dataclass(slots=True)
@@ -193,7 +193,7 @@ class State:
         self.filing = Filing()
         self.board.attach(self.crew)
         self._rules = rules_of(settings.candidates.model_dump()), settings.candidates
-        self.desk = Desk(self.board, self._rules_of_candidates, self._logs_decisions)
+        self.desk = Desk(self.board, self._rules_of_candidates, identity.debug)
         self.board.watcher = self.desk.lines
         self.automatic = Automatic(self.desk, self.board, self.candidates_suite)
         self.stopping = False
@@ -220,9 +220,6 @@ class State:
         if self._rules[1] is not self.settings.candidates:
             self._rules = rules_of(self.settings.candidates.model_dump()), self.settings.candidates
         return self._rules[0]
-
-    def _logs_decisions(self) -> bool:
-        return self.settings.logging.level_number <= DEBUG
 
     def _declare(self, specs: list[UnitSpec]) -> None:
         self.loading.declare(specs, [])  # nobody waits for a load at an agent

@@ -94,7 +94,6 @@ def a_config(
     limits: dict[str, Any] | None = None,
     timing: dict[str, Any] | None = None,
     candidates: dict[str, Any] | None = None,
-    logging: dict[str, Any] | None = None,
 ) -> Settings:
     """A configuration of these; without any: one model `echo`."""
     rows = [a_model()] if models is None and units is None else models or []
@@ -107,7 +106,6 @@ def a_config(
         "limits": limits or {},
         "timing": timing or {},
         "candidates": candidates or {},
-        "logging": logging or {},
     }
     return Settings.model_validate(document, context={"runtime": "/r", "state": "/s"})
 
@@ -118,6 +116,7 @@ def a_state(
     epoch: int = EPOCH,
     now_ns: int = START_NS,
     agent: AgentFacts | None = None,
+    debug: bool = False,
 ) -> State:
     """A daemon that was just started, before its first event."""
     identity = Identity(
@@ -134,6 +133,7 @@ def a_state(
         workers="/r/workers",
         worker="/w/mgmt-worker",
         queue=7,
+        debug=debug,
     )
     return State(settings, identity, agent)
 

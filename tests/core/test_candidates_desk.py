@@ -30,9 +30,8 @@ AUTOMATIC = {"suite": "work", "every": "7d", "result_codes": {str(TRANSIENT): "w
 class Daemon(Suited):
     """One with a suite `work`, whose workers end what they are given when told to, at the time of its clock."""
 
-    def __init__(self, db: Connection, workers: int = 1, *, debug: bool = False, **candidates: Any) -> None:
-        logging = {"level": "DEBUG"} if debug else {}
-        super().__init__(db, candidates={**AUTOMATIC, **candidates}, logging=logging)
+    def __init__(self, db: Connection, workers: int = 1, **candidates: Any) -> None:
+        super().__init__(db, candidates={**AUTOMATIC, **candidates})
         self.number = self.suite(name="work", worker={"worker_count": workers})
         self.skew_s = 0.0  # of the clock of nodes
         self.statuses: dict[str, int] = {}  # by codebase; 0 for others
@@ -388,7 +387,8 @@ def test_many_are_put_in_part_by_part(make: Make, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_pass_is_logged_with_each_decision(make: Make) -> None:
-    there = make(every=None, debug=True)
+    there = make(every=None)
+    there.daemon.state.desk._debug = True
     there.candidates("a", "b")
     there.candidates("a/late", requires=["fix"])
     there.daemon.notes.clear()
@@ -455,6 +455,31 @@ def test_positions_and_the_next_of_each_suite(make: Make) -> None:
     assert [(row["codebase"], row["position"]) for row in rows] == [("a", 1), ("d", 1)]
     places = [there.ask("candidates-position", codebase=name, campaign="fix").ok for name in "abcd"]
     assert [(one["position"], one["total"]) for one in places] == [(1, 3), (2, 3), (3, 3), (1, 1)]
+
+
+def test_depth_and_age_are_metrics(make: Make) -> None:
+    there = make(every=None)
+    there.candidates("a", "b", "c")
+    there.ask("worker-pause", node=LOCAL, paused=True)
+    there.schedule(codebases=["a"])
+    there.live(100.0, 5.0, works=False)
+    there.schedule()
+    there.schedule(codebases=["b"], bucket="manual")
+    told = {
+        (sample["name"], sample["labels"].get("bucket", "")): sample["value"]
+        for family in there.ask("metrics").ok["metrics"]
+        for sample in family["samples"]
+    }
+    assert told["mgmt_candidates_queue_depth", "default"] == 2
+    assert told["mgmt_candidates_queue_depth", "manual"] == 1
+    assert 100 <= told["mgmt_candidates_queue_age_seconds", ""] <= 101
+    there.ask("candidates-reset")
+    left = {
+        sample["name"]: sample["value"]
+        for family in there.ask("metrics").ok["metrics"]
+        for sample in family["samples"]
+    }
+    assert left["mgmt_candidates_queue_depth"] == left["mgmt_candidates_queue_age_seconds"] == 0
 
 
 def test_other_settings_hold_for_what_is_queued(make: Make) -> None:

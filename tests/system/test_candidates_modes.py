@@ -60,20 +60,20 @@ def test_in_the_shadow_janitors_rules_decide(place: Place) -> None:
 
 
 def test_predictions_that_are_wrong_are_an_alert_until_they_may_be(place: Place) -> None:
-    strict = {"minimum_runs": 0.5, "calibration": 0.01, "half_life": "1d"}
+    strict = {"minimum_runs": 0.5, "brier": 0.01, "duration": 1000, "half_life": "1d"}
     begun(place, accuracy=strict)
     assert alerts(place) == []
     told(place, "schedule")
     ended(place)
     until(lambda: bool(alerts(place)))
     (alert,) = alerts(place)
-    assert "predicted and real rates of success are apart by" in alert and "(accuracy.calibration)" in alert
+    assert "the Brier score of predicted chances is" in alert and "(accuracy.brier)" in alert
     assert f"alert: {alert}" in place.mgmt("status").stdout
     figures = metrics(place)
-    assert figures['alert{measure="calibration"}'] == 1 and figures['accuracy{measure="calibration"}'] > 0.01
-    assert figures['alert{measure="brier"}'] == 0
+    assert figures['alert{measure="brier"}'] == 1 and figures['accuracy{measure="brier"}'] > 0.01
+    assert figures['alert{measure="duration"}'] == 0
     assert alert in (place.folder / "state" / "daemon.log").read_text()
-    place.configure(candidates={**SETTINGS, "accuracy": {**strict, "calibration": 1.0}})
+    place.configure(candidates={**SETTINGS, "accuracy": {**strict, "brier": 1.0}})
     assert place.mgmt("apply").returncode == 0
     until(lambda: not alerts(place))
-    assert metrics(place)['alert{measure="calibration"}'] == 0
+    assert metrics(place)['alert{measure="brier"}'] == 0

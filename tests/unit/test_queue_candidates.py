@@ -145,3 +145,32 @@ def test_a_task_that_is_tried_again_gets_labels(ask: Asked) -> None:
     assert not ask(GetLabelled("candidates"))
     ask(op.RetryTask(first, 2, ("candidates", "candidates")))
     assert [one.task for one in ask(GetLabelled("candidates"))] == [first]
+
+
+def test_two_workers_race_and_one_has_it(ask: Asked) -> None:
+    """A claim is a lease: one at a time has a task, until it ends, gives it back, or is not heard of for too long."""
+    submitted = a_suite(ask, 1)
+    lane, task = submitted.counts.lane, submitted.first
+    rivals = [ask, Asked(ask.engine)] if isinstance(ask.engine, PostgresEngine) else [ask, ask]
+    holders = [
+        one(op.OpenHolder(f"n{i}", f"o{i}", 1000, 1, suite=lane)).holder for i, one in enumerate(rivals)
+    ]
+    claims: list[Any] = []
+
+    def race(which: int) -> None:
+        claims.append((holders[which], rivals[which](op.Exchange(holders[which], 1, 2, want=1)).claims))
+
+    threads = [threading.Thread(target=race, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60.0)
+    ((winner, _),) = [one for one in claims if one[1]]
+    (loser,) = [holder for holder in holders if holder != winner]
+    stale = ask(op.Exchange(loser, 2, 3, [op.Result(task, 1, 0)]))
+    assert stale.acks == (op.Ack.STALE,) and not stale.claims
+    ask(op.RenewHolders((loser,), 9000, 1001))
+    assert ask(op.Sweep(1001, 10**9)).expired == (winner,)
+    assert [claim.task for claim in ask(op.Exchange(loser, 3, 1002, want=1)).claims] == [task]
+    if rivals[1] is not ask:
+        rivals[1].close()

@@ -2,8 +2,8 @@
 
 A candidate whose run is recorded is scored again, alone, in constant time, and is a task again when the policy
 says so, with the candidates that waited for its success. What has to pause, after a transient failure or because
-it ran a moment ago, is looked at again when its time has come. So nothing is tried at once that has just been tried,
-unless `rest` says that it may.
+it ran a moment ago, is looked at again when its time has come. So nothing is tried at once that has just been
+tried, unless `rest` says that it may.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class Desk:
     """`rules` says what is set now, `debug` whether each decision is logged. `on_run(now, key, run, out)` is told
     of each run that is recorded."""
 
-    def __init__(self, board: Board, rules: Callable[[], Rules], debug: Callable[[], bool]) -> None:
+    def __init__(self, board: Board, rules: Callable[[], Rules], debug: bool) -> None:
         self.beside = Beside()
         self.lines = Lines(board, rules, self._ended)
         self.on_run: Callable[[Now, Key, Run, list[fx.Effect]], None] = lambda now, key, run, out: None
@@ -119,7 +119,7 @@ class Desk:
     # ---- passes ----
 
     def scene(self) -> Scene:
-        return Scene(self.rules(), self.lines.by_key, self._heard, self._debug())
+        return Scene(self.rules(), self.lines.by_key, self._heard, self._debug)
 
     def decide(self, now: Now, policy: Policy, wanted: Wanted, then: Then, out: list[fx.Effect]) -> None:
         """`then` with what a pass of now would do (`Decided`), or a MgmtError."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Literal, TypeVar
 
 from .comparison import TOP, correlation
-from .policies import ByCompat, ByDefault, Decision, Judge, Policy, in_turns
+from .policies import ByCompat, ByDefault, Decision, Judge, Policy
 from .records import RowError, Run, World
 from .scoring import CandidateScore, Scorer
 from .settings import Settings
@@ -77,12 +77,12 @@ class Fallback(Both):
     """The default policy decides; a candidate, or a pass, on which it fails is decided by Janitor's rules."""
 
     def decisions(self, now_us: int) -> list[Decision]:
-        ours = self._ours(lambda default: default.expected(now_us))
+        ours = self._ours(lambda default: default.decisions(now_us))
         if ours is None:
             return self.compat.decisions(now_us)
         known = {one.candidate.key for one in ours}
         if all(candidate.key in known for candidate in self.compat.engine.world.candidates):
-            return in_turns(ours, self.settings)
+            return ours
         instead = [one for one in self.compat.decisions(now_us) if one.candidate.key not in known]
         self.fallbacks += len(instead)
         for one in instead:
@@ -102,16 +102,33 @@ class Fallback(Both):
         return self.compat.explain(key, now_us) if found is None else found
 
 
+def in_turns(rows: Iterable[Decision], settings: Settings) -> list[Decision]:
+    """`rows` by their scores; those that are held come last."""
+    clocks: dict[str, float] = {}
+    ready: list[Decision] = []
+    held: list[Decision] = []
+    for one in rows:
+        if one.held:
+            held.append(one)
+            continue
+        assert one.score is not None  # it would be held
+        campaign, turn = one.candidate.campaign, one.score
+        if settings.parts.fairness:
+            turn = clocks.get(campaign, 0.0) + one.score / settings.weight(campaign)
+            clocks[campaign] = turn
+        ready.append(replace(one, turn=turn))
+    return [*sorted(ready, key=lambda one: (one.turn, one.candidate.key)), *held]
+
+
 class Shadow(Both):
     """Janitor's rules decide; what the default policy would have done is compared with that."""
 
     def decisions(self, now_us: int) -> list[Decision]:
         theirs = self.compat.decisions(now_us)
-        ours = self._ours(lambda default: default.expected(now_us))
+        ours = self._ours(lambda default: default.decisions(now_us))
         if ours is None:
             return theirs
-        turns = [one for one in in_turns(ours, self.settings) if not one.held]
-        self.compared = likeness(theirs, turns)
+        self.compared = likeness(theirs, [one for one in ours if not one.held])
         known = {one.candidate.key: one for one in ours}
         return [_beside(one, known.get(one.candidate.key)) for one in theirs]
 

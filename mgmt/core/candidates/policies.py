@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from mgmt.kernel.reference_history import TRANSIENT
@@ -84,43 +84,39 @@ class ByDefault:
         self.scorer.finished(run)
 
     def decisions(self, now_us: int) -> list[Decision]:
-        return in_turns(self.expected(now_us), self.scorer.settings)
-
-    def expected(self, now_us: int) -> list[Decision]:
-        """By their scores, before anything is shared among campaigns."""
-        found, scorer = [], self.scorer
+        clocks: dict[str, float] = {}
+        ready: list[Decision] = []
+        held: list[Decision] = []
+        scorer, weight, fair = self.scorer, self.scorer.settings.weight, self.scorer.settings.parts.fairness
         ordered = scorer.pass_over(now_us)
         late_us = memoryview(scorer.estimates(now_us, 1))[len(scorer.candidates) :]
         for one in ordered:
             number = scorer.number_of(*one.key)
             assert number is not None  # it was scored
-            found.append(self._decision(number, one, now_us, late_us[number]))
-        return found
-
-    def _decision(self, number: int, one: CandidateScore, now_us: int, late_us: float) -> Decision:
-        why, due_us = one.reason, 0
-        if one.waits_for:
-            why = f"waits for {', '.join(one.waits_for)}"
-        elif one.not_before_us:
-            due_us = one.not_before_us
-            why = f"pauses for {(due_us - now_us) / 1e6:.0f} s after transient failures"
-        return Decision(
-            self.scorer.candidates[number],
-            one.score,
-            one.probability,
-            one.duration_us,
-            0.0,
-            why,
-            due_us,
-            late_us,
-        )
+            candidate, (why, due_us) = scorer.candidates[number], _held(one, now_us)
+            turn = 0.0
+            if not why:
+                assert one.score is not None  # there would be a reason
+                turn = one.score
+                if fair:
+                    turn = clocks.get(one.campaign, 0.0) + one.score / weight(one.campaign)
+                    clocks[one.campaign] = turn
+            decision = Decision(
+                candidate, one.score, one.probability, one.duration_us, turn, why, due_us, late_us[number]
+            )
+            (held if why else ready).append(decision)
+        return [*sorted(ready, key=lambda one: (one.turn, one.candidate.key)), *held]
 
     def one(self, key: Key, now_us: int) -> Decision | None:
         number = self.scorer.number_of(*key)
         if number is None:
             return None
-        late_us = self.scorer.late_us(number, now_us)
-        return self._decision(number, self.scorer.score(number, now_us), now_us, late_us)
+        found, late_us = self.scorer.score(number, now_us), self.scorer.late_us(number, now_us)
+        why, due_us = _held(found, now_us)
+        return Decision(
+            self.scorer.candidates[number], found.score, found.probability, found.duration_us, 0.0, why, due_us,
+            late_us,
+        )  # fmt: skip
 
     def last(self, key: Key) -> tuple[int, float]:
         level = self.scorer.history.series
@@ -136,24 +132,6 @@ class ByDefault:
 
     def cycles(self) -> list[list[str]]:
         return [[" ".join(filter(None, key)) for key in cycle] for cycle in self.scorer.order().cycles]
-
-
-def in_turns(rows: Iterable[Decision], settings: Settings) -> list[Decision]:
-    """`rows` by their scores; those that are held come last."""
-    clocks: dict[str, float] = {}
-    ready: list[Decision] = []
-    held: list[Decision] = []
-    for one in rows:
-        if one.held:
-            held.append(one)
-            continue
-        assert one.score is not None  # it would be held
-        campaign, turn = one.candidate.campaign, one.score
-        if settings.parts.fairness:
-            turn = clocks.get(campaign, 0.0) + one.score / settings.weight(campaign)
-            clocks[campaign] = turn
-        ready.append(replace(one, turn=turn))
-    return [*sorted(ready, key=lambda one: (one.turn, one.candidate.key)), *held]
 
 
 class ByCompat:
@@ -231,6 +209,16 @@ class ByCompat:
 
     def cycles(self) -> list[list[str]]:
         return []
+
+
+def _held(one: CandidateScore, now_us: int) -> tuple[str, int]:
+    """Why it cannot run now, empty when it can, and until when; 0 where that is not known."""
+    if one.waits_for:
+        return f"waits for {', '.join(one.waits_for)}", 0
+    if one.not_before_us:
+        pause_s = (one.not_before_us - now_us) / 1e6
+        return f"pauses for {pause_s:.0f} s after transient failures", one.not_before_us
+    return one.reason, 0
 
 
 def _ended_us(run: Run) -> float:

@@ -174,6 +174,9 @@ class Queue:
         item = self._items.pop(key, None)
         if item is None:
             return None
+        for _ in range(2):  # so that none is left when all are gone
+            if self._arrived and not self._is_of(self._arrived[0]):
+                heappop(self._arrived)
         if key in self._waiting:
             self._waiting.discard(key)
         elif key in self._old:  # out of turn: no clock moves
@@ -213,14 +216,13 @@ class Queue:
                 moved += 1
         limit_us = now_us - round(self.settings.ageing_s * 1e6)
         while self._arrived and self._arrived[0][0] <= limit_us and moved < 2 * AT_ONCE:
-            at_us, key = heappop(self._arrived)
-            item = self._items.get(key)
-            if item is not None and item.arrived_us == at_us and self._flows_have(key):
-                self._leave(item)
-                insort(self._aged, (at_us, key))
-                self._old.add(key)
-                self.overdue.append(key)
-                moved += 1
+            moved += 1
+            entry = heappop(self._arrived)
+            if self._is_of(entry):
+                self._leave(self._items[entry[1]])
+                insort(self._aged, entry)
+                self._old.add(entry[1])
+                self.overdue.append(entry[1])
 
     def due_us(self) -> int | None:
         """When `pass_time` has something to do next, at the earliest; None for never."""
@@ -228,6 +230,16 @@ class Queue:
         if self._arrived and self.settings.parts.fairness:
             times.append(self._arrived[0][0] + round(self.settings.ageing_s * 1e6))
         return min(times, default=None)
+
+    def oldest_us(self) -> int | None:
+        """When that one arrived that waits longest; None for an empty queue."""
+        first = min(self._aged[:1] + self._arrived[:1], default=None)
+        return None if first is None else first[0]
+
+    def _is_of(self, entry: tuple[int, Key]) -> bool:
+        """Whether this arrival is of what is in a flow."""
+        item = self._items.get(entry[1])
+        return item is not None and item.arrived_us == entry[0] and self._flows_have(entry[1])
 
     # ---- order ----
 
