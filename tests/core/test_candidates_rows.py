@@ -78,14 +78,15 @@ def test_columns_say_what_rows_say() -> None:
         runs.append(
             a_run(
                 code, (300 - i) / 5, codebase=codebase, campaign=campaign, took_s=dice.uniform(1, 99),
-                context=dice.choice([None, *contexts]), failure_details=LACKS if code[:7] == "install" else None,
+                context=dice.choice([None, *contexts]), instigated_context=dice.choice([None, *contexts]),
+                failure_details=LACKS if code[:7] == "install" else None,
             )
         )  # fmt: skip
     tried, lacking = dict[Any, int](), dict[Any, Any]()
     for run in runs:
         if outcome_of(run) != TRANSIENT:
-            if run.context:
-                tried[run.codebase, run.campaign, run.context] = run.finish_us or 0
+            for context in filter(None, (run.context, run.instigated_context)):
+                tried[run.codebase, run.campaign, context] = run.finish_us or 0
             lacking[run.codebase, run.campaign] = (run.relations, run.finish_us)
     columns = Columns(
         names,
@@ -94,7 +95,10 @@ def test_columns_say_what_rows_say() -> None:
         array("d", [float(run.duration_us or 0) for run in runs]),
         [(*key, at) for key, at in tried.items()],
         [(*key, *found) for key, found in lacking.items() if found[0]],
-        [contexts.index(run.context) if run.context else -1 for run in runs],
+        (
+            [contexts.index(run.context) if run.context else -1 for run in runs],
+            [contexts.index(run.instigated_context) if run.instigated_context else -1 for run in runs],
+        ),
     )
     candidates = [a_candidate(*name, context="2") for name in names]
     told = Scorer(a_world(candidates), Settings(), NOW_US)

@@ -24,7 +24,7 @@ S, F, Z, DONE, LOST, RUNS, STREAK, ENDED = 0, 1, 2, 3, 6, 9, 10, 11  # columns o
 class Columns(NamedTuple):
     """Runs in the order of their ends: `key` is 4 x the number of the series in `names` + outcome; times in us.
 
-    `context`: of each run the number of its context, negative without one; None: nothing is known of them.
+    `contexts`: of each run a number for its context, and for that of what it was made for; negative: none.
     `tried`: (codebase, campaign, context, end) of the latest attempt in a context that was not transient;
     `lacking`: (codebase, campaign, relations, end) of series whose latest such run lacked packages.
     """
@@ -35,7 +35,7 @@ class Columns(NamedTuple):
     duration: array[float]
     tried: list[tuple[str, str, str, int]]
     lacking: list[tuple[str, str, Relations, int]]
-    context: Sequence[int] | None = None
+    contexts: tuple[Sequence[int], Sequence[int]] = ((), ())
 
 
 class Level:
@@ -168,12 +168,14 @@ class History:
         self._key = array("q", [rows[key >> 2] * 4 + (key & 3) for key in columns.key])
         self._ended, self._duration = columns.ended, columns.duration
         latest: dict[tuple[int, int], float] = {}
-        for key, ended_us, number in zip(self._key, self._ended, columns.context or (), strict=False):
-            if number >= 0 and key & 3 != TRANSIENT:
-                weight, name = self.weight(ended_us), (key >> 2, number)
-                if key & 3 == FAILURE and name in latest:
-                    self._expected(key >> 2, ended_us, self._penalty * min(weight, latest[name]))
-                latest[name] = weight
+        for key, ended_us, own, other in zip(self._key, self._ended, *columns.contexts, strict=False):
+            if (own < 0 and other < 0) or key & 3 == TRANSIENT:
+                continue
+            row, weight = key >> 2, self.weight(ended_us)
+            before = latest.get((row, other if own < 0 else own))
+            if before is not None and key & 3 == FAILURE:
+                self._expected(row, ended_us, self._penalty * min(weight, before))
+            latest[row, own] = latest[row, other] = weight
         for codebase, campaign, context, at_us in columns.tried:
             self.tried[self.row(codebase, campaign), context] = self.weight(at_us)
         for codebase, campaign, relations, at_us in columns.lacking:

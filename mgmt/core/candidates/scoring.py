@@ -98,10 +98,9 @@ class Scorer:
             except RowError as error:
                 self.faults.append(error)
         self.faults += self.history.load(world.runs)
-        parts = settings.parts
         self.reference: compat.History | None = None
         """For parts that are off, by Janitor's rules: all runs as they are."""
-        if not (parts.probability and parts.duration):
+        if not settings.parts.are_columns_enough:
             self.reference = compat.History(world.runs, world.versions, compat.constants_of(settings))
         self.forget(now_us)
         self.refresh()

@@ -46,6 +46,11 @@ class Parts:
     dependency: bool = True
     fairness: bool = True
 
+    @property
+    def are_columns_enough(self) -> bool:
+        """Whether nothing of Janitor's rules is needed, which look at each run as it is."""
+        return self.probability and self.duration
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
