@@ -148,7 +148,7 @@ def test_a_task_that_is_tried_again_gets_labels(ask: Asked) -> None:
 
 
 def test_two_workers_race_and_one_has_it(ask: Asked) -> None:
-    """A claim is a lease: one at a time has a task, until it ends, gives it back, or is not heard of for too long."""
+    """A claim is a lease: one at a time has a task, until it ends, gives it back, or is not heard of for long."""
     submitted = a_suite(ask, 1)
     lane, task = submitted.counts.lane, submitted.first
     rivals = [ask, Asked(ask.engine)] if isinstance(ask.engine, PostgresEngine) else [ask, ask]
