@@ -127,6 +127,34 @@ def test_in_the_shadow_janitors_rules_decide_and_the_other_is_compared(
     assert shadow.fallbacks == 1
 
 
+def test_the_faults_are_those_of_the_policy_that_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = some()
+    odd.policies["p"] = ["fly"]  # 0 for the default policy, an error for the other
+    assert [len(keys(judged(mode, odd))) for mode in ("native", "fallback", "shadow")] == [6, 6, 0]
+    shadow, safe = judged("shadow", odd), judged("fallback", odd)
+    keys(shadow), keys(safe)
+    assert (len(shadow.faults), len(safe.faults)) == (6, 0)
+    monkeypatch.setattr(scoring.Scorer, "pass_over", broken)
+    assert keys(safe) == [] and len(safe.faults) == 6
+
+
+def test_one_alone_is_decided_as_in_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    shadow, safe, theirs = judged("shadow"), judged("fallback"), judged("native", policy="janitor_compat")
+    key = ("c3", "k1", "")
+    one, other = shadow.one(key, NOW_US), theirs.one(key, NOW_US)
+    assert one is not None and other is not None and (one.score, other.beside) == (other.score, None)
+    assert one.beside is not None
+    native = judged("native")
+    assert safe.one(key, NOW_US) == native.one(key, NOW_US)
+    assert safe.explain(key, NOW_US) == native.explain(key, NOW_US)
+    assert shadow.explain(key, NOW_US) == theirs.explain(key, NOW_US)
+    assert (shadow.last(key), safe.dependants("c3", "k1")) == (theirs.last(key), [])
+    assert shadow.one(("nobody", "k1", ""), NOW_US) is None
+    monkeypatch.setattr(scoring.Scorer, "score", broken)
+    assert safe.one(key, NOW_US) == other and safe.fallbacks == 1
+    assert safe.explain(key, NOW_US) == theirs.explain(key, NOW_US)
+
+
 def test_how_alike_two_orders_are() -> None:
     decisions = judged("native", some(60)).decisions(NOW_US)
     assert likeness(decisions, decisions) == {"rank_correlation": 1.0, "overlap": 1.0}

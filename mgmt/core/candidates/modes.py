@@ -36,6 +36,7 @@ class Both:
             self._failed(error)
         else:
             self.faults, self.warnings = [*self.faults, *self.default.faults], self.default.warnings
+        self._ours_faults = self.faults
 
     def _failed(self, error: Exception) -> None:
         self.fallbacks += 1
@@ -79,7 +80,10 @@ class Fallback(Both):
     def decisions(self, now_us: int) -> list[Decision]:
         ours = self._ours(lambda default: default.decisions(now_us))
         if ours is None:
-            return self.compat.decisions(now_us)
+            theirs = self.compat.decisions(now_us)
+            self.faults = self.compat.faults
+            return theirs
+        self.faults = self._ours_faults
         known = {one.candidate.key for one in ours}
         if all(candidate.key in known for candidate in self.compat.engine.world.candidates):
             return ours
@@ -125,6 +129,7 @@ class Shadow(Both):
 
     def decisions(self, now_us: int) -> list[Decision]:
         theirs = self.compat.decisions(now_us)
+        self.faults = self.compat.faults
         ours = self._ours(lambda default: default.decisions(now_us))
         if ours is None:
             return theirs
