@@ -88,6 +88,12 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         "Read what is stored of candidates and runs, by table and name, a page at a time.",
         {},
     ),
+    "candidates-hosts": (
+        "Show which hosts are left alone, after that of `host` was changed. Candidates of codebases there wait.",
+        {
+            "for_s": "From now on; 0: it is left alone no longer.",
+        },
+    ),
     "candidates-list": (
         "Show candidates with their scores, the next to be run first.",
         {

@@ -305,6 +305,7 @@ REPLIES = {
     "mgmt.candidates-explained/1": "candidates-explain",
     "mgmt.candidates-schedule/1": "candidates-schedule",
     "mgmt.candidates-reset/1": "candidates-reset",
+    "mgmt.candidates-hosts/1": "candidates-hosts",
     "mgmt.schedule-plan/1": "schedule-show",  # its tasks and CPUs; what is in force has more
 }
 EVENT = "mgmt.event/1"

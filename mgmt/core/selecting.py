@@ -29,7 +29,7 @@ from mgmt.protocol.errors import MgmtError
 
 SHOWN = 20  # of the new tasks of a pass
 FAULTS = 100  # that are told
-DEPTH = 10_000  # how much of a line is worked off to say when who starts
+DEPTH = 5000  # how much of a line is worked off to say when who starts
 
 
 def _answer(state: State, asked: Asked, result: Any, out: list[fx.Effect]) -> None:
@@ -159,9 +159,10 @@ def _queue(state: State, now: Now, asked: Asked, body: msg.CandidatesQueue, out:
     lines = state.desk.lines
     now_us, default_s = us(now), state.desk.rules().settings.default_duration_s
     workers = {suite: _workers(state, suite) for suite in lines.by_suite}
+    most = DEPTH if body.codebase or body.campaign else body.limit
     # What runs, and the first that wait, in order: copies, as the lines change meanwhile.
     copies = [
-        (list(line.running.values()), line.waiting(now_us, DEPTH), workers[suite])
+        (list(line.running.values()), line.waiting(now_us, most), workers[suite])
         for suite, line in lines.by_suite.items()
         if line.all
     ]
@@ -344,6 +345,9 @@ def _explained(judge: Judge, scene: Scene, key: Key, now_us: int) -> dict[str, A
     held, due_us = one.held, one.due_us or (scene.rested_us(judge, key) if scene.rules.is_automatic else 0)
     if not held and due_us > now_us:
         held = f"rests for {(due_us - now_us) / 1e6:.0f} s after its latest run"
+    away_us = scene.away_us(judge, key)
+    if not held and away_us > now_us:
+        held, due_us = "its host is left alone", away_us
     return {
         "codebase": key[0], "campaign": key[1], "change_set": key[2], "score": found.score,
         "probability": found.probability,
@@ -358,6 +362,58 @@ def _factors(found: CandidateScore) -> list[dict[str, Any]]:
         {"name": one.name, "kind": one.kind, "value": one.value, "source": one.source}
         for one in found.factors
     ]
+
+
+@handles("candidates-hosts")
+def _hosts(state: State, now: Now, asked: Asked, body: msg.CandidatesHosts, out: list[fx.Effect]) -> Body:
+    desk, host = state.desk, body.host
+    if (host is None) != (body.for_s is None):
+        raise MgmtError("bad-body", "a host is changed with the time for which it is left alone: give both")
+
+    def told(cancelled: int, now: Now, result: Any, out: list[fx.Effect]) -> None:
+        if not isinstance(result, MgmtError):
+            until = sorted(desk.hosts.until_us.items())
+            rows = [{"host": name, "until": until_us / 1e6} for name, until_us in until]
+            result = {"hosts": rows, "cancelled": cancelled}
+        _answer(state, asked, result, out)
+
+    def put(now: Now, result: Any, out: list[fx.Effect]) -> None:
+        if isinstance(result, MgmtError):
+            told(0, now, result, out)
+            return
+        state.automatic.on_loaded(now, out)  # what waits there is looked at
+        desk.with_judge(now, state.settings.candidates.policy, judged, out)
+
+    def judged(now: Now, judge: Any, out: list[fx.Effect]) -> None:
+        if isinstance(judge, MgmtError):
+            told(0, now, judge, out)
+            return
+        waiting = [one for one in desk.lines.by_key.values() if one.task and not one.claimed_ns]
+        desk.beside.compute(partial(_away, judge, desk.scene(), waiting, us(now)), found, out)
+
+    def found(now: Now, result: Any, out: list[fx.Effect]) -> None:
+        if isinstance(result, MgmtError) or not result:
+            told(0, now, result or None, out)
+            return
+
+        def cancelled(now: Now, done: Any, out: list[fx.Effect]) -> None:
+            desk.lines.told(now, result, out)
+            told(0 if isinstance(done, MgmtError) else done.count, now, done, out)
+
+        chosen = op.TaskFilter(tasks=tuple(result))
+        state.board.ask(op.CancelTasks(chosen, now.real_ms, False, CANCELLED), cancelled, out)
+
+    state.sessions.park(now, asked, out)
+    if host is None:
+        desk.hosts.read(now, partial(told, 0), out)
+    else:
+        desk.hosts.put(now, host, us(now) + round((body.for_s or 0.0) * 1e6), put, out)
+    return None
+
+
+def _away(judge: Judge, scene: Scene, waiting: list[Queued], now_us: int) -> list[int]:
+    """Tasks of candidates whose hosts are left alone."""
+    return [one.task for one in waiting if scene.away_us(judge, one.key) > now_us]
 
 
 @handles("candidates-reset")
@@ -387,6 +443,7 @@ def _reset(state: State, now: Now, asked: Asked, body: msg.CandidatesReset, out:
         def forgotten(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, Changed):
                 desk.forget()
+                desk.hosts.until_us = {}
                 result = {"cancelled": count, "forgotten": True}
             _answer(state, asked, result, out)
 

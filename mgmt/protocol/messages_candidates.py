@@ -137,7 +137,7 @@ class CandidateQueueReply(Message):
 class CandidatesQueue(Message):
     """Show the candidates in the queue in the order in which they are run, with the time until each starts.
 
-    What is asked for by codebase or campaign alone is looked for among the first ten thousand of each suite.
+    What is asked for by codebase or campaign alone is looked for among the first five thousand of each suite.
     """
 
     codebase: Name | None = None
@@ -246,3 +246,25 @@ class CandidatesReset(Message):
     codebase: Name | None = None
     campaign: Name | None = None
     forget: bool = Field(default=False, description="candidates, codebases, policies and runs, too")
+
+
+class AwayHost(Message):
+    """A host that is left alone until a time, epoch seconds."""
+
+    host: str
+    until: float
+
+
+class CandidateHosts(Message):
+    hosts: list[AwayHost]
+    cancelled: int = Field(description="tasks that were taken out of the queue for it")
+
+
+@request("candidates-hosts", CandidateHosts)
+class CandidatesHosts(Message):
+    """Show which hosts are left alone, after that of `host` was changed. Candidates of codebases there wait."""
+
+    host: Name | None = None
+    for_s: float | None = Field(
+        default=None, ge=0, le=366 * 86_400, description="from now on; 0: it is left alone no longer"
+    )

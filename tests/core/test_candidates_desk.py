@@ -131,6 +131,37 @@ def test_what_is_loaded_is_scheduled_by_itself(make: Make) -> None:
     assert {*there.queued()} == {"a", "b", "c"}
 
 
+def test_rows_that_are_loaded_during_a_pass_have_another(make: Make) -> None:
+    there = make()
+    there.candidates("a")
+    there.daemon.advance(1.0)
+    assert there.daemon.state.automatic._passing
+    there.daemon.feed(ev.TimerFired(("candidates", "pass")))
+    there.pump()
+    passes = there.daemon.state.board.metrics.counts["candidates_passes_total", ""]
+    there.live(2.0, 0.5, works=False)
+    assert there.daemon.state.board.metrics.counts["candidates_passes_total", ""] == passes + 1
+    there.live(60.0, works=False)
+    assert there.daemon.state.board.metrics.counts["candidates_passes_total", ""] == passes + 1
+
+
+def test_one_that_is_far_behind_is_told_when_it_starts(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = make(every=None)
+    there.candidates(*(f"c{i:02}" for i in range(60)))
+    there.ask("worker-pause", node=LOCAL, paused=True)
+    there.schedule()
+    last = there.queued()[-1]
+
+    def start() -> tuple[float, int]:
+        (row,) = there.ask("candidates-queue", codebase=last, campaign="fix", limit=1).ok["queue"]
+        return row["eta_s"], row["position"]
+
+    exact_s, place = start()
+    monkeypatch.setattr("mgmt.core.selecting.DEPTH", 20)
+    about_s, same = start()
+    assert place == same == 60 and about_s == pytest.approx(exact_s, rel=0.1)
+
+
 def test_a_pass_every_so_often(make: Make) -> None:
     there = make(every="10m", after_run=False, rest="5m")
     there.candidates("a")
@@ -455,6 +486,38 @@ def test_positions_and_the_next_of_each_suite(make: Make) -> None:
     assert [(row["codebase"], row["position"]) for row in rows] == [("a", 1), ("d", 1)]
     places = [there.ask("candidates-position", codebase=name, campaign="fix").ok for name in "abcd"]
     assert [(one["position"], one["total"]) for one in places] == [(1, 3), (2, 3), (3, 3), (1, 1)]
+
+
+def test_a_host_is_left_alone_for_a_while(make: Make) -> None:
+    there = make(rest="1h")
+    there.candidates("a", "b", "c")
+    urls = {"a": "https://user@git.example:8443/a", "b": "https://other.example/b"}
+    there.load("codebases", *({"name": name, "value": 10, "branch_url": url} for name, url in urls.items()))
+    there.ask("worker-pause", node=LOCAL, paused=True)
+    there.live(2.0, 0.5, works=False)
+    assert {*there.queued()} == {"a", "b", "c"}
+    assert there.ask("candidates-hosts").ok == {"hosts": [], "cancelled": 0}
+    done = there.ask("candidates-hosts", host="git.example:8443", for_s=600.0).ok
+    assert [row["host"] for row in done["hosts"]] == ["git.example:8443"]
+    assert done["hosts"][0]["until"] == pytest.approx(there.daemon.now.real_s + 600, abs=1)
+    left = there.queued()
+    assert done["cancelled"] == 3 - len(left) and "b" in left and ("a" not in left or done["cancelled"] == 0)
+    assert (
+        there.ask("candidates-explain", codebase="a", campaign="fix").ok["held"] == "its host is left alone"
+    )
+    there.live(4.0, 0.5, works=False)
+    assert there.schedule()["queued"] == 0 and "a" not in there.queued()
+    there.kill_daemon()
+    there.ask("worker-pause", node=LOCAL, paused=True)
+    there.live(500.0, 5.0, works=False)
+    assert "a" not in there.queued()
+    there.live(120.0, 5.0, works=False)
+    assert "a" in there.queued() and there.ask("candidates-hosts").ok["hosts"] == []
+    there.ask("candidates-hosts", host="other.example", for_s=600.0)
+    assert there.ask("candidates-hosts", host="other.example", for_s=0.0).ok["hosts"] == []
+    there.live(4.0, 0.5, works=False)
+    assert "b" in there.queued()
+    assert there.ask("candidates-hosts", host="x").code == "bad-body"
 
 
 def test_depth_and_age_are_metrics(make: Make) -> None:

@@ -208,6 +208,19 @@ def test_reset_takes_out_and_forgets(here: Place) -> None:
     assert "nothing waits" in here.mgmt("candidates", "deps").stdout
 
 
+def test_a_host_is_left_alone(here: Place) -> None:
+    load(here, {"codebases": [{"name": "beta", "value": 40, "branch_url": "https://git.example/beta"}]})
+    told(here, "schedule")
+    assert "no host" in here.mgmt("candidates", "hosts").stdout
+    assert told(here, "hosts", "git.example", "--for", "1h")["cancelled"] == 1
+    assert "git.example" in here.mgmt("candidates", "hosts").stdout
+    until(lambda: [row["codebase"] for row in told(here, "queue")["queue"]] == ["alpha", "gamma"])
+    assert told(here, "schedule")["held"] == 1
+    assert told(here, "hosts", "git.example", "--again")["hosts"] == []
+    assert told(here, "schedule")["queued"] == 1
+    assert here.mgmt("candidates", "hosts", "git.example").returncode == Exit.USAGE
+
+
 def test_a_dry_run_and_a_limit(here: Place) -> None:
     assert told(here, "schedule", "--dry-run")["queued"] == 3
     assert told(here, "queue")["total"] == 0

@@ -41,7 +41,7 @@ class Automatic:
         self._wakes: list[tuple[int, Key]] = []
         self._added: list[tuple[int, Key]] = []  # since the pass began that is under way
         self._missing = ""  # why there is no suite
-        self._passing = self._rescoring = False
+        self._passing = self._once_more = self._rescoring = False
         desk.on_run = self.on_run
 
     @property
@@ -72,7 +72,9 @@ class Automatic:
             self._desk.lines.moved(now, out)
         elif about == "wake":
             self._wake(now, out)
-        elif self._is_on and not self._passing:
+        elif self._passing:
+            self._once_more = True  # rows came that it may not have seen
+        elif self._is_on:
             self._pass(now, out)
 
     def _pass(self, now: Now, out: list[fx.Effect]) -> None:
@@ -102,7 +104,8 @@ class Automatic:
     def _next(self, now: Now, out: list[fx.Effect]) -> None:
         every_s = self._desk.rules().every_s
         if self._is_on and every_s is not None:
-            self._set(now, "pass", every_s, out)
+            self._set(now, "pass", SOON_S if self._once_more else every_s, out)
+        self._once_more = False
 
     # ---- between passes ----
 

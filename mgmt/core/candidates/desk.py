@@ -22,6 +22,7 @@ from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 
 from .beside import Beside, Then
+from .hosts import KIND, Hosts
 from .line import Queued, rest_priority
 from .lines import PART, Lines, us
 from .modes import judge_of
@@ -52,6 +53,7 @@ class Desk:
     def __init__(self, board: Board, rules: Callable[[], Rules], debug: bool) -> None:
         self.beside = Beside()
         self.lines = Lines(board, rules, self._ended)
+        self.hosts = Hosts(board)
         self.on_run: Callable[[Now, Key, Run, list[fx.Effect]], None] = lambda now, key, run, out: None
         self.rules, self._debug = rules, debug
         self._board = board
@@ -119,7 +121,7 @@ class Desk:
     # ---- passes ----
 
     def scene(self) -> Scene:
-        return Scene(self.rules(), self.lines.by_key, self._heard, self._debug)
+        return Scene(self.rules(), self.lines.by_key, self._heard, self.hosts.until_us, self._debug)
 
     def decide(self, now: Now, policy: Policy, wanted: Wanted, then: Then, out: list[fx.Effect]) -> None:
         """`then` with what a pass of now would do (`Decided`), or a MgmtError."""
@@ -131,7 +133,13 @@ class Desk:
             if self.lines.missed:
                 self.lines.missed = False
                 self.forget()
-            self.with_judge(now, policy, judged, out)
+            self.hosts.read(now, read, out)
+
+        def read(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            if isinstance(result, MgmtError):
+                then(now, result, out)
+            else:
+                self.with_judge(now, policy, judged, out)
 
         def judged(now: Now, judge: Any, out: list[fx.Effect]) -> None:
             if isinstance(judge, MgmtError):
@@ -342,6 +350,7 @@ def build(policy: Policy, rows: list[Row], rules: Rules, now_us: int) -> tuple[J
     tables: dict[str, list[Any]] = {}
     for row in rows:
         tables.setdefault(row.kind, []).append(frames.unpack(row.record))
+    tables.pop(KIND, None)
     names = frozenset(row.name for row in rows if row.kind == "runs")
     rows.clear()
     world, faults = world_of(tables)

@@ -40,6 +40,7 @@ class Lines:
         self._board, self._rules, self._ended = board, rules, ended
         self._asked: set[int] = set()  # tasks whose end is on its way
         self._looking = self._look_again = False
+        self._next_look_ns = 0
 
     # ---- what is in the queue ----
 
@@ -142,15 +143,18 @@ class Lines:
             return
         if self._looking:
             self._look_again = True
-            return
-        self._looking = True
-        self.look(now, self._looked, out, begun=True)
+        elif now.mono_ns < self._next_look_ns:
+            out.append(fx.SetTimer(("candidates", "look"), self._next_look_ns))
+        else:
+            self._looking = True
+            self.look(now, self._looked, out, begun=True)
 
     def _looked(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
         self._looking = False
-        if self._look_again:
+        self._next_look_ns = now.mono_ns + int(LOOK_S * 1e9)
+        if self._look_again or isinstance(result, MgmtError):
             self._look_again = False
-            out.append(fx.SetTimer(("candidates", "look"), now.mono_ns + int(LOOK_S * 1e9)))
+            self.moved(now, out)
 
     def _of(self, task: int) -> Queued | None:
         key = self._by_task.get(task)

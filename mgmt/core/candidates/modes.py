@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, TypeVar
 
 from .comparison import TOP, correlation
 from .policies import ByCompat, ByDefault, Decision, Judge, Policy
-from .records import RowError, Run, World
+from .records import Codebase, RowError, Run, World
 from .scoring import CandidateScore, Scorer
 from .settings import Settings
 from .sums import Key
@@ -27,6 +27,7 @@ class Both:
     ) -> None:
         self.settings, self.fallbacks, self.compared = settings, 0, dict[str, float]()
         self.compat = ByCompat(world, now_us, settings, left_out)
+        self.codebases: Mapping[str, Codebase] = world.codebases
         self.default: ByDefault | None = None
         self.faults = [*self.compat.faults]
         self.warnings: set[str] = set()

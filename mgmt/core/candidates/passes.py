@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .compat_queue import RANK
+from .compat_queue import RANK, host_of
 from .line import NEAR, Queued
 from .policies import Decision, Judge
 from .queue import QueueItem
@@ -67,7 +67,14 @@ class Scene:
     rules: Rules
     queued: Mapping[Key, Queued]
     heard: Mapping[tuple[str, str], int]
+    away: Mapping[str, int] = field(default_factory=dict)  # hosts that are left alone, until when, us
     debug: bool = False
+
+    def away_us(self, judge: Judge, key: Key) -> int:
+        """Until when the host of its codebase is left alone; 0 when it is not."""
+        codebase = judge.codebases.get(key[0]) if self.away else None
+        host = host_of(codebase.branch_url) if codebase is not None and codebase.branch_url else None
+        return self.away.get(host, 0) if host is not None else 0
 
     def rested_us(self, judge: Judge, key: Key) -> int:
         """Until when it is not scheduled by itself: `rest` after its latest run, a pause that doubles after
@@ -113,6 +120,7 @@ def chosen(judge: Judge, scene: Scene, now_us: int, wanted: Wanted, told: list[D
                 changes.append((one, bucket))
             continue
         due_us = one.due_us or (scene.rested_us(judge, key) if wanted.automatic else 0)
+        due_us = max(due_us, scene.away_us(judge, key))
         if one.held or due_us > now_us:
             held += 1
             if due_us > now_us:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -12,7 +12,7 @@ from mgmt.kernel.reference_history import TRANSIENT
 from . import compat
 from .history import ENDED, STREAK
 from .outcomes import outcome_of
-from .records import Candidate, RowError, Run, World
+from .records import Candidate, Codebase, RowError, Run, World
 from .scoring import CandidateScore, PriorityFactor, Scorer
 from .settings import Settings
 from .sums import Key
@@ -47,6 +47,7 @@ class Judge(Protocol):
     warnings: set[str]
     fallbacks: int  # candidates, and passes, that janitor_compat decided, because the default policy failed
     compared: dict[str, float]  # with the policy that looks on, in the latest pass
+    codebases: Mapping[str, Codebase]
 
     def decisions(self, now_us: int) -> list[Decision]:
         """All candidates, the best first; those that are held last."""
@@ -73,6 +74,7 @@ class Judge(Protocol):
 class ByDefault:
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
+        self.codebases: Mapping[str, Codebase] = scorer.world.codebases
         self.faults, self.warnings = scorer.faults, scorer.warnings
         self.fallbacks, self.compared = 0, dict[str, float]()
         self._dependants: dict[tuple[str, str], list[Key]] = {}
@@ -141,6 +143,7 @@ class ByCompat:
         self, world: World, now_us: int, settings: Settings, left_out: Iterable[RowError] = ()
     ) -> None:
         self.engine = compat.Engine(world, now_us, compat.constants_of(settings))
+        self.codebases: Mapping[str, Codebase] = world.codebases
         self._left_out = tuple(left_out)
         self.faults = [*self._left_out]
         self.warnings: set[str] = set()
