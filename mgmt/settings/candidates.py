@@ -57,7 +57,7 @@ class SuccessSettings(Table):
     )
     prior_strength: Weight = Field(4.0, description="runs that what is known before weighs as much as")
     exploration: Amount = Field(
-        0.25, description="added to the value of what is not known at all, as its share"
+        0.5, description="added to the value of what is not known at all, as its share"
     )
     same_context_penalty: Share = Field(
         0.9, description="taken off the value right after an attempt in the same context, as its share"

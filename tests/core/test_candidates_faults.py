@@ -229,6 +229,6 @@ def test_fault_14_of_the_plan_positions_doubles_and_what_is_missing() -> None:
     found = Scorer(world, Settings(), NOW_US).explain(0, NOW_US)
     factors = {one.name: one.value for one in found.factors}
     assert (found.probability, found.duration_us, factors["value"]) == (0.5, 15e6, 1)
-    assert found.score == pytest.approx((20000 + 15000) / (0.5 * 0.5 * 1.25))
+    assert found.score == pytest.approx((20000 + 15000) / (0.5 * 0.5 * 1.5))
     never = Run("alpha", "fix", "success")  # without any time
     assert Scorer(a_world(runs=[never]), Settings(), NOW_US).faults[0].column == "finish_time"

@@ -64,7 +64,7 @@ class Settings:
     history_window_s: float | None = None  # of the runs that are looked at; None: all
     ignore_worker_failures_s: float | None = None  # None: never here, after a day by Janitor's rules
     prior_strength: float = 4.0  # in runs
-    exploration: float = 0.25  # what is added to a value of which nothing is known
+    exploration: float = 0.5  # what is added to a value of which nothing is known
     same_context_penalty: float = 0.9  # right after an attempt in the same context
     minimum_cost_s: float = 20.0  # of any run, beside its duration
     default_duration_s: float = 15.0
