@@ -14,7 +14,8 @@ from tests.core.candidates_world import USUAL, Month, Shape, by_compat, by_defau
 HELD_OUT = (101, 102, 103, 104)
 MARGIN = 1.05  # what the default policy earns at least, of what janitor_compat earns, over all of these
 WORST = 1.0  # in the worst of them
-CALIBRATED = 0.05
+CALIBRATED = 0.05  # of all months of a world together; a month alone has some 2000 runs, and its chance
+OF_A_MONTH = 0.06
 OTHERS = {
     "often out of reach": Shape(outages=1 / 2, outage_hours=30, slow=0.05),
     "most chances change": Shape(drift=0.7, past=25),
@@ -49,7 +50,8 @@ def test_a_month_that_was_not_tuned_on_earns_more_and_its_chances_come_true() ->
     assert sum(margins) / len(margins) >= MARGIN
     assert min(margins) >= WORST
     for tally in each:
-        assert calibration(tally) < CALIBRATED
+        assert calibration(tally) < OF_A_MONTH
+    assert calibration(ours) < CALIBRATED
     assert calibration(ours) < calibration(theirs) / 3
     one, other = ours.figures("default").brier, theirs.figures("janitor_compat").brier
     assert one is not None and other is not None and one < 0.9 * other
