@@ -84,6 +84,10 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "policy": "That of the configuration when absent.",
         },
     ),
+    "candidates-export": (
+        "Read what is stored of candidates and runs, by table and name, a page at a time.",
+        {},
+    ),
     "candidates-hosts": (
         "Show which hosts are left alone, after that of `host` was changed. Candidates of codebases there wait.",
         {

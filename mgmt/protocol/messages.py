@@ -156,6 +156,7 @@ class ServiceStatus(Message):
     seq: int = Field(description="sequence number of the last event")
     counters: dict[str, int]
     degraded: str = Field(default="", description="why the queue of tasks cannot be written now")
+    alerts: list[str] = Field(default=[], description="what somebody should look at, though all goes on")
 
 
 # ---- sessions --------------------------------------------------------------------------------------------

@@ -540,6 +540,7 @@ NEEDS: dict[str, tuple[str, Role]] = {
     **dict.fromkeys(("candidates-load", "candidates-list", "candidates-queue"), RUNS),
     **dict.fromkeys(("candidates-position", "candidates-explain", "candidates-hosts"), RUNS),
     **dict.fromkeys(("candidates-next", "candidates-schedule", "candidates-reset"), RUNS),
+    "candidates-export": RUNS,
 }
 
 

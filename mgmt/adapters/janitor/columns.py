@@ -29,13 +29,16 @@ _WHENS = " ".join(
     for outcome in sorted(set(CODES.values()))
 )
 _OUTCOME = f"CASE {_WHENS} WHEN failure_transient IS TRUE THEN {TRANSIENT} ELSE {FAILURE} END"
+# A number for a context, -1 for none: two of one series are taken for the same once in four thousand million.
+_CONTEXT = "string_agg(int4send(CASE WHEN {0} <> '' THEN hashtext({0}) & 2147483647 ELSE -1 END), ''::bytea)"
 # Of each series its columns in one value each: a row for every run would cost more than all the rest.
 _SERIES = f"""
 SELECT codebase, suite::text, max({_END}) FILTER (WHERE {_OUTCOME} <> {TRANSIENT}),
     string_agg(int2send(({_OUTCOME})::int2), ''::bytea),
     string_agg(timestamp_send(({_END})::timestamp), ''::bytea),
     string_agg(timestamp_send(CASE WHEN finish_time IS NULL OR start_time IS NULL THEN '-infinity'
-        ELSE start_time::timestamp END), ''::bytea)
+        ELSE start_time::timestamp END), ''::bytea),
+    {_CONTEXT.format("context")}, {_CONTEXT.format("instigated_context")}
 FROM run WHERE NOT {_BAD} GROUP BY 1, 2
 """
 _CONTEXTS = f"""
@@ -60,17 +63,22 @@ def read(database: Database, faults: list[RowError]) -> Columns:
     names: list[tuple[str, str]] = []
     latest = {}
     key, ends, starts = array("q"), array("q"), array("q")
+    own, other = array("i"), array("i")
     with db.cursor(binary=True) as cursor:
-        for codebase, campaign, at, outcomes, ended, began in cursor.execute(_SERIES.encode()):
+        for codebase, campaign, at, outcomes, ended, began, *contexts in cursor.execute(_SERIES.encode()):
             first = len(names) * 4
             key.extend([first + outcome for outcome in outcomes[1::2]])  # the lower byte of two
             ends.frombytes(ended)
             starts.frombytes(began)
+            own.frombytes(contexts[0])
+            other.frombytes(contexts[1])
             latest[codebase, campaign] = at
             names.append((codebase, campaign))
     if sys.byteorder == "little":
         ends.byteswap()
         starts.byteswap()
+        own.byteswap()
+        other.byteswap()
     tried = [
         (codebase, campaign, context, time_us(at))
         for codebase, campaign, context, at in db.execute(_CONTEXTS)
@@ -84,7 +92,7 @@ def read(database: Database, faults: list[RowError]) -> Columns:
     return Columns(
         names, array("q", [key[i] for i in order]), array("d", [float(ends[i] + _EPOCH_US) for i in order]),
         array("d", [math.nan if starts[i] == _NEVER else float(ends[i] - starts[i]) for i in order]),
-        tried, lacking,
+        tried, lacking, (array("i", [own[i] for i in order]), array("i", [other[i] for i in order])),
     )  # fmt: skip
 
 

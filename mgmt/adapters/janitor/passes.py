@@ -111,8 +111,12 @@ def default_pass(database: Database, choice: Choice, settings: Settings, now_us:
     pass that is repeated changes nothing."""
     with database.snapshot():
         world, faults = database.world()
+        if not settings.parts.are_columns_enough:
+            world.runs = list(database.runs(faults))
         scorer = Scorer(world, settings, now_us)
-        scorer.history.adopt(columns.read(database, faults))
+        if settings.parts.are_columns_enough:
+            scorer.history.adopt(columns.read(database, faults))
+            scorer.forget(now_us)
     scorer.refresh()
     faults += scorer.faults
     told = [one for one in ByDefault(scorer).decisions(now_us) if choice.has(*one.candidate.key[:2])]

@@ -26,6 +26,7 @@ class Decision:
 
     `held`: why it cannot run now, else empty; `due_us`: until when, 0 where that is not known. `late_us`: nine of
     ten runs take less.
+    `beside`: probability and duration in us by the policy that only looks on.
     """
 
     candidate: Candidate
@@ -36,6 +37,7 @@ class Decision:
     held: str = ""
     due_us: int = 0
     late_us: float | None = None
+    beside: tuple[float, float] | None = None
 
 
 class Judge(Protocol):
@@ -43,6 +45,8 @@ class Judge(Protocol):
 
     faults: list[RowError]
     warnings: set[str]
+    fallbacks: int  # candidates, and passes, that janitor_compat decided, because the default policy failed
+    compared: dict[str, float]  # with the policy that looks on, in the latest pass
     codebases: Mapping[str, Codebase]
 
     def decisions(self, now_us: int) -> list[Decision]:
@@ -72,6 +76,7 @@ class ByDefault:
         self.scorer = scorer
         self.codebases: Mapping[str, Codebase] = scorer.world.codebases
         self.faults, self.warnings = scorer.faults, scorer.warnings
+        self.fallbacks, self.compared = 0, dict[str, float]()
         self._dependants: dict[tuple[str, str], list[Key]] = {}
         for candidate in scorer.candidates:
             for campaign in candidate.requires:
@@ -84,17 +89,20 @@ class ByDefault:
         clocks: dict[str, float] = {}
         ready: list[Decision] = []
         held: list[Decision] = []
-        scorer, weight = self.scorer, self.scorer.settings.weight
+        scorer, weight, fair = self.scorer, self.scorer.settings.weight, self.scorer.settings.parts.fairness
+        ordered = scorer.pass_over(now_us)
         late_us = memoryview(scorer.estimates(now_us, 1))[len(scorer.candidates) :]
-        for one in scorer.pass_over(now_us):
+        for one in ordered:
             number = scorer.number_of(*one.key)
             assert number is not None  # it was scored
             candidate, (why, due_us) = scorer.candidates[number], _held(one, now_us)
             turn = 0.0
             if not why:
                 assert one.score is not None  # there would be a reason
-                turn = clocks.get(one.campaign, 0.0) + one.score / weight(one.campaign)
-                clocks[one.campaign] = turn
+                turn = one.score
+                if fair:
+                    turn = clocks.get(one.campaign, 0.0) + one.score / weight(one.campaign)
+                    clocks[one.campaign] = turn
             decision = Decision(
                 candidate, one.score, one.probability, one.duration_us, turn, why, due_us, late_us[number]
             )
@@ -131,11 +139,15 @@ class ByDefault:
 class ByCompat:
     """Orders by Janitor's offsets; what has to wait, and for what, it does not know."""
 
-    def __init__(self, world: World, now_us: int) -> None:
-        self.engine = compat.Engine(world, now_us)
+    def __init__(
+        self, world: World, now_us: int, settings: Settings, left_out: Iterable[RowError] = ()
+    ) -> None:
+        self.engine = compat.Engine(world, now_us, compat.constants_of(settings))
         self.codebases: Mapping[str, Codebase] = world.codebases
-        self.faults: list[RowError] = []
+        self._left_out = tuple(left_out)
+        self.faults = [*self._left_out]
         self.warnings: set[str] = set()
+        self.fallbacks, self.compared = 0, dict[str, float]()
         self._candidates = {candidate.key: candidate for candidate in self.engine.selected()}
         self._last: dict[tuple[str, str], tuple[int, float]] = {}
         for run in sorted(world.runs, key=_ended_us):
@@ -188,7 +200,7 @@ class ByCompat:
 
     def decisions(self, now_us: int) -> list[Decision]:
         self.engine.now_us = now_us
-        self.faults = []
+        self.faults = [*self._left_out]
         found = []
         for one in self.engine.bulk(dry_run=True):
             if one.estimate is None:
@@ -200,20 +212,6 @@ class ByCompat:
 
     def cycles(self) -> list[list[str]]:
         return []
-
-
-def judge_of(
-    policy: Policy, world: World, settings: Settings, now_us: int, faults: Iterable[RowError]
-) -> Judge:
-    """A policy over these rows; `faults`: of rows that were left out before."""
-    judge: Judge
-    judge = (
-        ByCompat(world, now_us) if policy == "janitor_compat" else ByDefault(Scorer(world, settings, now_us))
-    )
-    judge.faults[:0] = faults
-    if policy == "default":
-        world.runs = []  # the history has them in its columns
-    return judge
 
 
 def _held(one: CandidateScore, now_us: int) -> tuple[str, int]:
