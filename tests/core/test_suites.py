@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mgmt.core import effect as fx
@@ -10,6 +12,7 @@ from mgmt.core.suites import operations as op
 from mgmt.core.suites.pool import Phase, Slot
 from mgmt.core.suites.states import Task
 from mgmt.core.supervision import LOCAL
+from mgmt.protocol.errors import MgmtError
 from mgmt.store.queue.connection import Connection
 from mgmt.worker.wire import Kind
 from tests.core.linked import Link
@@ -429,3 +432,72 @@ def test_another_assignment_ends_the_present_one(nodes: Suited) -> None:
     assert present is not None and present.suite == second
     assert hand_of(nodes, task) in nodes.hands_at("n1") and nodes.state(late) is Task.CANCELLED
     nodes.finish()
+
+
+def greedy(cpu: int) -> dict[str, Any]:
+    return {"command": ["sleep", "60"], "cpus": str(cpu), "placement": {"exclusive": True}}
+
+
+def crowded_suite(there: Suited, cpu: int, **body: Any) -> int:
+    """One whose worker wants a CPU for itself that somebody has."""
+    binding = {"cores": [cpu], "strategy": "exclusive"}
+    suite = there.suite(worker={"worker_count": 1, "cpu_binding": binding}, **body)
+    there.submit(suite)
+    (node,) = there.status(suite)["nodes"]
+    assert "which 'greedy" in node["reason"], node
+    return suite
+
+
+def test_cores_that_are_free_before_the_node_has_left_another_suite_are_not_missed(queue: Connection) -> None:
+    there = Suited(queue, units={"greedy": greedy(1)})
+    there.ask("start", targets=["greedy"])
+    suite = crowded_suite(there, 1)
+    other = there.suite()
+    there.submit(other)
+    assert there.daemon.state.board.holdings[LOCAL].suite == other
+    there.ask("stop", targets=["greedy"], wait=False)
+    there.finish()
+    assert there.status(other)["state"] == there.status(suite)["state"] == "COMPLETE"
+
+
+def test_cores_of_one_suite_are_free_while_another_still_waits_for_its(queue: Connection) -> None:
+    there = Suited(queue, units={"greedy-0": greedy(0), "greedy-1": greedy(1)})
+    there.ask("start", targets=["greedy-0", "greedy-1"])
+    first = crowded_suite(there, 0)
+    crowded_suite(there, 1)
+    there.ask("stop", targets=["greedy-0"], wait=False)
+    there.advance(20.0)
+    for hand in there.hands:
+        there.work(hand)
+    there.pump()
+    assert there.status(first)["state"] == "COMPLETE"
+
+
+def test_whoever_waits_for_a_task_waits_while_a_shared_queue_cannot_be_read(there: Suited) -> None:
+    board = there.daemon.state.board
+    board.is_shared = True
+    suite = there.suite()
+    (task,) = there.submit(suite)
+    waits = there.say("task-wait", task=task)
+    there.pump()
+    out: list[fx.Effect] = []
+    board.on_timer(there.daemon.now, "look", out)
+    asked = [effect for effect in out if isinstance(effect, fx.Queue)]
+    for effect in asked:
+        there.daemon.feed(ev.Queued(effect.tag, MgmtError("not-durable", "the server is away")))
+    assert waits.waits
+    there.finish()
+    assert waits.ok["task"] == task
+
+
+def test_cores_that_are_free_are_not_missed_by_an_agent_that_was_killed_meanwhile(queue: Connection) -> None:
+    there = Suited(queue, {"n1": ("x",)}, units={"greedy": {**greedy(1), "node": "n1"}})
+    there.ask("start", targets=["greedy"])
+    suite = crowded_suite(there, 1, tags=["x"])
+    other = there.suite(tags=["x"])
+    there.submit(other)
+    there.kill_agent("n1")
+    there.heal("n1")
+    there.ask("stop", targets=["greedy"], wait=False)
+    there.finish()
+    assert there.status(other)["state"] == there.status(suite)["state"] == "COMPLETE"

@@ -690,13 +690,14 @@ class Board:
     def progress(self, now: Now, progress: Progress, out: list[fx.Effect], node: str = LOCAL) -> None:
         """A crew says how far it is. Idle: it has left, and its node is free again."""
         holder, phase, reason, failed, completed, held, crowded = progress
+        if phase is Phase.IDLE and not crowded:  # whoever was in the way of others may have left meanwhile
+            for one in self.entries.values():
+                one.has_room(node)
         holding = self._by_holder.get(holder)
         if holding is None or holding.node != node:
             if holder and phase is not Phase.IDLE:
                 self._end_at(now, node, holder, Ending.ABORT, "its time was up: others have its tasks", out)
             elif not crowded:
-                for one in self.entries.values():
-                    one.has_room(node)
                 self.match(now, out)
             return
         holding.phase, holding.reason, holding.completed = phase, reason, completed
@@ -756,6 +757,8 @@ class Board:
             self.ask(op.GetTask(task), lambda now, found, out: self._look(now, task, found, out), out)
 
     def _look(self, now: Now, task: int, found: Any, out: list[fx.Effect]) -> None:
+        if self.is_shared and _is_unwritten(found):
+            return  # its server is away: whoever waits looks again soon
         waiters = self.task_waiters.pop(task, [])
         kept = [waiter for waiter in waiters if not waiter(now, found, out)]
         if kept:

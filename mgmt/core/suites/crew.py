@@ -98,7 +98,8 @@ class Crew:
         self._next: Assignment | None = None  # of a daemon that does not know the present one
         # What was last said of an assignment that is over: its holder, why, whether it failed, tasks done.
         self._last: tuple[int, str, bool, int] = (0, "", False, 0)
-        self._in_the_way = ""  # who holds CPUs that the last one needed, which was given up because of that
+        self._crowded = False  # that one was given up because others have its CPUs
+        self._in_the_way: set[str] = set()  # who has CPUs for which any assignment was given up
 
     # ---- what is said from above ----
 
@@ -121,7 +122,7 @@ class Crew:
             return
         self.assignment = assignment
         self._ending, self._reason, self._failed, self._life = None, "", False, 1
-        self._in_the_way = ""
+        self._crowded = False
         self._move("assigned")
         self._make_folder(out)
         self._tell_phase(now, out)
@@ -293,13 +294,17 @@ class Crew:
     def _give_way(self, error: MgmtError) -> None:
         """There is no place for its workers."""
         self._ending, self._reason = Ending.ABORT, error.text
-        self._in_the_way = str(error.detail.get("holder", ""))
+        if "holder" in error.detail:
+            self._crowded = True
+            self._in_the_way.add(error.detail["holder"])
 
     def look_for_room(self, now: Now, out: list[fx.Effect]) -> None:
-        """Places may have been given back: whoever assigns is told when those are that were missing."""
-        waits = self._in_the_way and self.assignment is None
-        if waits and not self._supervisor.ledger.is_holder(self._in_the_way):
-            self._in_the_way = ""
+        """Places may have been given back: whoever assigns is told when some are that were missing."""
+        if not self._in_the_way or self.assignment is not None:
+            return
+        left = {name for name in self._in_the_way if self._supervisor.ledger.is_holder(name)}
+        if left != self._in_the_way:
+            self._in_the_way, self._crowded = left, False
             self._tell_last(now, out)
 
     def _begin_hook(self, now: Now, which: str, usual_s: float, most_s: float, out: list[fx.Effect]) -> None:
@@ -540,10 +545,8 @@ class Crew:
 
     def _tell_last(self, now: Now, out: list[fx.Effect]) -> None:
         holder, reason, failed, completed = self._last
-        crowded = bool(self._in_the_way)
-        self._upward.progress(
-            now, Progress(holder, Phase.IDLE, reason, failed, completed, None, crowded), out
-        )
+        progress = Progress(holder, Phase.IDLE, reason, failed, completed, None, self._crowded)
+        self._upward.progress(now, progress, out)
 
     def _prefix(self) -> str:
         if self.assignment is None:
