@@ -308,8 +308,6 @@ def _task_cancel(state: State, now: Now, asked: Asked, body: msg.TaskCancel, out
 
     def reply(now: Now, result: op.Cancelled, out: list[fx.Effect]) -> dict[str, Any]:
         state.board.cancel_running(now, result.running, out)
-        for task in list(state.board.task_waiters):
-            state.board.on_task(task, out)
         return {"cancelled": result.count, "ending": len(result.running)}
 
     later(state, now, asked, cancel, reply, out)

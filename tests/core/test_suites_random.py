@@ -19,12 +19,24 @@ from hypothesis.stateful import (
 from mgmt.store.queue import tables
 from mgmt.store.queue.connection import Connection
 from tests.core.recorder import worlds
+from tests.core.recorder import Ticket
 from tests.core.suited import Suited
 
 FUZZ_S = os.environ.get("FUZZ_S", "")
 NAMES = ("n1", "n2")
 CAUSES = [{"code": 1}, {"code": 0}, {"signal": 9}, {"signal": 11}, {"code": 124}, {"signal": 14}]
 node = st.sampled_from(NAMES)
+# Each has a CPU for itself, which some suites want, too.
+GREEDY = {
+    f"greedy-{place}": {
+        "command": ["sleep", "60"],
+        "cpus": "1",
+        "placement": {"exclusive": True},
+        "autostart": False,
+        **({"node": place} if place != "local" else {}),
+    }
+    for place in ("local", *NAMES)
+}
 few = st.integers(0, 3)
 
 
@@ -41,7 +53,7 @@ class Histories(RuleBasedStateMachine):
             if table != "meta":
                 self.db.change(f"DELETE FROM {table}")
         self.db.commit()
-        self.there = Suited(self.db, dict.fromkeys(NAMES, ()))
+        self.there = Suited(self.db, dict.fromkeys(NAMES, ()), units=GREEDY)
         self.suites = [self.there.suite()]
         hook = {"args": ["true"]}
         if hooks:
@@ -49,6 +61,7 @@ class Histories(RuleBasedStateMachine):
                 self.there.suite(worker={"worker_count": 2}, hooks={"provision": hook, "cleanup": hook})
             )
         self.there.submit(self.suites[-1], count)
+        self.waits: list[Ticket] = []
 
     def hand(self, which: int) -> Any:
         busy = [hand for hand in self.there.hands if hand.tasks]
@@ -57,9 +70,11 @@ class Histories(RuleBasedStateMachine):
     # ---- what users do ----
 
     @precondition(lambda self: len(self.suites) < 3)
-    @rule(count=st.integers(1, 2), priority=st.integers(0, 2))
-    def create(self, count: int, priority: int) -> None:
-        worker = {"worker_count": count}
+    @rule(count=st.integers(1, 2), priority=st.integers(0, 2), exclusive=st.booleans())
+    def create(self, count: int, priority: int, exclusive: bool) -> None:
+        worker: dict[str, Any] = {"worker_count": count}
+        if exclusive:
+            worker = {"worker_count": 1, "cpu_binding": {"cores": [1], "strategy": "exclusive"}}
         ticket = self.there.say("suite-create", worker=worker, priority=priority)
         self.there.pump()
         if ticket.answers and ticket.answers[0][0] == "ok":
@@ -72,6 +87,19 @@ class Histories(RuleBasedStateMachine):
             task["retries"] = {"limit": 2, "delay_s": 0.3}
         suite = str(self.suites[which % len(self.suites)])
         self.there.say("task-submit", suite=suite, tasks=[task] * count)
+        self.there.pump()
+
+    @rule(which=few, known=st.booleans())
+    def wait(self, which: int, known: bool) -> None:
+        """For the end of a task: a new one, or one that is there."""
+        tasks = sorted(self.there.states())
+        if known and tasks:
+            self.waits.append(self.there.say("task-wait", task=tasks[which % len(tasks)]))
+        else:
+            suite = str(self.suites[which % len(self.suites)])
+            self.waits.append(
+                self.there.say("task-submit", suite=suite, tasks=[{"args": ["true"]}], wait=True)
+            )
         self.there.pump()
 
     @rule(which=few, running=st.booleans())
@@ -89,6 +117,11 @@ class Histories(RuleBasedStateMachine):
     @rule(name=st.sampled_from(["local", *NAMES]), paused=st.booleans())
     def pause(self, name: str, paused: bool) -> None:
         self.there.say("worker-pause", node=name, paused=paused)
+        self.there.pump()
+
+    @rule(name=st.sampled_from([*GREEDY]), verb=st.sampled_from(["start", "stop"]))
+    def cores_are_taken(self, name: str, verb: str) -> None:
+        self.there.say(verb, targets=[name], wait=False)
         self.there.pump()
 
     # ---- what workers do ----
@@ -154,6 +187,7 @@ class Histories(RuleBasedStateMachine):
     @rule(done=few)
     def daemon_is_killed(self, done: int) -> None:
         self.there.kill_daemon(done)
+        self.waits.clear()  # who waited hears that the connection is lost
         self.there.pump()
 
     @rule(word=st.sampled_from(["crew-work", "crew-exchange"]), count=st.integers(1, 2))
@@ -184,7 +218,15 @@ class Histories(RuleBasedStateMachine):
             self.there.heal(name)
         for name in ("local", *NAMES):
             self.there.say("worker-pause", node=name, paused=False)
+        self.there.say("stop", targets=[*GREEDY], wait=False)
         self.there.finish()
+        ends = self.there.states()
+        for ticket in self.waits:
+            assert ticket.answers, f"{ticket} was not answered"
+            outcome, body = ticket.answers[0]
+            if outcome == "ok":
+                ended = body if ticket.verb == "task-wait" else {**body["ended"], "task": body["tasks"][0]}
+                assert ended["state"] == ends[ended["task"]].name
 
 
 def run(db: Connection, examples: int, steps: int = 40) -> None:

@@ -581,9 +581,7 @@ class Board:
             self._answer(now, holding, number, claims, cancelling, stale, out)
             if result.retried:
                 self._sweep(now, out)  # which finds out when they are due
-            for task in (
-                ended - told
-            ) & self.task_waiters.keys():  # somebody began to wait for them meanwhile
+            for task in ended - told:  # somebody may have begun to wait for them meanwhile
                 self.on_task(task, out)
 
         exchange = op.Exchange(
