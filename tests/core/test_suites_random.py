@@ -18,25 +18,13 @@ from hypothesis.stateful import (
 
 from mgmt.store.queue import tables
 from mgmt.store.queue.connection import Connection
-from tests.core.recorder import worlds
-from tests.core.recorder import Ticket
+from tests.core.recorder import Ticket, worlds
 from tests.core.suited import Suited
 
 FUZZ_S = os.environ.get("FUZZ_S", "")
 NAMES = ("n1", "n2")
 CAUSES = [{"code": 1}, {"code": 0}, {"signal": 9}, {"signal": 11}, {"code": 124}, {"signal": 14}]
 node = st.sampled_from(NAMES)
-# Each has a CPU for itself, which some suites want, too.
-GREEDY = {
-    f"greedy-{place}": {
-        "command": ["sleep", "60"],
-        "cpus": "1",
-        "placement": {"exclusive": True},
-        "autostart": False,
-        **({"node": place} if place != "local" else {}),
-    }
-    for place in ("local", *NAMES)
-}
 few = st.integers(0, 3)
 
 
@@ -53,7 +41,7 @@ class Histories(RuleBasedStateMachine):
             if table != "meta":
                 self.db.change(f"DELETE FROM {table}")
         self.db.commit()
-        self.there = Suited(self.db, dict.fromkeys(NAMES, ()), units=GREEDY)
+        self.there = Suited(self.db, dict.fromkeys(NAMES, ()))
         self.suites = [self.there.suite()]
         hook = {"args": ["true"]}
         if hooks:
@@ -70,11 +58,9 @@ class Histories(RuleBasedStateMachine):
     # ---- what users do ----
 
     @precondition(lambda self: len(self.suites) < 3)
-    @rule(count=st.integers(1, 2), priority=st.integers(0, 2), exclusive=st.booleans())
-    def create(self, count: int, priority: int, exclusive: bool) -> None:
-        worker: dict[str, Any] = {"worker_count": count}
-        if exclusive:
-            worker = {"worker_count": 1, "cpu_binding": {"cores": [1], "strategy": "exclusive"}}
+    @rule(count=st.integers(1, 2), priority=st.integers(0, 2))
+    def create(self, count: int, priority: int) -> None:
+        worker = {"worker_count": count}
         ticket = self.there.say("suite-create", worker=worker, priority=priority)
         self.there.pump()
         if ticket.answers and ticket.answers[0][0] == "ok":
@@ -117,11 +103,6 @@ class Histories(RuleBasedStateMachine):
     @rule(name=st.sampled_from(["local", *NAMES]), paused=st.booleans())
     def pause(self, name: str, paused: bool) -> None:
         self.there.say("worker-pause", node=name, paused=paused)
-        self.there.pump()
-
-    @rule(name=st.sampled_from([*GREEDY]), verb=st.sampled_from(["start", "stop"]))
-    def cores_are_taken(self, name: str, verb: str) -> None:
-        self.there.say(verb, targets=[name], wait=False)
         self.there.pump()
 
     # ---- what workers do ----
@@ -218,7 +199,6 @@ class Histories(RuleBasedStateMachine):
             self.there.heal(name)
         for name in ("local", *NAMES):
             self.there.say("worker-pause", node=name, paused=False)
-        self.there.say("stop", targets=[*GREEDY], wait=False)
         self.there.finish()
         ends = self.there.states()
         for ticket in self.waits:
