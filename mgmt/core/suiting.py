@@ -167,17 +167,6 @@ def _matches(body: msg.Suites, entry: Entry) -> bool:
     )
 
 
-def _refreshed(state: State, now: Now, asked: Asked, entry: Entry, out: list[fx.Effect]) -> None:
-    """Read the suite's record again and answer with its status."""
-
-    def reply(now: Now, record: op.SuiteRecord, out: list[fx.Effect]) -> dict[str, Any]:
-        entry.renew(record)
-        entry.counts = record.counts
-        return suite_body(state, entry)
-
-    later(state, now, asked, op.GetSuite(entry.number), reply, out)
-
-
 @handles("suite-cancel")
 def _cancel(state: State, now: Now, asked: Asked, body: msg.SuiteCancel, out: list[fx.Effect]) -> Body:
     entry = entry_of(state, body.suite)
@@ -189,7 +178,6 @@ def _cancel(state: State, now: Now, asked: Asked, body: msg.SuiteCancel, out: li
 
         def reply(now: Now, record: op.SuiteRecord, out: list[fx.Effect]) -> dict[str, Any]:
             entry.renew(record)
-            entry.counts = record.counts
             return {"suite": suite_body(state, entry), "cancelled": result.count}
 
         later(state, now, asked, op.GetSuite(entry.number), reply, out)

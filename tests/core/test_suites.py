@@ -501,3 +501,30 @@ def test_cores_that_are_free_are_not_missed_by_an_agent_that_was_killed_meanwhil
     there.ask("stop", targets=["greedy"], wait=False)
     there.finish()
     assert there.status(other)["state"] == there.status(suite)["state"] == "COMPLETE"
+
+
+def test_what_was_read_before_a_suite_ended_does_not_undo_its_end(
+    there: Suited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = there.suite()
+    there.submit(suite)
+    late: list[ev.Queued] = []
+    answer = there._answer_queue
+
+    def overtaken() -> None:
+        """Reads are done beside the writes: what they found may come after what was written later."""
+        if isinstance(there.asked[0].operation, op.GetSuite):
+            asked = there.asked.popleft()
+            late.append(ev.Queued(asked.tag, there.do(asked.operation)))
+        else:
+            answer()
+
+    monkeypatch.setattr(there, "_answer_queue", overtaken)
+    cancelled = there.ask("suite-cancel", suite=str(suite), cancel_running=False)
+    there.work(there.hands[0])
+    there.pump()
+    (read,) = late
+    there.daemon.feed(read)
+    there.pump()
+    assert cancelled.ok["cancelled"] == 0
+    assert there.ask("suite-wait", suite=str(suite), condition="ended").ok["tasks"]["finished"] == 1

@@ -125,6 +125,8 @@ class Board:
             if self.watcher is not None and _gives_back(result):
                 self.watcher.moved(now, out)
             counts = result if isinstance(result, op.Counts) else getattr(result, "counts", ())
+            if isinstance(result, op.SuiteRecord):
+                counts = ()  # as they were when it was read: what was written since may be told already
             self._count(now, (counts,) if isinstance(counts, op.Counts) else counts, out)
         self._then.pop(event.tag[0])(now, result, out)
         self._watch(now, out)
