@@ -36,6 +36,10 @@ if IMPLEMENTATION == "c":
     best_fit = _kernel.best_fit
     estimate = _kernel.estimate
     history = _kernel.history
+    by_end = _kernel.by_end
+    run_times = _kernel.run_times
+    tally = _kernel.tally
+    words = _kernel.words
     score = _kernel.score
     top_k = _kernel.top_k
     compat_best_fit_decreasing = _kernel.compat_best_fit_decreasing
@@ -58,6 +62,7 @@ else:
         compat_least_loaded,
         compat_target_node_priority,
     )
+    from .reference_runs import by_end, run_times, tally, words
     from .reference_score import score, top_k
     from .reference_strict import Placement, best_fit
     from .reference_table import table, table_fault

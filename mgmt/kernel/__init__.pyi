@@ -308,6 +308,35 @@ def history(
     end, -inf for none. Medians of nothing are NaN.
     """
 
+def words(
+    columns: Sequence[bytes | bytearray | memoryview], n: int, *, known: Sequence[bytes] = (), grow: bool = True
+) -> tuple[Sequence[int], list[bytes]]:
+    """Of each of `n` rows its number among the rows that differ, and these: words joined by the byte 31.
+
+    A column has a word for each row, with the byte 31 between them, so that no word may have one: ValueError for a
+    column with more or fewer words. Rows that differ are numbered in the order in which they come, after those of
+    `known`; unless they `grow`, the others are -1.
+    """
+
+def run_times(began: Sequence[int], ended: Sequence[int]) -> tuple[Sequence[float], Sequence[float]]:
+    """When runs were over, and their durations; -2**63 is no time.
+
+    A run without an end was over when it began, with a duration of NaN. The end of one without any time, or with
+    an end before its beginning, is NaN.
+    """
+
+def by_end(
+    series: Sequence[int], kind: Sequence[int], outcome_of: Sequence[int], end: Sequence[float],
+    duration: Sequence[float],
+) -> tuple[Sequence[int], Sequence[float], Sequence[float]]:  # fmt: skip
+    """Keys (series * 4 + outcome_of[kind]), ends and durations in the order of the ends; without ends of NaN."""
+
+def tally(
+    group: Sequence[int], kind: Sequence[int], value: Sequence[float], groups: int, kinds: int
+) -> Sequence[float]:
+    """Four matrices of groups * kinds: entries, those whose value is not NaN, their sum, the greatest (-inf for
+    none). A group of -1 is passed over."""
+
 def estimate(
     value: Sequence[float],
     chance: Sequence[float],

@@ -1,0 +1,54 @@
+/* A history as a database hands it out: columns of words, times and groups of a million runs. */
+#ifndef MGMT_KERNEL_RUNS_H
+#define MGMT_KERNEL_RUNS_H
+
+#include "kernel.h"
+
+#define WORDS_BETWEEN '\x1f' /* stands between the words of a column, and of a row in the pool */
+
+struct words_column {
+    const char *text;
+    size_t length;
+};
+
+/* Rows that differ, by number: row i is from ends[i - 1], or 0, to ends[i]. Callers put in those they know and have
+ * room for k_words_pool() bytes and known + n ends. */
+struct words_pool {
+    char *text;
+    size_t *ends;
+    size_t count;
+};
+
+size_t k_words_pool(const struct words_column *columns, size_t width, size_t n, size_t known_bytes);
+size_t k_words_room(size_t n, size_t known);
+/* The number of each of n rows of `width` words in the pool, which grows, or -1 for one that is not there and may
+ * not come in. K_INVALID: column *fault has not exactly n words. */
+enum k_status k_words(const struct words_column *columns, size_t width, size_t n, bool grow, struct words_pool *pool,
+                      struct k_arena arena, int64_t *ids, size_t *fault);
+
+#define TIME_NONE INT64_MIN
+
+/* A run that did not end is of its beginning, with a duration of NaN; one of no time at all, or with an end before
+ * its beginning, has an end of NaN. */
+void k_run_times(size_t n, const int64_t *began, const int64_t *ended, double *end, double *duration);
+
+struct run_rows {
+    size_t n;
+    const int64_t *series, *kind; /* kind: index of outcome_of */
+    const int64_t *outcome_of;
+    const double *end, *duration;
+};
+
+size_t k_by_end_room(size_t n);
+/* Keys (series * 4 + outcome) and times in the order of the ends, equal ones as they come; those with an end of NaN
+ * are left out. Returns how many there are; SIZE_MAX: the arena is too small. */
+size_t k_by_end(const struct run_rows *rows, struct k_arena arena, int64_t *key, double *end, double *duration);
+
+enum tally_field { TALLY_COUNT, TALLY_KNOWN, TALLY_SUM, TALLY_MOST, TALLY_FIELDS };
+
+/* Of each group and kind: entries, those with a value (not NaN), their sum and the greatest, -INFINITY for none. A
+ * group of -1 is passed over. `out`: TALLY_FIELDS matrices of groups * kinds. */
+void k_tally(size_t n, const int64_t *group, const int64_t *kind, const double *value, size_t groups, size_t kinds,
+             double *out);
+
+#endif
