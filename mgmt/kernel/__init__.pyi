@@ -318,8 +318,10 @@ def words(
     `known`; unless they `grow`, the others are -1.
     """
 
-def run_times(began: Sequence[int], ended: Sequence[int]) -> tuple[Sequence[float], Sequence[float]]:
-    """When runs were over, and their durations; -2**63 is no time.
+def run_times(
+    began: Sequence[int], ended: Sequence[int], *, epoch: float = 0.0
+) -> tuple[Sequence[float], Sequence[float]]:
+    """When runs were over, counted from `epoch` before theirs, and their durations; -2**63 is no time.
 
     A run without an end was over when it began, with a duration of NaN. The end of one without any time, or with
     an end before its beginning, is NaN.
@@ -329,7 +331,8 @@ def by_end(
     series: Sequence[int], kind: Sequence[int], outcome_of: Sequence[int], end: Sequence[float],
     duration: Sequence[float],
 ) -> tuple[Sequence[int], Sequence[float], Sequence[float]]:  # fmt: skip
-    """Keys (series * 4 + outcome_of[kind]), ends and durations in the order of the ends; without ends of NaN."""
+    """Keys (series * 4 + outcome_of[kind]), ends and durations in the order of the ends; without those whose
+    end is NaN or whose outcome is -1."""
 
 def tally(
     group: Sequence[int], kind: Sequence[int], value: Sequence[float], groups: int, kinds: int

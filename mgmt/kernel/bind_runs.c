@@ -147,10 +147,11 @@ done:
 
 static PyObject *run_times(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const char *const names[] = {"began", "ended", NULL};
-    PyObject *given[2], *end = NULL, *duration = NULL, *result = NULL;
+    static const char *const names[] = {"began", "ended", "epoch", NULL};
+    PyObject *given[3], *end = NULL, *duration = NULL, *result = NULL;
     struct bind_column began = {0}, ended = {0};
-    if (!bind_arguments("run_times", names, 2, 2, args, nargs, kwnames, given))
+    double epoch = 0;
+    if (!bind_arguments("run_times", names, 2, 2, args, nargs, kwnames, given) || !bind_number(given[2], "epoch", &epoch))
         return NULL;
     if (!bind_ints(given[0], "began", &began) || !bind_ints(given[1], "ended", &ended) ||
         !like(&ended, "ended", began.n))
@@ -160,7 +161,7 @@ static PyObject *run_times(PyObject *module, PyObject *const *args, Py_ssize_t n
     if (!end || !duration)
         goto done;
     BIND_UNLOCKED(began.n >= UNLOCK_FROM,
-                  k_run_times((size_t)began.n, began.data, ended.data, doubles_of(end), doubles_of(duration)));
+                  k_run_times((size_t)began.n, began.data, ended.data, epoch, doubles_of(end), doubles_of(duration)));
     result = PyTuple_Pack(2, end, duration);
 done:
     bind_release(&began);
@@ -181,12 +182,12 @@ static PyObject *by_end(PyObject *module, PyObject *const *args, Py_ssize_t narg
     if (!bind_arguments("by_end", names, 5, 5, args, nargs, kwnames, given))
         return NULL;
     if (!bind_ints(given[0], "series", &series) || !bind_ints_copy(given[1], "kind", &kind) ||
-        !bind_ints(given[2], "outcome_of", &outcome_of) || !bind_doubles(given[3], "end", &end) ||
+        !bind_ints_copy(given[2], "outcome_of", &outcome_of) || !bind_doubles(given[3], "end", &end) ||
         !bind_doubles(given[4], "duration", &duration) || !like(&kind, "kind", series.n) ||
         !like(&end, "end", series.n) || !like(&duration, "duration", series.n) ||
         !among(&series, "series", 0, (Py_ssize_t)1 << 60, "must be a series") ||
         !among(&kind, "kind", 0, outcome_of.n, "must be an index of outcome_of") ||
-        !among(&outcome_of, "outcome_of", 0, 4, "must be an outcome"))
+        !among(&outcome_of, "outcome_of", -1, 4, "must be an outcome, or -1"))
         goto done;
     if (series.n >= (Py_ssize_t)UINT32_MAX) {
         PyErr_SetString(PyExc_ValueError, "there are more than 2**32 - 2 runs");
@@ -265,7 +266,7 @@ done:
 
 PyMethodDef bind_runs_methods[] = {
     {"words", FAST(words), PyDoc_STR("words($module, columns, n, *, known=(), grow=True)\n--\n\nNumbers of rows of words.")},
-    {"run_times", FAST(run_times), PyDoc_STR("run_times($module, began, ended)\n--\n\nEnds and durations.")},
+    {"run_times", FAST(run_times), PyDoc_STR("run_times($module, began, ended, *, epoch=0.0)\n--\n\nEnds and durations.")},
     {"by_end", FAST(by_end),
      PyDoc_STR("by_end($module, series, kind, outcome_of, end, duration)\n--\n\nRuns in the order of their ends.")},
     {"tally", FAST(tally), PyDoc_STR("tally($module, group, kind, value, groups, kinds)\n--\n\nCounts and sums.")},

@@ -38,13 +38,15 @@ def words(
     return ids, rows
 
 
-def run_times(began: Sequence[int], ended: Sequence[int]) -> tuple[Sequence[float], Sequence[float]]:
+def run_times(
+    began: Sequence[int], ended: Sequence[int], *, epoch: float = 0.0
+) -> tuple[Sequence[float], Sequence[float]]:
     _like("ended", ended, len(began))
     end, duration = array("d"), array("d")
     for start, finish in zip(began, ended, strict=True):
         both = NONE not in (start, finish)
         wrong = (start == finish == NONE) or (both and finish < start)
-        end.append(math.nan if wrong else float(start if finish == NONE else finish))
+        end.append(math.nan if wrong else float(start if finish == NONE else finish) + epoch)
         duration.append(float(finish) - float(start) if both and not wrong else math.nan)
     return end, duration
 
@@ -60,8 +62,9 @@ def by_end(
         _like(name, column, len(series))
     _among("series", series, 0, 1 << 60, "must be a series")
     _among("kind", kind, 0, len(outcome_of), "must be an index of outcome_of")
-    _among("outcome_of", outcome_of, 0, TRANSIENT + 1, "must be an outcome")
-    order = sorted((i for i in range(len(series)) if not math.isnan(end[i])), key=end.__getitem__)
+    _among("outcome_of", outcome_of, -1, TRANSIENT + 1, "must be an outcome, or -1")
+    told = (i for i in range(len(series)) if not math.isnan(end[i]) and outcome_of[kind[i]] >= 0)
+    order = sorted(told, key=end.__getitem__)
     return (
         array("q", [series[i] * 4 + outcome_of[kind[i]] for i in order]),
         array("d", [end[i] for i in order]),

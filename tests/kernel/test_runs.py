@@ -56,7 +56,8 @@ def test_runs_in_the_order_of_their_ends(module: Any) -> None:
     key, end, duration = module.by_end([7, 0, 1, 2, 3], [0, 1, 1, 0, 0], [3, 1], end, duration)
     assert list(key) == [5, 31, 1] and list(end) == [3.0, 4.0, 5.0]
     same(duration, [NAN, 3.0, NAN])
-    assert list(module.by_end([0, 1], [0, 0], [0], [2.0, -1.0], [NAN, NAN])[0]) == [4, 0]
+    assert list(module.by_end([0, 1, 2], [0, 0, 1], [0, -1], [2.0, -1.0, 0.0], [NAN] * 3)[0]) == [4, 0]
+    same(module.run_times([1], [4], epoch=10.0)[0], [14.0])
 
 
 @pytest.mark.parametrize("module", BOTH)
@@ -105,8 +106,8 @@ if kernel.IMPLEMENTATION == "c":
             same(a, b)
         for end in (one[0], value):
             for a, b in zip(
-                kernel.by_end(series, kind, [0, 1, 2, 3], end, one[1]),
-                reference_runs.by_end(series, kind, [0, 1, 2, 3], end, one[1]), strict=True,
+                kernel.by_end(series, kind, [0, -1, 2, 3], end, one[1]),
+                reference_runs.by_end(series, kind, [0, -1, 2, 3], end, one[1]), strict=True,
             ):  # fmt: skip
                 same(a, b)
         same(kernel.tally(series, kind, value, 6, 4), reference_runs.tally(series, kind, value, 6, 4))

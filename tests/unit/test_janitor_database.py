@@ -9,6 +9,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from math import trunc
 from pathlib import Path
@@ -20,6 +21,7 @@ import pytest
 import redis
 
 from mgmt.adapters.janitor import columns, passes
+from mgmt.adapters.janitor.columns import Reading, as_columns
 from mgmt.adapters.janitor.database import Database
 from mgmt.adapters.janitor.mirror import HASH, Mirror, bucket_key, member
 from mgmt.adapters.janitor.queue_table import QueueTable, in_order
@@ -270,7 +272,11 @@ def test_what_is_imported_is_scored_the_same(url: str, tmp_path: Path) -> None:
         } == pytest.approx(by_key, abs=1e-6)
 
 
-def test_runs_as_columns_say_what_they_say_as_rows(url: str) -> None:
+@pytest.mark.parametrize("range_pages", [1, 1000])
+def test_runs_as_columns_say_what_they_say_as_rows(
+    url: str, range_pages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "RANGE_PAGES", range_pages)
     lacked = '{"relations": [[{"name": "libx"}]]}'
     code = "install-deps-unsatisfied-dependencies"
     into = "INSERT INTO run (id, command, suite, codebase, result_code, start_time, finish_time, "
@@ -278,11 +284,13 @@ def test_runs_as_columns_say_what_they_say_as_rows(url: str) -> None:
         more = f"instigated_context, failure_details) VALUES ('{id}', '', 'fix', '{codebase}', '{code}', "
         change(url, f"{into}{more}'{begin}', '{begin}', 'v0', '{lacked}')")
     change(url, f"{into}context) VALUES ('open', '', 'tidy', 'c4', 'success', '2024-04-29', NULL, NULL)")
-    with Database(url) as source, source.snapshot():
-        world, _ = source.world()
+    with Database(url) as source, source.snapshot(), closing(Reading(source, NOW_US)) as reading:
+        world, faults = source.world()
         scorer = Scorer(world, Settings(), NOW_US)
-        scorer.history.adopt(columns.read(source, []))
+        runs = reading.runs(world.candidates, faults, scorer.history.series.rows)
+        scorer.history.adopt(as_columns(source, runs, faults))
         scorer.refresh()
+        assert not faults
         world.runs = list(source.runs([]))
     other = Scorer(world, Settings(), NOW_US)
     assert len(scorer.history) == len(other.history) == 63

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import dict_row
 
 from mgmt.core.candidates.records import RowError, Run, World, run_of, world_of
 from mgmt.protocol.errors import MgmtError
 
 CONNECT_S = 10
+WITH_JIT, WITH_RANGES = 110_000, 140_000  # versions of the server that have these
 BATCH_ROWS = 5000  # of a table on its way; a history is larger than memory should be
 # Ours -> (theirs, the statement). Whoever reads runs meets them in the order in which they ended.
 STATEMENTS: dict[str, tuple[str, str]] = {
@@ -59,11 +61,12 @@ def failures(what: str) -> Iterator[None]:
 class Database:
     """One connection. `close` it, or use it in a `with`."""
 
-    by_name = staticmethod(dict_row)
-
     def __init__(self, url: str) -> None:
+        self.url = url
         with failures("the database cannot be reached"):
-            self.connection = psycopg.connect(url, connect_timeout=CONNECT_S, application_name="mgmt")
+            self.connection = psycopg.connect(
+                url, connect_timeout=CONNECT_S, application_name="mgmt", client_encoding="utf8"
+            )
 
     def __enter__(self) -> Database:
         return self
@@ -78,8 +81,49 @@ class Database:
     def snapshot(self) -> Iterator[None]:
         """All that is read within is of one moment, and nobody waits for it."""
         with failures("the tables cannot be read"), self.connection.transaction():
-            self.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            self._begin()
             yield
+
+    def joined(self, snapshot: str) -> Database:
+        """This connection, in a transaction of the moment that another one has exported, until it is closed."""
+        with failures("the tables cannot be read"):
+            self._begin()
+            self.connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))
+        return self
+
+    def _begin(self) -> None:
+        self.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        if self.connection.info.server_version >= WITH_JIT:
+            self.connection.execute("SET LOCAL jit = off")  # it takes longer than what it would make faster
+
+    def export(self) -> str:
+        """The name of this snapshot, while it lasts."""
+        (name,) = self.binary_row("SELECT pg_export_snapshot()")
+        return str(name)
+
+    def pages(self, table: str) -> int:
+        """How many pages a table has that may be read in ranges; 0: it may not."""
+        if self.connection.info.server_version < WITH_RANGES:
+            return 0
+        (pages,) = self.binary_row(
+            "SELECT pg_relation_size(%s::regclass) / current_setting('block_size')::int", [table]
+        )
+        return int(pages)
+
+    def binary_row(self, statement: str, parameters: Sequence[Any] = ()) -> tuple[Any, ...]:
+        """The one row of a statement, with bytes as they are."""
+        with self.connection.cursor(binary=True) as cursor:
+            row: tuple[Any, ...] | None = cursor.execute(statement.encode(), parameters).fetchone()
+        assert row is not None  # by its statement
+        return row
+
+    def rows_of(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return self.connection.execute(statement.encode(), parameters).fetchall()
+
+    def dicts(self, statement: str) -> list[dict[str, Any]]:
+        """Few rows by the names of their columns."""
+        with self.connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(statement.encode()).fetchall()
 
     def rows(self, table: str) -> Iterator[dict[str, Any]]:
         """The rows of one of ours, within a snapshot; in batches, however many there are."""

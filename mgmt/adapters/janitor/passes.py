@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 
-from mgmt.adapters.janitor import columns
+from mgmt.adapters.janitor.columns import Reading, as_columns
 from mgmt.adapters.janitor.database import Database
 from mgmt.adapters.janitor.queue_table import QueueTable
 from mgmt.core.candidates import compat, compat_queue
@@ -109,10 +110,11 @@ def default_pass(database: Database, choice: Choice, settings: Settings, now_us:
     """By the default policy. A priority is when the item's turn in its campaign is, in thousandths of the scores
     before it by the campaign's weight. It depends on nothing but that campaign, whatever part of it is chosen: a
     pass that is repeated changes nothing."""
-    with database.snapshot():
+    with database.snapshot(), closing(Reading(database, now_us)) as reading:
         world, faults = database.world()
         scorer = Scorer(world, settings, now_us)
-        scorer.history.adopt(columns.read(database, faults))
+        runs = reading.runs(world.candidates, faults, scorer.history.series.rows)
+        scorer.history.adopt(as_columns(database, runs, faults))
     scorer.refresh()
     faults += scorer.faults
     told = [one for one in ByDefault(scorer).decisions(now_us) if choice.has(*one.candidate.key[:2])]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 from mgmt import kernel
 from mgmt.kernel.reference_history import FIELDS, SUCCESS, TRANSIENT, exp2, middle
@@ -25,22 +25,24 @@ class Columns(NamedTuple):
     """Runs in the order of their ends: `key` is 4 x the number of the series in `names` + outcome; times in us.
 
     `tried`: (codebase, campaign, context, end) of the latest attempt in a context that was not transient;
-    `lacking`: (codebase, campaign, relations, end) of series whose latest such run lacked packages.
+    `lacking`: (codebase, campaign, relations, end) of series whose latest such run lacked packages; `succeeded`:
+    numbers of the series that ever did. A history that adopts them must have no series but the first of `names`.
     """
 
     names: list[tuple[str, str]]
-    key: array[int]
-    ended: array[float]
-    duration: array[float]
-    tried: list[tuple[str, str, str, int]]
-    lacking: list[tuple[str, str, Relations, int]]
+    key: Sequence[int]
+    ended: Sequence[float]
+    duration: Sequence[float]
+    tried: list[tuple[str, str, str, float]]
+    lacking: list[tuple[str, str, Relations, float]]
+    succeeded: list[int]
 
 
 class Level:
     """Statistics of rows by name. `matrix` holds 12 columns of `room` entries, of which the first are rows."""
 
     def __init__(self, window: int) -> None:
-        self.rows: dict[object, int] = {}
+        self.rows: dict[Any, int] = {}
         self.room = 16
         self.window = window
         self.matrix = _empty(self.room)
@@ -147,14 +149,14 @@ class History:
     def adopt(self, columns: Columns) -> None:
         """The same for runs that are columns already, into a history without runs. It is for passes: how the
         durations of series go on with further runs is not remembered."""
-        rows = [self.row(*name) for name in columns.names]
-        self._key = array("q", [rows[key >> 2] * 4 + (key & 3) for key in columns.key])
-        self._ended, self._duration = columns.ended, columns.duration
+        assert [self.row(*name) for name in columns.names] == list(range(len(self.codebase_of)))
+        self._key, self._ended = array("q", columns.key), array("d", columns.ended)
+        self._duration = array("d", columns.duration)
         for codebase, campaign, context, at_us in columns.tried:
             self.tried[self.row(codebase, campaign), context] = self.weight(at_us)
         for codebase, campaign, relations, at_us in columns.lacking:
             self.lacking[self.row(codebase, campaign)] = relations, self.weight(at_us)
-        self.succeeded = {key >> 2 for key in self._key if key & 3 == SUCCESS}
+        self.succeeded = set(columns.succeeded)
         self.rebuild()
 
     def add(self, run: Run) -> int:

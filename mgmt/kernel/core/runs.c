@@ -152,12 +152,12 @@ enum k_status k_words(const struct words_column *columns, size_t width, size_t n
 
 /* ---- times ---- */
 
-void k_run_times(size_t n, const int64_t *began, const int64_t *ended, double *end, double *duration)
+void k_run_times(size_t n, const int64_t *began, const int64_t *ended, double epoch, double *end, double *duration)
 {
     for (size_t i = 0; i < n; i++) {
         bool from = began[i] != TIME_NONE, to = ended[i] != TIME_NONE, both = from && to;
         bool wrong = (!from && !to) || (both && ended[i] < began[i]);
-        end[i] = wrong ? (double)NAN : (double)(to ? ended[i] : began[i]);
+        end[i] = wrong ? (double)NAN : (double)(to ? ended[i] : began[i]) + epoch;
         duration[i] = both && !wrong ? (double)ended[i] - (double)began[i] : (double)NAN;
     }
 }
@@ -181,7 +181,7 @@ size_t k_by_end(const struct run_rows *rows, struct k_arena arena, int64_t *key,
         return SIZE_MAX;
     size_t n = 0;
     for (size_t i = 0; i < rows->n; i++)
-        if (rows->end[i] == rows->end[i])
+        if (rows->end[i] == rows->end[i] && rows->outcome_of[rows->kind[i]] >= 0)
             pairs[n++] = (struct k_pair){order_of(rows->end[i]), (uint32_t)i};
     k_sort(pairs, scratch, n);
     for (size_t i = 0; i < n; i++) {

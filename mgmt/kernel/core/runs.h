@@ -29,13 +29,13 @@ enum k_status k_words(const struct words_column *columns, size_t width, size_t n
 #define TIME_NONE INT64_MIN
 
 /* A run that did not end is of its beginning, with a duration of NaN; one of no time at all, or with an end before
- * its beginning, has an end of NaN. */
-void k_run_times(size_t n, const int64_t *began, const int64_t *ended, double *end, double *duration);
+ * its beginning, has an end of NaN. Ends count from `epoch` before theirs. */
+void k_run_times(size_t n, const int64_t *began, const int64_t *ended, double epoch, double *end, double *duration);
 
 struct run_rows {
     size_t n;
     const int64_t *series, *kind; /* kind: index of outcome_of */
-    const int64_t *outcome_of;
+    const int64_t *outcome_of; /* -1: left out */
     const double *end, *duration;
 };
 
