@@ -100,7 +100,7 @@ def _at(
 ) -> int:
     passes = adapter("passes", "postgres")
     mirror = adapter("mirror", "redis").Mirror(redis) if redis is not None and not dry_run else None
-    now_us, wanted = clock_us(now), passes.Choice(codebases, campaign, limit, dry_run)
+    now_us, wanted = clock_us(now), passes.Choice(codebases, campaign, limit, dry_run, mirror is not None)
     with adapter("database", "postgres").Database(database) as source:
         if policy == "default":
             done = passes.default_pass(source, wanted, chosen(settings), now_us)

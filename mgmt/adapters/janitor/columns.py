@@ -259,9 +259,10 @@ def as_columns(database: Database, runs: Runs, faults: list[RowError]) -> Column
     for name, at_us in zip(runs.contexts, most, strict=True):
         if at_us > -math.inf:
             tried.append((*name, at_us))
-    return Columns(
-        runs.series, key, ended, duration, tried, _lacking(database, runs, latest, told), sorted(succeeded)
-    )
+    found = array("q"), array("d"), array("d")
+    for column, values in zip(found, (key, ended, duration), strict=True):
+        _extend(column, values)
+    return Columns(runs.series, *found, tried, _lacking(database, runs, latest, told), sorted(succeeded))
 
 
 def _lacking(

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 
-from mgmt.core.candidates.records import RowError, Run, World, run_of, world_of
+from mgmt.core.candidates.records import (
+    Candidate,
+    Codebase,
+    RowError,
+    Run,
+    World,
+    candidate_of,
+    codebase_of,
+    run_of,
+    world_of,
+)
 from mgmt.protocol.errors import MgmtError
 
+T = TypeVar("T")
 CONNECT_S = 10
 WITH_JIT, WITH_RANGES = 110_000, 140_000  # versions of the server that have these
 BATCH_ROWS = 5000  # of a table on its way; a history is larger than memory should be
@@ -42,6 +53,7 @@ STATEMENTS: dict[str, tuple[str, str]] = {
         ORDER BY coalesce(finish_time, start_time), id""",
     ),
 }
+_WHOLE = (int, type(None))
 OPTIONAL = frozenset(["all_debian_versions", "change_set"])  # a deployment need not have them
 
 
@@ -139,12 +151,35 @@ class Database:
     def world(self) -> tuple[World, list[RowError]]:
         """Everything but the runs, within a snapshot; rows that cannot be used are left out, with the reason."""
         tables: dict[str, list[Any]] = {
-            table: list(self.rows(table)) for table in STATEMENTS if table != "runs"
+            table: list(self.rows(table)) for table in ("policies", "change_sets", "versions")
         }
         if not tables["change_sets"]:
             del tables["change_sets"]
         world, faults = world_of(tables)
-        return world, [_named(fault, tables) for fault in faults]
+        faults = [_named(fault, tables) for fault in faults]
+        for codebase in self._each("codebases", Codebase, codebase_of, faults):
+            world.codebases[codebase.name] = codebase
+        world.candidates = self._each("candidates", Candidate, candidate_of, faults)
+        return world, faults
+
+    def _each(
+        self, table: str, plain: Callable[..., T], checked: Callable[[str, Any], T], faults: list[RowError]
+    ) -> list[T]:
+        """Rows whose columns are the fields of `plain`, in its order. Only what looks odd is `checked`."""
+        found = []
+        with self.connection.cursor(binary=True) as cursor:
+            cursor.execute(STATEMENTS[table][1].encode())
+            names = [column.name for column in cursor.description or ()]
+            for row in cursor:
+                if _is_plain(table, row):
+                    found.append(plain(*row))
+                    continue
+                cells = dict(zip(names, row, strict=True))
+                try:
+                    found.append(checked(_key(cells), cells))
+                except RowError as fault:
+                    faults.append(fault)
+        return found
 
     def runs(self, faults: list[RowError]) -> Iterator[Run]:
         """All runs within a snapshot, in the order of their ends; what cannot be used is added to `faults`."""
@@ -155,12 +190,34 @@ class Database:
                 faults.append(fault)
 
 
+def _is_plain(table: str, row: tuple[Any, ...]) -> bool:
+    """Whether nothing can be wrong with it: names, then texts and a number that may be missing."""
+    if table == "codebases":
+        name, value, *texts = row
+        return type(name) is str and name != "" and type(value) in _WHOLE and _are_texts(texts)
+    codebase, campaign, command, value, chance, *texts = row
+    return (
+        type(codebase) is type(campaign) is type(command) is str
+        and codebase != "" != campaign
+        and type(value) in _WHOLE
+        and (chance is None or (type(chance) is float and 0.0 <= chance <= 1.0))
+        and _are_texts(texts)
+    )
+
+
+def _are_texts(cells: list[Any]) -> bool:
+    return all(cell is None or type(cell) is str for cell in cells)
+
+
 def _named(fault: RowError, tables: dict[str, list[Any]]) -> RowError:
     """By the key of the row, which can be looked for, where it has one."""
     if not isinstance(fault.row, int):
         return fault
-    row = tables[fault.table][fault.row]
-    key = " ".join(
+    key = _key(tables[fault.table][fault.row])
+    return RowError(fault.table, key or fault.row, fault.column, fault.problem)
+
+
+def _key(row: dict[str, Any]) -> str:
+    return " ".join(
         str(row[name]) for name in ("name", "source", "codebase", "suite", "change_set") if row.get(name)
     )
-    return RowError(fault.table, key or fault.row, fault.column, fault.problem)

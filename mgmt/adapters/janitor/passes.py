@@ -29,6 +29,7 @@ class Choice:
     campaign: str | None = None
     limit: int | None = None
     dry_run: bool = False
+    with_queue: bool = False  # the rows of the queue are wanted, too
 
     def has(self, codebase: str, campaign: str) -> bool:
         return (not self.codebases or codebase in self.codebases) and self.campaign in (None, campaign)
@@ -38,7 +39,8 @@ class Choice:
 class Passed:
     """`considered` candidates; `decided` are in the order of the pass, `written` of them are in the queue now.
 
-    `held` wait for something and are left out. `queue`: all its rows afterwards, in no order; none of a dry run.
+    `held` wait for something and are left out. `queue`: all its rows afterwards, in no order, where they were wanted;
+    none of a dry run.
     """
 
     considered: int
@@ -82,8 +84,8 @@ def compat_pass(database: Database, choice: Choice, now_us: int) -> Passed:
     with table.writing():
         items, taken = _offered(world, table.items(), offers, faults)
         written = table.put(taken, keep_refresh=False)
-        rows = tuple(table.items())
-    return Passed(len(scored), tuple(items), len(written), (), tuple(faults), (), rows)
+        rows = tuple(table.items() if choice.with_queue else ())
+    return Passed(len(scored), tuple(items), written, (), tuple(faults), (), rows)
 
 
 def _offered(
@@ -125,8 +127,8 @@ def default_pass(database: Database, choice: Choice, settings: Settings, now_us:
     if not choice.dry_run:
         table = QueueTable(database)
         with table.writing():
-            written = len(table.put(items, keep_refresh=True))
-            rows = tuple(table.items())
+            written = table.put(items, keep_refresh=True)
+            rows = tuple(table.items() if choice.with_queue else ())
     warnings = tuple(sorted(scorer.warnings))
     return Passed(len(told), tuple(items), written, tuple(held), tuple(faults), warnings, rows)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from mgmt import kernel
@@ -30,9 +30,9 @@ class Columns(NamedTuple):
     """
 
     names: list[tuple[str, str]]
-    key: Sequence[int]
-    ended: Sequence[float]
-    duration: Sequence[float]
+    key: array[int]
+    ended: array[float]
+    duration: array[float]
     tried: list[tuple[str, str, str, float]]
     lacking: list[tuple[str, str, Relations, float]]
     succeeded: list[int]
@@ -150,8 +150,7 @@ class History:
         """The same for runs that are columns already, into a history without runs. It is for passes: how the
         durations of series go on with further runs is not remembered."""
         assert [self.row(*name) for name in columns.names] == list(range(len(self.codebase_of)))
-        self._key, self._ended = array("q", columns.key), array("d", columns.ended)
-        self._duration = array("d", columns.duration)
+        self._key, self._ended, self._duration = columns.key, columns.ended, columns.duration
         for codebase, campaign, context, at_us in columns.tried:
             self.tried[self.row(codebase, campaign), context] = self.weight(at_us)
         for codebase, campaign, relations, at_us in columns.lacking:
