@@ -25,6 +25,7 @@ from mgmt.adapters.janitor.columns import Reading, as_columns
 from mgmt.adapters.janitor.database import Database
 from mgmt.adapters.janitor.mirror import HASH, Mirror, bucket_key, member
 from mgmt.adapters.janitor.queue_table import QueueTable, in_order
+from mgmt.adapters.janitor.tallies import Tallies
 from mgmt.core.candidates import compat
 from mgmt.core.candidates.compat_queue import BUCKETS
 from mgmt.core.candidates.records import time_us
@@ -302,6 +303,43 @@ def test_runs_as_columns_say_what_they_say_as_rows(
         assert [f.source for f in one.factors] == [f.source for f in two.factors]
         assert [f.value for f in one.factors] == pytest.approx([f.value for f in two.factors], rel=1e-9)
     assert scorer.history.succeeded and other.history.lacking
+
+
+def test_sums_of_columns_say_what_runs_say_one_by_one(url: str) -> None:
+    pytest.importorskip("debian")
+    change(url, "CREATE TABLE all_debian_versions (source text, version text)")
+    change(url, "INSERT INTO all_debian_versions VALUES ('libx', '2.1-1')")
+    into = "INSERT INTO run (id, command, suite, codebase, result_code, start_time, finish_time, context, "
+    code, at = "install-deps-unsatisfied-dependencies", f"'{NOW}', '{NOW}'"
+    for n, (codebase, relation, context) in enumerate([
+        ("c0", '{"name": "libx"}', "v0"), ("c1", '{"name": "liby"}', "v1"), ("c2", '{"odd": 1}', "v0"),
+        ("c3", '{"name": "libx", "version": [">=", "2.0"]}', "v1"),
+    ]):  # fmt: skip
+        details = f'{{"relations": [[{relation}]]}}'
+        change(url, f"{into}failure_details) VALUES ('l{n}', '', 'fix', '{codebase}', '{code}', {at}, "
+                    f"'{context}', '{details}')")  # fmt: skip
+    change(url, f"{into}failure_transient) VALUES ('u', '', 'tidy', 'c1', 'worker-failure', NULL, '{NOW}', 'v1', false)")
+    change(url, f"{into}failure_transient) VALUES ('o', '', 'tidy', 'c2', 'success', '{NOW}', NULL, 'v1', false)")
+    change(url, f"{into}failure_transient) VALUES ('w', '', 'fix', 'c4', 'worker-failure', {at}, 'v0', false)")
+    with Database(url) as source, source.snapshot(), closing(Reading(source, NOW_US)) as reading:
+        world, faults = source.world()
+        tallies = Tallies(source, reading.runs(world.candidates, faults), world.versions)
+        history = compat.History(source.runs(faults), world.versions)
+    assert not faults
+    said = set()
+    for one in world.candidates:
+        both: list[object] = []
+        for past in (tallies, history):
+            try:
+                both.append(past.facts(one.codebase, one.campaign, one.context, NOW_US))
+            except compat.CompatError as error:
+                both.append(str(error))
+        if isinstance(both[0], str):
+            said.add(both[0])
+        assert both[0] == both[1], one
+        for key in ((one.codebase, one.campaign), (one.codebase, None), (None, one.campaign)):
+            assert tallies.mean_us(*key) == history.mean_us(*key)
+    assert len(said) == 3 and tallies.facts("c9", "fix", None, NOW_US).total == 0
 
 
 def test_rows_come_in_batches(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,11 +32,11 @@ FINE, BAD, TRANSIENT, UNDATED, OLD = "", "b", "t", "n", "o"
 _INFINITE = (
     "coalesce(finish_time IN ('infinity', '-infinity') OR start_time IN ('infinity', '-infinity'), false)"
 )
-_BAD = (
+BAD_ROW = (
     f"({_INFINITE} OR coalesce(finish_time < start_time, false) OR codebase = '' OR suite = '' "
     "OR coalesce(json_typeof(failure_details::json) <> 'object', false))"
 )
-_FLAG = f"""CASE WHEN {_BAD} THEN '{BAD}' WHEN failure_transient THEN '{TRANSIENT}'
+_FLAG = f"""CASE WHEN {BAD_ROW} THEN '{BAD}' WHEN failure_transient THEN '{TRANSIENT}'
     WHEN result_code <> 'worker-failure' THEN '{FINE}' WHEN start_time IS NULL THEN '{UNDATED}'
     WHEN start_time <= %s::timestamptz AT TIME ZONE 'UTC' - interval '1 day' THEN '{OLD}' ELSE '{FINE}' END"""
 
@@ -169,7 +169,7 @@ class Reading:
         runs.series = [(a, b) for a, b in (one.decode().split(BETWEEN) for one in names)]
         runs.kinds = [Kind(*one.decode().split(BETWEEN)) for one in kinds]
         if any(one.flag == BAD for one in runs.kinds):
-            faults += _faults(self._database, _BAD)
+            faults += _faults(self._database, BAD_ROW)
         return runs
 
     def _parts(self) -> Iterator[tuple[Any, ...]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from mgmt.adapters.janitor.columns import Reading, as_columns
 from mgmt.adapters.janitor.database import Database
 from mgmt.adapters.janitor.queue_table import QueueTable
+from mgmt.adapters.janitor.tallies import Tallies
 from mgmt.core.candidates import compat, compat_queue
 from mgmt.core.candidates.compat_queue import CompatError, QueueItem
 from mgmt.core.candidates.policies import ByDefault, Decision
@@ -54,11 +55,11 @@ class Passed:
 
 def compat_pass(database: Database, choice: Choice, now_us: int) -> Passed:
     """As Janitor's own bulk job: priorities count from the least in the queue, one item after the other."""
-    faults: list[RowError] = []
-    with database.snapshot():
+    with database.snapshot(), closing(Reading(database, now_us)) as reading:
         world, faults = database.world()
-        world.runs = list(database.runs(faults))
-    engine = compat.Engine(world, now_us)
+        runs = reading.runs(world.candidates, faults)
+        history = Tallies(database, runs, world.versions)
+    engine = compat.Engine(world, now_us, history=history)
     scored = engine.bulk(list(choice.codebases) or None, choice.campaign, dry_run=True)
     fine = []
     for one in scored:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 from .compat_queue import CompatError, Queue, QueueItem
 from .records import DAY_US, Candidate, Run, World
@@ -47,6 +47,26 @@ class Scored:
     bucket: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the runs of a series say that are counted: how many, how many of them succeeded, the sum of their
+    durations, whether one was tried in the context that is asked for."""
+
+    total: int
+    success: int
+    duration_s: float
+    same_context: bool
+
+
+class Past(Protocol):
+    """A history of runs, however it is kept. CompatError for a series on which Janitor fails."""
+
+    def facts(self, codebase: str, campaign: str, context: str | None, now_us: int) -> Facts: ...
+
+    def mean_us(self, codebase: str | None, campaign: str | None) -> int | None:
+        """Of runs that were not transient and have a duration; None for a name: of any."""
+
+
 class History:
     """Runs by codebase and campaign, and the versions that are available."""
 
@@ -70,6 +90,25 @@ class History:
         found = [us for run in self.runs(codebase, campaign) if (us := run.duration_us) is not None]
         return round(Fraction(sum(found), len(found))) if found else None
 
+    def facts(self, codebase: str, campaign: str, context: str | None, now_us: int) -> Facts:
+        total = success = 0
+        duration_s, same_context = 0.0, False
+        for run in self.runs(codebase, campaign):
+            if _ignored(run, now_us):
+                continue
+            if run.duration_us is None:
+                raise CompatError("a run has no duration")
+            duration_s += run.duration_us / 1e6
+            total += 1
+            success += run.result_code == "success"
+            same = bool(context) and context in (run.instigated_context, run.context)
+            lacked = run.result_code == "install-deps-unsatisfied-dependencies" and run.relations
+            if lacked and are_satisfied(run.relations, self.versions):
+                success += 1
+                same = False
+            same_context = same_context or same
+        return Facts(total, success, duration_s, same_context)
+
 
 def policy_value(value: float | None, modes: Sequence[str] | None) -> float | None:
     """The value with what publishing is worth, for each entry of the policy."""
@@ -92,35 +131,21 @@ def _ignored(run: Run, now_us: int) -> bool:
     return (now_us - run.start_us) // DAY_US > 0
 
 
-def estimate(history: History, codebase: str, campaign: str, context: str | None, now_us: int) -> Estimate:
+def estimate(history: Past, codebase: str, campaign: str, context: str | None, now_us: int) -> Estimate:
     """Chance of success and duration of the regular path."""
-    total = success = 0
-    multiplier = 0.5 if context is None else 1.0
-    durations_s: list[float] = []
-    for run in history.runs(codebase, campaign):
-        if _ignored(run, now_us):
-            continue
-        if run.duration_us is None:
-            raise CompatError("a run has no duration")
-        durations_s.append(run.duration_us / 1e6)
-        total += 1
-        success += run.result_code == "success"
-        same = bool(context) and context in (run.instigated_context, run.context)
-        lacked = run.result_code == "install-deps-unsatisfied-dependencies" and run.relations
-        if lacked and _satisfied(run.relations, history.versions):
-            success += 1
-            same = False
-        if same:
-            multiplier = 0.1
+    found = history.facts(codebase, campaign, context, now_us)
+    total = found.total
     if total:
-        duration_us = round(sum(durations_s) / total * 1e6)
+        multiplier = 0.1 if found.same_context else 0.5 if context is None else 1.0
+        duration_us = round(found.duration_s / total * 1e6)
     else:
         multiplier = 1.0
         duration_us = _first(history.mean_us(codebase, None), history.mean_us(None, campaign))
-    return Estimate((success * 10 + 1) / (total * 10 + 1) * multiplier, duration_us, total)
+    return Estimate((found.success * 10 + 1) / (total * 10 + 1) * multiplier, duration_us, total)
 
 
-def _satisfied(relations: Any, versions: Versions) -> bool:
+def are_satisfied(relations: Any, versions: Versions) -> bool:
+    """CompatError for what means nothing."""
     try:
         return satisfied(relations, versions)
     except RelationError as error:
@@ -131,7 +156,7 @@ def _first(*means_us: int | None) -> int:
     return next((us for us in means_us if us is not None), DEFAULT_DURATION_US)
 
 
-def manual_duration_us(history: History, codebase: str, campaign: str) -> int:
+def manual_duration_us(history: Past, codebase: str, campaign: str) -> int:
     return _first(
         history.mean_us(codebase, campaign), history.mean_us(codebase, None), history.mean_us(None, campaign)
     )
@@ -159,11 +184,16 @@ def offset(
     return cost_ms / expected
 
 
-def bulk_normalized(world: World, codebase: str) -> float:
-    """How much a codebase is worth of the most valuable one, in a pass over all."""
+def most_of(world: World) -> float:
+    """The value of the most valuable codebase; 0 where there is none."""
+    return max((one.value or 0 for one in world.codebases.values()), default=0)
+
+
+def bulk_normalized(world: World, codebase: str, most: float | None = None) -> float:
+    """How much a codebase is worth of the most valuable one, in a pass over all; `most`: of `most_of`."""
     if not world.codebases:
         return 1.0
-    most = max(one.value or 0 for one in world.codebases.values())
+    most = most_of(world) if most is None else most
     if not most:
         raise CompatError("no codebase has a value: their maximum is 0, by which is divided")
     found = world.codebases.get(codebase)
@@ -195,9 +225,11 @@ class Scheduled:
 class Engine:
     """One world at one time, with its queue."""
 
-    def __init__(self, world: World, now_us: int, queue: Queue | None = None) -> None:
+    def __init__(
+        self, world: World, now_us: int, queue: Queue | None = None, history: Past | None = None
+    ) -> None:
         self.world, self.now_us = world, now_us
-        self.history = History(world.runs, world.versions)
+        self.history: Past = History(world.runs, world.versions) if history is None else history
         self.queue = queue or Queue(world.codebases, world.change_sets)
         self._candidates: dict[tuple[str, str, str], Candidate] = {}
         self._any: dict[tuple[str, str], Candidate] = {}  # whatever its change set, the oldest row
@@ -304,18 +336,20 @@ class Engine:
         dry_run: bool = False,
     ) -> list[Scored]:
         """One pass over all candidates that are selected; one that cannot be scored is told and passed over."""
-        results = []
+        results, most = [], most_of(self.world)
         for candidate in self.selected(codebases, campaign):
             try:
-                results.append(self._bulk_one(candidate, default_offset, bucket, dry_run))
+                results.append(self._bulk_one(candidate, most, default_offset, bucket, dry_run))
             except CompatError as error:
                 results.append(Scored(candidate, str(error)))
         return results
 
-    def _bulk_one(self, candidate: Candidate, default_offset: float, bucket: str, dry_run: bool) -> Scored:
+    def _bulk_one(
+        self, candidate: Candidate, most: float, default_offset: float, bucket: str, dry_run: bool
+    ) -> Scored:
         assert candidate.publish_policy is not None  # by selected()
         value = policy_value(candidate.value, self.world.policies[candidate.publish_policy])
-        normalized = bulk_normalized(self.world, candidate.codebase)
+        normalized = bulk_normalized(self.world, candidate.codebase, most)
         # A change set's candidate is queued, and completed, as if it had none.
         done = self.regular(
             candidate.codebase, candidate.campaign, command=candidate.command, candidate_value=value,

@@ -87,12 +87,13 @@ class ByCompat:
     """Orders by Janitor's offsets; what has to wait, and for what, it does not know."""
 
     def __init__(self, world: World, now_us: int) -> None:
-        self.engine = compat.Engine(world, now_us)
+        self._history = compat.History(world.runs, world.versions)
+        self.engine = compat.Engine(world, now_us, history=self._history)
         self.faults: list[RowError] = []
         self.warnings: set[str] = set()
 
     def finished(self, run: Run) -> None:
-        self.engine.history.add(run)
+        self._history.add(run)
 
     def decisions(self, now_us: int) -> list[Decision]:
         self.engine.now_us = now_us
