@@ -7,28 +7,27 @@ in late, changed or taken away since the last pass is as it is.
 
 from __future__ import annotations
 
-import math
 import sys
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
-from mgmt import kernel
 from mgmt.adapters.janitor.database import STATEMENTS, Database, failures
+from mgmt.core.candidates.columns import BAD, FINE, OLD, TRANSIENT, UNDATED, Part, Runs, columns_of
 from mgmt.core.candidates.history import Columns
-from mgmt.core.candidates.outcomes import LACKING, outcome_of
-from mgmt.core.candidates.records import EPOCH, Candidate, Relations, RowError, Run, run_of
-from mgmt.kernel.reference_history import FAILURE, NOTHING, SUCCESS
+from mgmt.core.candidates.outcomes import LACKING
+from mgmt.core.candidates.records import EPOCH, Candidate, Relations, RowError, run_of
 from mgmt.protocol.errors import MgmtError
 
 RANGE_PAGES = 2048  # of 8 KiB: a value that stays far below what one may be
 CONNECTIONS = 3  # beside the one that reads the other tables: more than the server has CPUs for is nothing gained
-BETWEEN = "\x1f"  # as kernel.words wants it
-# What a row is, besides its result code.
-FINE, BAD, TRANSIENT, UNDATED, OLD = "", "b", "t", "n", "o"
+_ODD = (
+    "the table run cannot be read: a codebase, suite, result code or context has the character U+001F; see with "
+    "SELECT id FROM run WHERE codebase || suite || result_code ~ U&'\\001F'"
+)
 _INFINITE = (
     "coalesce(finish_time IN ('infinity', '-infinity') OR start_time IN ('infinity', '-infinity'), false)"
 )
@@ -64,41 +63,6 @@ JOIN run ON run.codebase = wanted.codebase AND run.suite::text = wanted.suite
 WHERE result_code = '{LACKING}' AND failure_transient IS NOT TRUE
     AND coalesce(finish_time, start_time)::timestamp = wanted.at AT TIME ZONE 'UTC'
 """
-
-
-class Kind(NamedTuple):
-    code: str
-    flag: str
-
-
-@dataclass
-class Runs:
-    """`series`: (codebase, campaign) of the numbers in `of`; `kinds` of those in `kind`. Times in us since 1970,
-    NaN where they are not known. `contexts`: (codebase, campaign, context) -> number in `tried`, whose two columns
-    have -1 for contexts of no candidate."""
-
-    series: list[tuple[str, str]] = field(default_factory=list)
-    kinds: list[Kind] = field(default_factory=list)
-    of: array[int] = field(default_factory=lambda: array("q"))
-    kind: array[int] = field(default_factory=lambda: array("q"))
-    end: array[float] = field(default_factory=lambda: array("d"))
-    duration: array[float] = field(default_factory=lambda: array("d"))
-    contexts: dict[tuple[str, str, str], int] = field(default_factory=dict)
-    tried: tuple[array[int], array[int]] = field(default_factory=lambda: (array("q"), array("q")))
-
-    def per_series(self, value: Sequence[float]) -> tuple[list[float], ...]:
-        """Entries, known values, their sum and the greatest, of series * len(kinds) + kind."""
-        return _parts(kernel.tally(self.of, self.kind, value, len(self.series), len(self.kinds)))
-
-    def per_context(self, value: Sequence[float]) -> Iterator[tuple[list[float], ...]]:
-        """The same of contexts, of each of the two columns."""
-        for column in self.tried if self.contexts else ():
-            yield _parts(kernel.tally(column, self.kind, value, len(self.contexts), len(self.kinds)))
-
-
-def _parts(found: Sequence[float]) -> tuple[list[float], ...]:
-    view, n = memoryview(found).tolist(), len(found) // 4  # type: ignore[arg-type]  # a buffer, in C and in Python
-    return tuple(view[i * n : (i + 1) * n] for i in range(4))
 
 
 class Reading:
@@ -145,29 +109,13 @@ class Reading:
     ) -> Runs:
         """What came. Rows that cannot be used are added to `faults`, and are of a kind with the flag BAD. Series are
         numbered from those that are given."""
-        runs = Runs()
-        for one in candidates:
-            if one.context:
-                runs.contexts.setdefault((one.codebase, one.campaign, one.context), len(runs.contexts))
-        known = [BETWEEN.join(key).encode() for key in runs.contexts]
-        names, kinds = [BETWEEN.join(name).encode() for name in series], list[bytes]()
-        for parts in self._parts():
-            n, codebases, campaigns, codes, flags, began, ended, *contexts = parts
-            ids, names = kernel.words([codebases, campaigns], n, known=names)
-            _extend(runs.of, ids)
-            ids, kinds = kernel.words([codes, flags], n, known=kinds)
-            _extend(runs.kind, ids)
-            end, duration = kernel.run_times(_numbers(began), _numbers(ended), epoch=_EPOCH_US)
-            _extend(runs.end, end)
-            _extend(runs.duration, duration)
-            for column, words in zip(runs.tried, contexts, strict=False):
-                if len(words) == n - 1:  # all are empty
-                    column.extend(array("q", [-1]) * n)
-                    continue
-                ids, _ = kernel.words([codebases, campaigns, words], n, known=known, grow=False)
-                _extend(column, ids)
-        runs.series = [(a, b) for a, b in (one.decode().split(BETWEEN) for one in names)]
-        runs.kinds = [Kind(*one.decode().split(BETWEEN)) for one in kinds]
+        runs = Runs.of_candidates(candidates, series)
+        for n, codebases, campaigns, codes, flags, began, ended, *contexts in self._parts():
+            part = Part(n, codebases, campaigns, codes, flags, _numbers(began), _numbers(ended), tuple(contexts))
+            try:
+                runs.extend(part, _EPOCH_US)
+            except ValueError:
+                raise MgmtError("bad-database", _ODD) from None
         if any(one.flag == BAD for one in runs.kinds):
             faults += _faults(self._database, BAD_ROW)
         return runs
@@ -217,10 +165,6 @@ def _ranges(pages: int) -> Iterator[str]:
         yield f"WHERE ctid >= '({first},0)'{until}"
 
 
-def _extend(column: Any, values: Sequence[float]) -> None:
-    column.frombytes(memoryview(values).cast("B"))  # type: ignore[arg-type]  # a buffer, in C and in Python
-
-
 def _numbers(column: bytes) -> array[int]:
     found = array("q", column)
     if sys.byteorder == "little":
@@ -228,59 +172,18 @@ def _numbers(column: bytes) -> array[int]:
     return found
 
 
-# ---- for the default policy ------------------------------------------------------------------------------
-
-
-def outcomes(runs: Runs) -> list[int]:
-    """Of each kind; -1 for rows that cannot be used."""
-    found = []
-    for code, flag in runs.kinds:
-        run = Run("", "", code, failure_transient=flag == TRANSIENT)
-        found.append(-1 if flag == BAD else outcome_of(run))
-    return found
-
-
 def as_columns(database: Database, runs: Runs, faults: list[RowError]) -> Columns:
     """As a history adopts them, within the snapshot; runs without any time are added to `faults`."""
-    outcome = outcomes(runs)
-    counts, _, _, latest = runs.per_series(runs.end)
-    key, ended, duration = kernel.by_end(runs.of, runs.kind, outcome, runs.end, runs.duration)
-    n = len(runs.kinds)
-    if len(key) < sum(sum(counts[k::n]) for k in range(n) if outcome[k] >= 0):
+    found, left_out = columns_of(runs, partial(_lacked, database))
+    if left_out:
         faults += undated(database)
-    won = [k for k in range(n) if outcome[k] == SUCCESS]
-    succeeded = {i for k in won for i, count in enumerate(counts[k::n]) if count}
-    tried = list[tuple[str, str, str, float]]()
-    told = [k for k in range(n) if outcome[k] in (SUCCESS, FAILURE, NOTHING)]
-    most = [-math.inf] * len(runs.contexts)
-    for _, _, _, ends in runs.per_context(runs.end):
-        for k in told:
-            most = list(map(max, most, ends[k::n]))
-    for name, at_us in zip(runs.contexts, most, strict=True):
-        if at_us > -math.inf:
-            tried.append((*name, at_us))
-    found = array("q"), array("d"), array("d")
-    for column, values in zip(found, (key, ended, duration), strict=True):
-        _extend(column, values)
-    return Columns(runs.series, *found, tried, _lacking(database, runs, latest, told), sorted(succeeded))
-
-
-def _lacking(
-    database: Database, runs: Runs, latest: list[float], told: list[int]
-) -> list[tuple[str, str, Relations, float]]:
-    """Series whose latest run that was not transient lacked packages, and what it lacked."""
-    n = len(runs.kinds)
-    own = [k for k in told if runs.kinds[k].code == LACKING]
-    wanted = {}
-    for i, name in enumerate(runs.series) if own else ():
-        at_us = max(latest[i * n + k] for k in told)
-        if at_us > -math.inf and at_us == max(latest[i * n + k] for k in own):
-            wanted[name] = at_us
-    found = []
-    if wanted:
-        ends = [EPOCH + timedelta(microseconds=at_us) for at_us in wanted.values()]
-        names = [list(column) for column in zip(*wanted, strict=True)]
-        for codebase, campaign, details in database.rows_of(_LACKING, [*names, ends]):
-            if details and details.get("relations"):
-                found.append((codebase, campaign, details["relations"], wanted[codebase, campaign]))
     return found
+
+
+def _lacked(
+    database: Database, wanted: dict[tuple[str, str], float]
+) -> Iterator[tuple[str, str, Relations]]:
+    ends = [EPOCH + timedelta(microseconds=at_us) for at_us in wanted.values()]
+    names = [list(column) for column in zip(*wanted, strict=True)]
+    for codebase, campaign, details in database.rows_of(_LACKING, [*names, ends]):
+        yield codebase, campaign, details.get("relations") if details else ()

@@ -8,8 +8,9 @@ from fractions import Fraction
 from operator import add
 from typing import Any
 
-from mgmt.adapters.janitor.columns import BAD_ROW, FINE, OLD, UNDATED, Runs
+from mgmt.adapters.janitor.columns import BAD_ROW
 from mgmt.adapters.janitor.database import Database
+from mgmt.core.candidates.columns import FINE, OLD, UNDATED, Runs
 from mgmt.core.candidates.compat import CompatError, Facts, Versions, are_satisfied
 from mgmt.core.candidates.outcomes import LACKING
 
@@ -27,19 +28,20 @@ class Tallies:
     """`runs` of a snapshot, within it. What is old was so at the time for which they were read."""
 
     def __init__(self, database: Database, runs: Runs, versions: Versions) -> None:
-        self._at = {name: i for i, name in enumerate(runs.series)}
-        counted = [k for k, kind in enumerate(runs.kinds) if kind.flag == FINE]
-        timed = [k for k, kind in enumerate(runs.kinds) if kind.flag in (FINE, OLD, UNDATED)]
+        kinds, series = runs.kinds, runs.series
+        self._at = {name: i for i, name in enumerate(series)}
+        counted = [k for k, kind in enumerate(kinds) if kind.flag == FINE]
+        timed = [k for k, kind in enumerate(kinds) if kind.flag in (FINE, OLD, UNDATED)]
         counts, known, sums, _ = runs.per_series(runs.duration)
-        n = len(runs.kinds)
+        n = len(kinds)
         self._total = _sum(counts, counted, n)
         self._known = _sum(known, counted, n)
         self._sum_us = _sum(sums, counted, n)
-        self._success = _sum(counts, [k for k in counted if runs.kinds[k].code == "success"], n)
-        self._undated = _sum(counts, [k for k, kind in enumerate(runs.kinds) if kind.flag == UNDATED], n)
+        self._success = _sum(counts, [k for k in counted if kinds[k].code == "success"], n)
+        self._undated = _sum(counts, [k for k, kind in enumerate(kinds) if kind.flag == UNDATED], n)
         self._means: dict[tuple[str | None, str | None], list[int]] = {}
         for (codebase, campaign), count, sum_us in zip(
-            runs.series, _sum(known, timed, n), _sum(sums, timed, n), strict=True
+            series, _sum(known, timed, n), _sum(sums, timed, n), strict=True
         ):
             for key in ((codebase, campaign), (codebase, None), (None, campaign)):
                 mean = self._means.setdefault(key, [0, 0])
@@ -51,7 +53,7 @@ class Tallies:
                 self._same[key] = self._same.get(key, 0) + count
         self._forgiven: dict[Name, int] = {}
         self._odd: dict[Name, str] = {}
-        if any(runs.kinds[k].code == LACKING for k in counted):
+        if any(kinds[k].code == LACKING for k in counted):
             self._forgive(database.rows_of(_LACKED), versions)
 
     def _forgive(self, rows: Iterable[tuple[Any, ...]], versions: Versions) -> None:

@@ -1,0 +1,165 @@
+"""Runs as columns of numbers, without an object for any of them.
+
+What stores them hands them out in parts: of each column the words or the times of some thousand runs.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from mgmt import kernel
+from mgmt.kernel.reference_history import FAILURE, NOTHING, SUCCESS
+
+from .history import Columns
+from .outcomes import LACKING, outcome_of
+from .records import Candidate, Relations, Run
+
+BETWEEN = "\x1f"  # as kernel.words wants it
+NO_TIME = -(1 << 63)
+# What a row is, besides its result code. BAD: it cannot be used; OLD and UNDATED: a worker failure.
+FINE, BAD, TRANSIENT, UNDATED, OLD = "", "b", "t", "n", "o"
+Lacked = Callable[[dict[tuple[str, str], float]], Iterable[tuple[str, str, Relations]]]
+"""(codebase, campaign) -> the end in us of a run that lacked packages; to these, and what it lacked."""
+
+
+class Part(NamedTuple):
+    """`n` runs: words with BETWEEN between them, times in us. Without `contexts`, or with (context, instigated)."""
+
+    n: int
+    codebases: bytes
+    campaigns: bytes
+    codes: bytes
+    flags: bytes
+    began: array[int]
+    ended: array[int]
+    contexts: tuple[bytes, ...] = ()
+
+
+class Kind(NamedTuple):
+    code: str
+    flag: str
+
+
+@dataclass
+class Runs:
+    """`names`: words of the series that `of` numbers; `kinds` of those in `kind`. Times in us since 1970, NaN where
+    they are not known. `contexts`: (codebase, campaign, context) -> number in `tried`, whose two columns have -1 for
+    contexts of no candidate."""
+
+    names: list[bytes] = field(default_factory=list)
+    kind_names: list[bytes] = field(default_factory=list)
+    of: array[int] = field(default_factory=lambda: array("q"))
+    kind: array[int] = field(default_factory=lambda: array("q"))
+    end: array[float] = field(default_factory=lambda: array("d"))
+    duration: array[float] = field(default_factory=lambda: array("d"))
+    contexts: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    tried: tuple[array[int], array[int]] = field(default_factory=lambda: (array("q"), array("q")))
+
+    @classmethod
+    def of_candidates(cls, candidates: Iterable[Candidate], series: Iterable[tuple[str, str]] = ()) -> Runs:
+        """None so far. Series are numbered from those that are given."""
+        runs = cls([BETWEEN.join(name).encode() for name in series])
+        for one in candidates:
+            if one.context:
+                runs.contexts.setdefault((one.codebase, one.campaign, one.context), len(runs.contexts))
+        return runs
+
+    def extend(self, part: Part, epoch_us: float = 0.0) -> None:
+        """ValueError where a word has BETWEEN in it. `epoch_us`: when its times count from."""
+        ids, self.names = kernel.words([part.codebases, part.campaigns], part.n, known=self.names)
+        _extend(self.of, ids)
+        ids, self.kind_names = kernel.words([part.codes, part.flags], part.n, known=self.kind_names)
+        _extend(self.kind, ids)
+        end, duration = kernel.run_times(part.began, part.ended, epoch=epoch_us)
+        _extend(self.end, end)
+        _extend(self.duration, duration)
+        known = [BETWEEN.join(key).encode() for key in self.contexts]
+        for i, column in enumerate(self.tried if known else ()):
+            words = part.contexts[i] if part.contexts else b""
+            if len(words) <= part.n - 1:  # all are empty
+                column.extend(array("q", [-1]) * part.n)
+                continue
+            ids, _ = kernel.words([part.codebases, part.campaigns, words], part.n, known=known, grow=False)
+            _extend(column, ids)
+
+    @property
+    def series(self) -> list[tuple[str, str]]:
+        return [(a, b) for a, b in (one.decode().split(BETWEEN) for one in self.names)]
+
+    @property
+    def kinds(self) -> list[Kind]:
+        return [Kind(*one.decode().split(BETWEEN)) for one in self.kind_names]
+
+    def leave_out(self, runs: Iterable[int]) -> None:
+        """As if they could not be used."""
+        bad = BETWEEN.join(("", BAD)).encode()
+        if bad not in self.kind_names:
+            self.kind_names.append(bad)
+        number = self.kind_names.index(bad)
+        for i in runs:
+            self.kind[i] = number
+
+    def per_series(self, value: Sequence[float]) -> tuple[list[float], ...]:
+        """Entries, known values, their sum and the greatest, of series * len(kinds) + kind."""
+        return _parts(kernel.tally(self.of, self.kind, value, len(self.names), len(self.kind_names)))
+
+    def per_context(self, value: Sequence[float]) -> Iterator[tuple[list[float], ...]]:
+        """The same of contexts, of each of the two columns."""
+        for column in self.tried if self.contexts else ():
+            yield _parts(kernel.tally(column, self.kind, value, len(self.contexts), len(self.kind_names)))
+
+
+def _parts(found: Any) -> tuple[list[float], ...]:
+    view, n = memoryview(found).tolist(), len(found) // 4
+    return tuple(view[i * n : (i + 1) * n] for i in range(4))
+
+
+def _extend(column: Any, values: Any) -> None:
+    column.frombytes(memoryview(values).cast("B"))
+
+
+def outcomes(kinds: Iterable[Kind]) -> list[int]:
+    """Of each kind; -1 for rows that cannot be used."""
+    return [
+        -1 if flag == BAD else outcome_of(Run("", "", code, failure_transient=flag == TRANSIENT))
+        for code, flag in kinds
+    ]
+
+
+def columns_of(runs: Runs, lacked: Lacked) -> tuple[Columns, int]:
+    """As a history adopts them, and how many were left out because they have no time at all."""
+    kinds, series = runs.kinds, runs.series
+    outcome, n = outcomes(kinds), len(kinds)
+    counts, _, _, latest = runs.per_series(runs.end)
+    found = array("q"), array("d"), array("d")
+    for column, values in zip(
+        found, kernel.by_end(runs.of, runs.kind, outcome, runs.end, runs.duration), strict=True
+    ):
+        _extend(column, values)
+    undated = int(sum(sum(counts[k::n]) for k in range(n) if outcome[k] >= 0)) - len(found[0])
+    won = [k for k in range(n) if outcome[k] == SUCCESS]
+    succeeded = {i for k in won for i, count in enumerate(counts[k::n]) if count}
+    told = [k for k in range(n) if outcome[k] in (SUCCESS, FAILURE, NOTHING)]
+    most = [-math.inf] * len(runs.contexts)
+    for _, _, _, ends in runs.per_context(runs.end):
+        for k in told:
+            most = list(map(max, most, ends[k::n]))
+    tried = [
+        (*name, at_us) for name, at_us in zip(runs.contexts, most, strict=True) if at_us > -math.inf
+    ]
+    own = [k for k in told if kinds[k].code == LACKING]
+    wanted: dict[tuple[str, str], float] = {}
+    for i, name in enumerate(series) if own else ():
+        at_us = max(latest[i * n + k] for k in told)
+        if at_us > -math.inf and at_us == max(latest[i * n + k] for k in own):
+            wanted[name] = at_us
+    lacking = [
+        (codebase, campaign, relations, wanted[codebase, campaign])
+        for codebase, campaign, relations in (lacked(wanted) if wanted else ())
+        if relations
+    ]
+    return Columns(series, *found, tried, lacking, sorted(succeeded)), undated
