@@ -63,11 +63,14 @@ def _load(state: State, now: Now, asked: Asked, body: msg.CandidatesLoad, out: l
             rows.append(Row(body.table, row_name(body.table, i, value), frames.pack_body(value)))
         except RowError as fault:
             faults.append(fault)
+    stored = len(rows)
+    if body.table == "runs":
+        rows = state.desk.batched(now, rows)
 
     def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
         if isinstance(result, Changed):
             state.desk.forget()
-            result = {"stored": result.rows, "faults": _faults(faults)}
+            result = {"stored": stored, "faults": _faults(faults)}
         _answer(state, asked, result, out)
 
     state.sessions.park(now, asked, out)

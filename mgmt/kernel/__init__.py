@@ -37,6 +37,8 @@ if IMPLEMENTATION == "c":
     estimate = _kernel.estimate
     history = _kernel.history
     by_end = _kernel.by_end
+    recent = _kernel.recent
+    superseded = _kernel.superseded
     run_times = _kernel.run_times
     tally = _kernel.tally
     words = _kernel.words
@@ -55,14 +57,14 @@ else:
         response_times,
         sensitivity,
     )
-    from .reference_history import estimate, history
+    from .reference_history import estimate, history, recent
     from .reference_placement import (
         compat_best_fit_decreasing,
         compat_hyperperiod,
         compat_least_loaded,
         compat_target_node_priority,
     )
-    from .reference_runs import by_end, run_times, tally, words
+    from .reference_runs import by_end, run_times, superseded, tally, words
     from .reference_score import score, top_k
     from .reference_strict import Placement, best_fit
     from .reference_table import table, table_fault

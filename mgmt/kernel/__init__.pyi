@@ -334,6 +334,15 @@ def by_end(
     """Keys (series * 4 + outcome_of[kind]), ends and durations in the order of the ends; without those whose
     end is NaN or whose outcome is -1."""
 
+def recent(
+    key: Sequence[int], duration: Sequence[float], rows: int, window: int, *, group_of: Sequence[int] | None = None
+) -> tuple[Sequence[int], Sequence[float]]:
+    """The durations that `history` takes the medians of, from the latest back, and where they start: those of the
+    successes of a row are from starts[2 * row] to starts[2 * row + 1], those of its others behind them."""
+
+def superseded(key: Sequence[int]) -> list[int]:
+    """The numbers of those that come once more behind, ascending."""
+
 def tally(
     group: Sequence[int], kind: Sequence[int], value: Sequence[float], groups: int, kinds: int
 ) -> Sequence[float]:

@@ -233,6 +233,38 @@ done:
     return result;
 }
 
+static PyObject *superseded(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"key", NULL};
+    PyObject *given[1], *view = NULL, *result = NULL;
+    struct bind_column key = {0};
+    void *memory = NULL;
+    size_t room = 0;
+    int64_t *found;
+    if (!bind_arguments("superseded", names, 1, 1, args, nargs, kwnames, given) || !bind_ints_copy(given[0], "key", &key))
+        return NULL;
+    room = k_superseded_room((size_t)key.n);
+    memory = bind_memory(room);
+    view = bind_new_ints(module, key.n, &found);
+    if (!memory || !view) {
+        if (!PyErr_Occurred())
+            PyErr_NoMemory();
+        goto done;
+    }
+    size_t n;
+    struct k_arena arena = {memory, room};
+    BIND_UNLOCKED(key.n >= UNLOCK_FROM, n = k_superseded(key.data, (size_t)key.n, arena, found));
+    if (n == SIZE_MAX)
+        bind_failed(K_NOMEM, "superseded");
+    else
+        result = bind_list(found, (Py_ssize_t)n);
+done:
+    bind_release(&key);
+    bind_memory_free(memory, room);
+    Py_XDECREF(view);
+    return result;
+}
+
 static PyObject *tally(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const char *const names[] = {"group", "kind", "value", "groups", "kinds", NULL};
@@ -269,6 +301,7 @@ PyMethodDef bind_runs_methods[] = {
     {"run_times", FAST(run_times), PyDoc_STR("run_times($module, began, ended, *, epoch=0.0)\n--\n\nEnds and durations.")},
     {"by_end", FAST(by_end),
      PyDoc_STR("by_end($module, series, kind, outcome_of, end, duration)\n--\n\nRuns in the order of their ends.")},
+    {"superseded", FAST(superseded), PyDoc_STR("superseded($module, key)\n--\n\nThose that come once more behind.")},
     {"tally", FAST(tally), PyDoc_STR("tally($module, group, kind, value, groups, kinds)\n--\n\nCounts and sums.")},
     {NULL, NULL, 0, NULL},
 };

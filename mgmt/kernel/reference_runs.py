@@ -72,6 +72,11 @@ def by_end(
     )
 
 
+def superseded(key: Sequence[int]) -> list[int]:
+    last = {one: i for i, one in enumerate(key)}
+    return [i for i, one in enumerate(key) if last[one] != i]
+
+
 def tally(
     group: Sequence[int], kind: Sequence[int], value: Sequence[float], groups: int, kinds: int
 ) -> Sequence[float]:

@@ -68,6 +68,11 @@ def test_sums_by_group_and_kind(module: Any) -> None:
 
 
 @pytest.mark.parametrize("module", BOTH)
+def test_what_comes_again_is_found(module: Any) -> None:
+    assert module.superseded([7, -1, 7, 5, 7, -1]) == [0, 1, 2] and module.superseded([]) == []
+
+
+@pytest.mark.parametrize("module", BOTH)
 def test_what_is_wrong_is_named(module: Any) -> None:
     for function, args, says in (
         ("words", ([b"a\x1fb"], 1), r"columns\[0\] has not 1 words"),
@@ -110,4 +115,5 @@ if kernel.IMPLEMENTATION == "c":
                 reference_runs.by_end(series, kind, [0, -1, 2, 3], end, one[1]), strict=True,
             ):  # fmt: skip
                 same(a, b)
+        assert kernel.superseded(began) == reference_runs.superseded(began)
         same(kernel.tally(series, kind, value, 6, 4), reference_runs.tally(series, kind, value, 6, 4))

@@ -39,6 +39,23 @@ class Part(NamedTuple):
     contexts: tuple[bytes, ...] = ()
 
 
+def part_of(runs: Sequence[Run]) -> Part | None:
+    """None where a word has BETWEEN in it."""
+    columns = [
+        [run.codebase for run in runs], [run.campaign for run in runs], [run.result_code for run in runs],
+        [TRANSIENT if run.failure_transient else FINE for run in runs],
+        [run.context or "" for run in runs], [run.instigated_context or "" for run in runs],
+    ]  # fmt: skip
+    words = [BETWEEN.join(column).encode() for column in columns]
+    if any(column.count(BETWEEN.encode()) != len(runs) - 1 for column in words):
+        return None
+    times = [
+        array("q", [NO_TIME if us is None else us for us in column])
+        for column in ([run.start_us for run in runs], [run.finish_us for run in runs])
+    ]
+    return Part(len(runs), words[0], words[1], words[2], words[3], times[0], times[1], (words[4], words[5]))
+
+
 class Kind(NamedTuple):
     code: str
     flag: str

@@ -11,8 +11,8 @@ import json
 import math
 import shlex
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -21,23 +21,27 @@ from mgmt.core import effect as fx
 from mgmt.core.event import Computed, Now
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.board import Board
-from mgmt.core.suites.candidate_rows import ChangePriorities, GetRows, RecordRun, Row
+from mgmt.core.suites.candidate_rows import ChangePriorities, GetRows, PutRows, RecordRun, Row
 from mgmt.core.suites.entry import Entry
 from mgmt.core.suites.specs import CANCELLED
 from mgmt.core.suites.states import ENDED, Task
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 
+from . import batches
+from .batches import Batch
+from .columns import Runs, columns_of
 from .compat_queue import RANK
 from .outcomes import outcome_of
 from .policies import AGED, Decision, Judge, Policy, judge_of, priority_of
-from .records import EPOCH, Candidate, Run, world_of
+from .records import EPOCH, Candidate, RowError, Run, run_of, world_of
 from .settings import Settings, settings_of
 
 Key = tuple[str, str, str]
 Then = Callable[[Now, Any, list[fx.Effect]], None]
 LABEL = "candidates"  # of tasks whose end is not recorded yet
 NAMED = "candidate:"  # begins the label that says which candidate a task is
+BATCHES = 50  # in one page of what is stored
 MOST_TASKS = 1_000_000  # of candidates in the queue
 PREFIX = "candidates_"
 
@@ -113,7 +117,7 @@ class Desk:
         self._judges: dict[str, Judge] = {}  # by policy
         self._version = 0  # of what is stored; a judge of older rows is not kept
         self._jobs: deque[tuple[Callable[[], Any], Then]] = deque()
-        self._number = 0
+        self._number = self._batches = 0
         self._late: list[Run] = []  # ended while a judge was at work
 
     def restore(self, now: Now, out: list[fx.Effect]) -> None:
@@ -177,7 +181,7 @@ class Desk:
         if known is not None:
             then(now, known, out)
             return
-        version, rows = self._version, list[Row]()
+        version, rows, stored = self._version, list[Row](), Stored()
 
         def page(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
@@ -185,17 +189,32 @@ class Desk:
                 return
             rows.extend(result.rows)
             if result.rows:
-                self._board.ask(GetRows((rows[-1].kind, rows[-1].name)), page, out)
+                last = rows[-1]
+                few = {"limit": BATCHES} if last.kind == batches.KIND else {}
+                self._board.ask(GetRows((last.kind, last.name), **few), page, out)
             else:
                 settings, now_us = self._rules().settings, us(now)
-                self.compute(partial(build, policy, rows, settings, now_us), built, out)
+                self.compute(partial(build, policy, rows, settings, now_us, stored), built, out)
 
         def built(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if not isinstance(result, MgmtError) and version == self._version:
                 self._judges[policy] = result
+                if stored.gone:
+                    rows = [self._batch(now, stored.record)] if stored.record else []
+                    self._board.ask(PutRows(rows, gone=stored.gone), lambda now, result, out: None, out)
             then(now, result, out)
 
-        self._board.ask(GetRows(), page, out)
+        self._board.ask(GetRows(limit=BATCHES), page, out)
+
+    def _batch(self, now: Now, record: bytes) -> Row:
+        """Later ones sort behind."""
+        self._batches += 1
+        return Row(batches.KIND, f"{now.real_ms:015d} {self._batches:09d}", record)
+
+    def batched(self, now: Now, rows: list[Row]) -> list[Row]:
+        """The same runs in one row, where that can be."""
+        batch = batches.batch_of(list(_named(rows, []))) if rows else None
+        return rows if batch is None else [self._batch(now, batches.packed(batch))]
 
     def default_duration_us(self) -> float:
         return self._rules().settings.default_duration_s * 1e6
@@ -333,14 +352,76 @@ class Desk:
 # ---- beside the loop -------------------------------------------------------------------------------------
 
 
-def build(policy: Policy, rows: list[Row], settings: Settings, now_us: int) -> Judge:
+@dataclass(slots=True)
+class Stored:
+    """What the store should have instead of `gone`: small rows put together, in a record."""
+
+    gone: list[tuple[str, str]] = field(default_factory=list)
+    record: bytes | None = None
+
+
+def build(policy: Policy, rows: list[Row], settings: Settings, now_us: int, stored: Stored) -> Judge:
     """A judge of what is stored."""
     tables: dict[str, list[Any]] = {}
+    single, found, names = list[Row](), list[Batch](), list[tuple[str, str]]()
     for row in rows:
-        tables.setdefault(row.kind, []).append(frames.unpack(row.record))
+        if row.kind == batches.KIND:
+            found.append(batches.unpacked(row.record))
+            names.append((row.kind, row.name))
+        elif row.kind == "runs":
+            single.append(row)
+        else:
+            tables.setdefault(row.kind, []).append(frames.unpack(row.record))
     rows.clear()
     world, faults = world_of(tables)
-    return judge_of(policy, world, settings, now_us, faults)
+    named = list(_named(single, faults))
+    batch = batches.batch_of(named) if named else None
+    alone: list[Run] = []
+    if batch is not None:
+        found.insert(0, batch)
+        names.insert(0, ("", ""))
+    else:
+        alone = [run for _, run in named]
+    runs = Runs.of_candidates(world.candidates)
+    gone = batches.into(runs, found)
+    _put_together(found, names, gone, [(row.kind, row.name) for row in single] if batch else [], stored)
+    if policy != "default" or alone:
+        first = 0
+        for one in found:
+            world.runs += (run for i, run in enumerate(batches.runs_of(one)) if first + i not in gone)
+            first += one.part.n
+        world.runs += alone
+        return judge_of(policy, world, settings, now_us, faults)
+    columns, _ = columns_of(runs, partial(batches.lacked_by, found, gone))
+    return judge_of(policy, world, settings, now_us, faults, columns)
+
+
+def _named(rows: Iterable[Row], faults: list[RowError]) -> Iterator[tuple[str, Run]]:
+    """Runs that are kept one by one."""
+    for row in rows:
+        try:
+            yield row.name, run_of(row.name, frames.unpack(row.record))
+        except RowError as fault:
+            faults.append(fault)
+
+
+def _put_together(
+    found: list[Batch], names: list[tuple[str, str]], gone: set[int], single: list[tuple[str, str]], stored: Stored
+) -> None:
+    """When there are many small ones."""
+    small, left, first = list[Batch](), set[int](), 0
+    places = list[tuple[str, str]]()
+    n = 0
+    for batch, name in zip(found, names, strict=True):
+        if batch.part.n < batches.SMALL or not name[0]:
+            left |= {n + i for i in range(batch.part.n) if first + i in gone}
+            small.append(batch)
+            places += single if not name[0] else [name]
+            n += batch.part.n
+        first += batch.part.n
+    if len(places) >= batches.MANY:
+        one = batches.together(small, left)
+        stored.gone, stored.record = places, None if one is None else batches.packed(one)
 
 
 def decided(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from mgmt import kernel
@@ -47,6 +47,7 @@ class Level:
         self.window = window
         self.matrix = _empty(self.room)
         self._recent: dict[int, array[float]] = {}  # 2 * row + 1 for what was no success
+        self._before: tuple[Sequence[int], Sequence[float]] = ((0,), ())  # of runs that came as columns
 
     def row(self, name: object) -> int:
         """Its number, a new one for a new name."""
@@ -67,10 +68,25 @@ class Level:
     def put(self, field: int, row: int, value: float) -> None:
         self.matrix[field * self.room + row] = value
 
+    def begin(self, before: tuple[Sequence[int], Sequence[float]]) -> None:
+        """What `kernel.recent` says of the runs so far."""
+        self._recent.clear()
+        self._before = before
+
+    def _latest(self, place: int) -> array[float]:
+        """The oldest first."""
+        recent = self._recent.get(place)
+        if recent is None:
+            starts, kept = self._before
+            known = place < len(starts) - 1
+            recent = array("d", reversed(kept[starts[place] : starts[place + 1]]) if known else ())
+            self._recent[place] = recent
+        return recent
+
     def remember(self, row: int, outcome: int, duration_us: float) -> None:
         """A duration among the latest; the matrix is left as it is."""
         if outcome != TRANSIENT and not math.isnan(duration_us):
-            recent = self._recent.setdefault(2 * row + (outcome != SUCCESS), array("d"))
+            recent = self._latest(2 * row + (outcome != SUCCESS))
             recent.append(duration_us)
             if len(recent) > self.window:
                 del recent[0]
@@ -86,7 +102,7 @@ class Level:
         self.put(RUNS, row, self.at(RUNS, row) + 1)
         self.put(outcome, row, self.at(outcome, row) + weight)
         lost = outcome != SUCCESS
-        for i, value in enumerate(middle(self._recent.get(2 * row + lost, ()))):
+        for i, value in enumerate(middle(self._latest(2 * row + lost))):
             self.put((LOST if lost else DONE) + i, row, value)
 
 
@@ -112,6 +128,7 @@ class History:
         """Series whose latest run lacked packages -> what it lacked, the weight of that failure."""
         self._forgiven: dict[int, float] = {}
         self.succeeded: set[int] = set()
+        self._adopted = False  # runs of which no level has remembered the durations
 
     def __len__(self) -> int:
         return len(self._key)
@@ -147,8 +164,7 @@ class History:
         return faults
 
     def adopt(self, columns: Columns) -> None:
-        """The same for runs that are columns already, into a history without runs. It is for passes: how the
-        durations of series go on with further runs is not remembered."""
+        """The same for runs that are columns already, into a history without runs."""
         assert [self.row(*name) for name in columns.names] == list(range(len(self.codebase_of)))
         self._key, self._ended, self._duration = columns.key, columns.ended, columns.duration
         for codebase, campaign, context, at_us in columns.tried:
@@ -156,12 +172,15 @@ class History:
         for codebase, campaign, relations, at_us in columns.lacking:
             self.lacking[self.row(codebase, campaign)] = relations, self.weight(at_us)
         self.succeeded = set(columns.succeeded)
+        self._adopted = True
         self.rebuild()
 
     def add(self, run: Run) -> int:
         """One more run, in constant time; its series. RowError for one without any time."""
         if run.finish_us is None and run.start_us is None:
             raise RowError("runs", len(self), "finish_time", "is missing, and start_time too")
+        if self._adopted:
+            self._remember_all()
         row, outcome, ended_us, duration_us = self._note(run, remember=False)
         weight = self.weight(ended_us)
         for level, at in (
@@ -172,6 +191,16 @@ class History:
             # Of codebases only durations are wanted.
             level.add(at, outcome, 0.0 if level is self.codebases else weight, ended_us, duration_us)
         return row
+
+    def _remember_all(self) -> None:
+        for level, group_of in self._levels():
+            rows = len(level.rows)
+            level.begin(kernel.recent(self._key, self._duration, rows, level.window, group_of=group_of))
+        self._adopted = False
+
+    def _levels(self) -> tuple[tuple[Level, array[int] | None], ...]:
+        """With what a series is a row of."""
+        return (self.series, None), (self.codebases, self.codebase_of), (self.campaigns, self.campaign_of)
 
     def _note(self, run: Run, remember: bool = True) -> tuple[int, int, float, float]:
         row, outcome, ended_us = self.row(run.codebase, run.campaign), outcome_of(run), float(_end_us(run))
@@ -200,11 +229,7 @@ class History:
 
     def rebuild(self) -> None:
         """All statistics anew out of the columns."""
-        for level, group_of in (
-            (self.series, None),
-            (self.codebases, self.codebase_of),
-            (self.campaigns, self.campaign_of),
-        ):
+        for level, group_of in self._levels():
             kernel.history(
                 self._key, self._ended, self._duration, level.room, group_of=group_of,
                 reference=self.reference_us, half_life=self.half_life_us, window=level.window,

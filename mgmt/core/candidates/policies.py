@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from . import compat
 from .compat_queue import BUCKETS, RANK
+from .history import Columns
 from .records import Candidate, RowError, Run, World
 from .scoring import Scorer
 from .settings import Settings
@@ -113,13 +114,20 @@ class ByCompat:
 
 
 def judge_of(
-    policy: Policy, world: World, settings: Settings, now_us: int, faults: Iterable[RowError]
+    policy: Policy,
+    world: World,
+    settings: Settings,
+    now_us: int,
+    faults: Iterable[RowError],
+    columns: Columns | None = None,
 ) -> Judge:
-    """A policy over these rows; `faults`: of rows that were left out before."""
+    """A policy over these rows; `faults`: of rows that were left out before. The default one takes `columns` for
+    the runs, where there are some."""
     judge: Judge
-    judge = (
-        ByCompat(world, now_us) if policy == "janitor_compat" else ByDefault(Scorer(world, settings, now_us))
-    )
+    if policy == "janitor_compat":
+        judge = ByCompat(world, now_us)
+    else:
+        judge = ByDefault(Scorer(world, settings, now_us, columns))
     judge.faults[:0] = faults
     if policy == "default":
         world.runs = []  # the history has them in its columns

@@ -14,6 +14,7 @@ from mgmt.kernel.reference_history import estimate as estimate_one
 
 from .beta import interval
 from .graph import Order, order_of
+from . import history
 from .history import DONE, ENDED, LOST, RUNS, STREAK, F, History, Level, S, Z
 from .records import Candidate, RowError, Run, World
 from .relations import RelationError, satisfied
@@ -78,9 +79,14 @@ class Columns:
 class Scorer:
     """Candidates with the history of their runs. One that cannot be scored is in `faults`, with the reason."""
 
-    def __init__(self, world: World, settings: Settings, now_us: int) -> None:
+    def __init__(
+        self, world: World, settings: Settings, now_us: int, columns: history.Columns | None = None
+    ) -> None:
+        """`columns`: the runs, instead of those of `world`."""
         self.settings, self.world = settings, world
         self.history = History(settings, now_us)
+        if columns is not None:
+            self.history.adopt(columns)
         self.candidates: list[Candidate] = []
         self.columns = Columns()
         self.faults: list[RowError] = []
@@ -95,7 +101,8 @@ class Scorer:
                 self._place(i, candidate)
             except RowError as error:
                 self.faults.append(error)
-        self.faults += self.history.load(world.runs)
+        if columns is None:
+            self.faults += self.history.load(world.runs)
         self.refresh()
 
     def refresh(self) -> None:

@@ -193,6 +193,27 @@ size_t k_by_end(const struct run_rows *rows, struct k_arena arena, int64_t *key,
     return n;
 }
 
+size_t k_superseded_room(size_t n) { return K_ROOM(table_of(n + 1), sizeof(struct slot)); }
+
+size_t k_superseded(const int64_t *key, size_t n, struct k_arena arena, int64_t *found)
+{
+    size_t size = table_of(n + 1), count = 0;
+    struct slot *table = table_new(&arena, size);
+    if (!table)
+        return SIZE_MAX;
+    for (size_t i = n; i-- > 0;) {
+        uint64_t mine = (uint64_t)key[i], hash = mine * 0xD6E8FEB86659FD93u;
+        size_t at = (hash ^ hash >> 32) & (size - 1);
+        while (table[at].id && table[at].hash != mine)
+            at = (at + 1) & (size - 1);
+        if (table[at].id)
+            found[n - ++count] = (int64_t)i;
+        table[at] = (struct slot){mine, 1};
+    }
+    memmove(found, found + n - count, count * sizeof *found);
+    return count;
+}
+
 void k_tally(size_t n, const int64_t *group, const int64_t *kind, const double *value, size_t groups, size_t kinds,
              double *out)
 {

@@ -44,6 +44,10 @@ size_t k_by_end_room(size_t n);
  * are left out. Returns how many there are; SIZE_MAX: the arena is too small. */
 size_t k_by_end(const struct run_rows *rows, struct k_arena arena, int64_t *key, double *end, double *duration);
 
+size_t k_superseded_room(size_t n);
+/* The numbers of those keys that come once more behind, ascending; how many. SIZE_MAX: the arena is too small. */
+size_t k_superseded(const int64_t *key, size_t n, struct k_arena arena, int64_t *found);
+
 enum tally_field { TALLY_COUNT, TALLY_KNOWN, TALLY_SUM, TALLY_MOST, TALLY_FIELDS };
 
 /* Of each group and kind: entries, those with a value (not NaN), their sum and the greatest, -INFINITY for none. A

@@ -1,0 +1,139 @@
+"""Runs as a store keeps them: some thousand in one record, of which each column is one value.
+
+A record is read in the time of its bytes. A run has a key; of two with the same key the later batch counts.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+from mgmt import kernel
+from mgmt.protocol import frames
+
+from .columns import BETWEEN, NO_TIME, TRANSIENT, Part, Runs, part_of
+from .outcomes import LACKING
+from .records import Relations, Run
+
+KIND = "batches"  # of rows in the store
+SMALL, MANY = 1000, 500  # batches of fewer runs are put together when there are so many of them
+
+
+class Batch(NamedTuple):
+    """`keys`: of the runs, 64 bits of a hash. `lacked`: run -> packages that it lacked."""
+
+    part: Part
+    keys: array[int]
+    lacked: dict[int, Relations]
+
+
+def batch_of(named: Sequence[tuple[str, Run]]) -> Batch | None:
+    """Runs with their keys; None where one of them has to be kept by itself: it has no time, or an odd word."""
+    runs = [run for _, run in named]
+    part = part_of(runs)
+    if part is None or any(run.start_us is None and run.finish_us is None for run in runs):
+        return None
+    lacked = {i: run.relations for i, run in enumerate(runs) if run.result_code == LACKING and run.relations}
+    return Batch(part, array("q", map(_hash, (name for name, _ in named))), lacked)
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little", signed=True)
+
+
+def packed(batch: Batch) -> bytes:
+    part = batch.part
+    return frames.pack_body(
+        {
+            "n": part.n, "words": [part.codebases, part.campaigns, part.codes, part.flags, *part.contexts],
+            "times": [_bytes(part.began), _bytes(part.ended)], "keys": _bytes(batch.keys),
+            "lacked": [[i, relations] for i, relations in batch.lacked.items()],
+        }
+    )  # fmt: skip
+
+
+def unpacked(record: bytes) -> Batch:
+    told = frames.unpack(record)
+    codebases, campaigns, codes, flags, *contexts = told["words"]
+    began, ended = map(_numbers, told["times"])
+    part = Part(told["n"], codebases, campaigns, codes, flags, began, ended, tuple(contexts))
+    return Batch(part, _numbers(told["keys"]), dict(told["lacked"]))
+
+
+def _bytes(column: array[int]) -> bytes:
+    if sys.byteorder == "big":
+        column = array("q", column)
+        column.byteswap()
+    return column.tobytes()
+
+
+def _numbers(column: bytes) -> array[int]:
+    found = array("q", column)
+    if sys.byteorder == "big":
+        found.byteswap()
+    return found
+
+
+def into(runs: Runs, batches: Sequence[Batch]) -> set[int]:
+    """The runs of all, of which those that a later one supersedes are left out; the numbers of these."""
+    keys = array("q")
+    for batch in batches:
+        runs.extend(batch.part)
+        keys.extend(batch.keys)
+    gone = kernel.superseded(keys)
+    if gone:
+        runs.leave_out(gone)
+    return set(gone)
+
+
+def lacked_by(
+    batches: Iterable[Batch], gone: set[int], wanted: dict[tuple[str, str], float]
+) -> Iterator[tuple[str, str, Relations]]:
+    """See `columns.Lacked`."""
+    first = 0
+    for batch in batches:
+        if batch.lacked:
+            rows = list(runs_of(batch))
+            for i, relations in batch.lacked.items():
+                run = rows[i]
+                end_us = run.start_us if run.finish_us is None else run.finish_us
+                if wanted.get((run.codebase, run.campaign)) == end_us and first + i not in gone:
+                    yield run.codebase, run.campaign, relations
+        first += batch.part.n
+
+
+def runs_of(batch: Batch) -> Iterator[Run]:
+    """As objects, for those who want them."""
+    part = batch.part
+    words = [
+        column.decode().split(BETWEEN)
+        for column in (part.codebases, part.campaigns, part.codes, part.flags, *part.contexts)
+    ]
+    for i, (codebase, campaign, code, flag, context, instigated) in enumerate(zip(*words, strict=True)):
+        lacked = batch.lacked.get(i)
+        yield Run(
+            codebase, campaign, code, _time(part.began[i]), _time(part.ended[i]), context or None,
+            instigated or None, flag == TRANSIENT, {"relations": lacked} if lacked else None,
+        )  # fmt: skip
+
+
+def _time(us: int) -> int | None:
+    return None if us == NO_TIME else us
+
+
+def together(batches: Sequence[Batch], gone: set[int]) -> Batch | None:
+    """All in one, without those runs that are gone, counted over all; None: nothing is left."""
+    rows, keys = list[Any](), array("q")
+    first = 0
+    for batch in batches:
+        for i, run in enumerate(runs_of(batch)):
+            if first + i not in gone:
+                rows.append(run)
+                keys.append(batch.keys[i])
+        first += batch.part.n
+    part = part_of(rows) if rows else None
+    lacked = {i: run.relations for i, run in enumerate(rows) if run.relations}
+    return None if part is None else Batch(part, keys, lacked)
