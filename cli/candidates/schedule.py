@@ -103,7 +103,9 @@ def _at(
     now_us, wanted = clock_us(now), passes.Choice(codebases, campaign, limit, dry_run, mirror is not None)
     with adapter("database", "postgres").Database(database) as source:
         if policy == "default":
-            done = passes.default_pass(source, wanted, chosen(settings), now_us)
+            done = passes.default_pass(
+                adapter("following", "postgres").Follower(source, chosen(settings)), wanted, now_us
+            )
         else:
             done = passes.compat_pass(source, wanted, now_us)
     told = {

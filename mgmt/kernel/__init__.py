@@ -37,6 +37,7 @@ if IMPLEMENTATION == "c":
     estimate = _kernel.estimate
     history = _kernel.history
     by_end = _kernel.by_end
+    members = _kernel.members
     recent = _kernel.recent
     superseded = _kernel.superseded
     run_times = _kernel.run_times
@@ -64,7 +65,7 @@ else:
         compat_least_loaded,
         compat_target_node_priority,
     )
-    from .reference_runs import by_end, run_times, superseded, tally, words
+    from .reference_runs import by_end, members, run_times, superseded, tally, words
     from .reference_score import score, top_k
     from .reference_strict import Placement, best_fit
     from .reference_table import table, table_fault

@@ -343,6 +343,9 @@ def recent(
 def superseded(key: Sequence[int]) -> list[int]:
     """The numbers of those that come once more behind, ascending."""
 
+def members(group: Sequence[int], wanted: bytes | bytearray) -> list[int]:
+    """The numbers of those whose group is wanted: not 0 at its place."""
+
 def tally(
     group: Sequence[int], kind: Sequence[int], value: Sequence[float], groups: int, kinds: int
 ) -> Sequence[float]:

@@ -265,6 +265,28 @@ done:
     return result;
 }
 
+static PyObject *members(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"group", "wanted", NULL};
+    PyObject *given[2], *view = NULL, *result = NULL;
+    struct bind_column group = {0};
+    Py_buffer wanted = {0};
+    int64_t *found;
+    if (!bind_arguments("members", names, 2, 2, args, nargs, kwnames, given) ||
+        PyObject_GetBuffer(given[1], &wanted, PyBUF_SIMPLE) < 0)
+        return NULL;
+    if (!bind_ints_copy(given[0], "group", &group) || !among(&group, "group", 0, wanted.len, "must be a group"))
+        goto done;
+    view = bind_new_ints(module, group.n + 1, &found);
+    if (view)
+        result = bind_list(found, (Py_ssize_t)k_members(group.data, (size_t)group.n, wanted.buf, found));
+done:
+    bind_release(&group);
+    PyBuffer_Release(&wanted);
+    Py_XDECREF(view);
+    return result;
+}
+
 static PyObject *tally(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
     static const char *const names[] = {"group", "kind", "value", "groups", "kinds", NULL};
@@ -302,6 +324,7 @@ PyMethodDef bind_runs_methods[] = {
     {"by_end", FAST(by_end),
      PyDoc_STR("by_end($module, series, kind, outcome_of, end, duration)\n--\n\nRuns in the order of their ends.")},
     {"superseded", FAST(superseded), PyDoc_STR("superseded($module, key)\n--\n\nThose that come once more behind.")},
+    {"members", FAST(members), PyDoc_STR("members($module, group, wanted)\n--\n\nThose of wanted groups.")},
     {"tally", FAST(tally), PyDoc_STR("tally($module, group, kind, value, groups, kinds)\n--\n\nCounts and sums.")},
     {NULL, NULL, 0, NULL},
 };

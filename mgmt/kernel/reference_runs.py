@@ -77,6 +77,11 @@ def superseded(key: Sequence[int]) -> list[int]:
     return [i for i, one in enumerate(key) if last[one] != i]
 
 
+def members(group: Sequence[int], wanted: bytes | bytearray) -> list[int]:
+    _among("group", group, 0, len(wanted), "must be a group")
+    return [i for i, one in enumerate(group) if wanted[one]]
+
+
 def tally(
     group: Sequence[int], kind: Sequence[int], value: Sequence[float], groups: int, kinds: int
 ) -> Sequence[float]:

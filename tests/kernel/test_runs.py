@@ -69,6 +69,7 @@ def test_sums_by_group_and_kind(module: Any) -> None:
 
 @pytest.mark.parametrize("module", BOTH)
 def test_what_comes_again_is_found(module: Any) -> None:
+    assert module.members([1, 0, 2, 1], b"\0\1\0") == [0, 3] and module.members([], b"") == []
     assert module.superseded([7, -1, 7, 5, 7, -1]) == [0, 1, 2] and module.superseded([]) == []
 
 
@@ -83,6 +84,7 @@ def test_what_is_wrong_is_named(module: Any) -> None:
         ("by_end", ([0], [1], [0], [0.0], [0.0]), r"kind\[0\] is 1"),
         ("by_end", ([-1], [0], [0], [0.0], [0.0]), r"series\[0\] is -1"),
         ("by_end", ([0], [0], [4], [0.0], [0.0]), r"outcome_of\[0\] is 4"),
+        ("members", ([1], b"x"), r"group\[0\] is 1"),
         ("tally", ([1], [0], [0.0], 1, 1), r"group\[0\] is 1"),
         ("tally", ([-2], [0], [0.0], 1, 1), r"group\[0\] is -2"),
         ("tally", ([0], [-1], [0.0], 1, 1), r"kind\[0\] is -1"),
@@ -115,5 +117,6 @@ if kernel.IMPLEMENTATION == "c":
                 reference_runs.by_end(series, kind, [0, -1, 2, 3], end, one[1]), strict=True,
             ):  # fmt: skip
                 same(a, b)
+        assert kernel.members(series, b"\0\1\0\1\1\0") == reference_runs.members(series, b"\0\1\0\1\1\0")
         assert kernel.superseded(began) == reference_runs.superseded(began)
         same(kernel.tally(series, kind, value, 6, 4), reference_runs.tally(series, kind, value, 6, 4))

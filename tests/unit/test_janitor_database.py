@@ -23,6 +23,7 @@ import redis
 from mgmt.adapters.janitor import columns, passes
 from mgmt.adapters.janitor.columns import Reading, as_columns
 from mgmt.adapters.janitor.database import Database
+from mgmt.adapters.janitor.following import Follower
 from mgmt.adapters.janitor.mirror import HASH, Mirror, bucket_key, member
 from mgmt.adapters.janitor.queue_table import QueueTable, in_order
 from mgmt.adapters.janitor.tallies import Tallies
@@ -230,7 +231,7 @@ def test_a_row_that_is_wrong_is_told_and_the_others_stand(
 def test_a_deployment_without_versions_and_change_sets_will_do(url: str) -> None:
     change(url, "ALTER TABLE queue DROP COLUMN change_set CASCADE")
     with pytest.raises(MgmtError, match="change_set"), Database(url) as source:
-        passes.default_pass(source, passes.Choice(), Settings(), NOW_US)
+        passes.default_pass(Follower(source, Settings()), passes.Choice(), NOW_US)
 
 
 def test_versions_that_are_available_forgive_what_lacked_them(url: str) -> None:

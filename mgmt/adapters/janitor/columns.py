@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from mgmt import kernel
 from mgmt.adapters.janitor.database import STATEMENTS, Database, failures
 from mgmt.core.candidates.columns import BAD, FINE, OLD, TRANSIENT, UNDATED, Part, Runs, columns_of
 from mgmt.core.candidates.history import Columns
@@ -65,14 +66,11 @@ WHERE result_code = '{LACKING}' AND failure_transient IS NOT TRUE
 """
 
 
-class Reading:
-    """All runs of a snapshot, on their way while the other tables are read; within the snapshot. `close` it."""
+class Scan:
+    """`columns` of all runs of a snapshot, on their way while others are read; within the snapshot. `close` it."""
 
-    def __init__(self, database: Database, now_us: int) -> None:
-        self._database = database
-        self._moment = EPOCH + timedelta(microseconds=now_us)
-        any_context = database.binary_row("SELECT EXISTS (SELECT FROM candidate WHERE context <> '')")[0]
-        self._columns = _COLUMNS + (f", {_CONTEXTS}" if any_context else "")
+    def __init__(self, database: Database, columns: str, parameter: Any) -> None:
+        self._database, self._columns, self._parameter = database, columns, parameter
         self._ranges = list(_ranges(database.pages("run")))
         self._idle: list[Database | None] = []
         self._pool = None
@@ -83,26 +81,46 @@ class Reading:
             self._coming = [self._pool.submit(self._beside, pages) for pages in self._ranges]
 
     def _beside(self, pages: str) -> tuple[Any, ...] | None:
-        """What is in these pages, over a connection of this thread's own; None: the server has none for us."""
+        """What is in these pages, over another connection; None: there is none for us."""
         try:
             other = self._idle.pop()  # at once or not at all, by whatever thread
         except IndexError:
-            other = _another(self._database.url, self._snapshot)
+            other = self._database.another(self._snapshot)
         found = None if other is None else self._read(other, pages)
         self._idle.append(other)
         return found
 
     def _read(self, database: Database, pages: str) -> tuple[Any, ...]:
         with failures("the table run cannot be read"):
-            return database.binary_row(f"SELECT {self._columns} FROM run {pages}", [self._moment])
+            return database.binary_row(f"SELECT {self._columns} FROM run {pages}", [self._parameter])
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
-        for one in self._idle:
-            if one is not None:
-                one.close()
-        self._idle.clear()
+        while self._idle:
+            other = self._idle.pop()
+            if other is not None:
+                self._database.take_back(other)
+
+    def parts(self) -> Iterator[tuple[Any, ...]]:
+        """One of each range, in their order."""
+        for i, pages in enumerate(self._ranges):
+            found = self._coming[i].result() if self._coming else None
+            if self._coming:
+                self._coming[i] = Future()  # nobody keeps what was taken
+            yield self._read(self._database, pages) if found is None else found
+
+
+class Reading:
+    """All runs of a snapshot; like a scan."""
+
+    def __init__(self, database: Database, now_us: int) -> None:
+        self._database = database
+        self._columns, self._moment = _wanted(database), EPOCH + timedelta(microseconds=now_us)
+        self._scan = Scan(database, self._columns, self._moment)
+
+    def close(self) -> None:
+        self._scan.close()
 
     def runs(
         self, candidates: Iterable[Candidate], faults: list[RowError], series: Iterable[tuple[str, str]] = ()
@@ -110,22 +128,47 @@ class Reading:
         """What came. Rows that cannot be used are added to `faults`, and are of a kind with the flag BAD. Series are
         numbered from those that are given."""
         runs = Runs.of_candidates(candidates, series)
-        for n, codebases, campaigns, codes, flags, began, ended, *contexts in self._parts():
-            part = Part(n, codebases, campaigns, codes, flags, _numbers(began), _numbers(ended), tuple(contexts))
-            try:
-                runs.extend(part, _EPOCH_US)
-            except ValueError:
-                raise MgmtError("bad-database", _ODD) from None
-        if any(one.flag == BAD for one in runs.kinds):
-            faults += _faults(self._database, BAD_ROW)
+        for row in self._scan.parts():
+            _put(runs, row)
+        faults += bad_rows(self._database, runs)
         return runs
 
-    def _parts(self) -> Iterator[tuple[Any, ...]]:
-        for i, pages in enumerate(self._ranges):
-            found = self._coming[i].result() if self._coming else None
-            if self._coming:
-                self._coming[i] = Future()  # nobody keeps what was taken
-            yield self._read(self._database, pages) if found is None else found
+
+def read_again(database: Database, runs: Runs, changed: Collection[tuple[str, str]], now_us: int) -> int:
+    """The runs of these series in place of those that `runs` has; how many more there are, within the snapshot."""
+    numbers = {name: i for i, name in enumerate(runs.series)}
+    wanted = bytearray(len(numbers))
+    for name in changed:
+        if name in numbers:
+            wanted[numbers[name]] = 1
+    before = len(runs.of)
+    old = runs.leave_out(kernel.members(runs.of, wanted))
+    statement = (
+        f"SELECT {_wanted(database)} FROM unnest(%s::text[], %s::text[]) AS wanted (c, s) "
+        "JOIN run ON run.codebase = c AND run.suite::text = s"
+    )
+    moment = EPOCH + timedelta(microseconds=now_us)
+    _put(runs, database.binary_row(statement, [moment, *map(list, zip(*changed, strict=True))]))
+    return len(runs.of) - before - old
+
+
+def _wanted(database: Database) -> str:
+    any_context = database.binary_row("SELECT EXISTS (SELECT FROM candidate WHERE context <> '')")[0]
+    return _COLUMNS + (f", {_CONTEXTS}" if any_context else "")
+
+
+def _put(runs: Runs, row: tuple[Any, ...]) -> None:
+    n, codebases, campaigns, codes, flags, began, ended, *contexts = row
+    part = Part(n, codebases, campaigns, codes, flags, _numbers(began), _numbers(ended), tuple(contexts))
+    try:
+        runs.extend(part, _EPOCH_US)
+    except ValueError:
+        raise MgmtError("bad-database", _ODD) from None
+
+
+def bad_rows(database: Database, runs: Runs) -> list[RowError]:
+    """The reasons of those that are BAD."""
+    return list(_faults(database, BAD_ROW)) if any(one.flag == BAD for one in runs.kinds) else []
 
 
 def _faults(database: Database, which: str) -> Iterator[RowError]:
@@ -145,13 +188,6 @@ def _faults(database: Database, which: str) -> Iterator[RowError]:
 def undated(database: Database) -> Iterator[RowError]:
     """Runs of which nobody knows when they were."""
     return _faults(database, "start_time IS NULL AND finish_time IS NULL")
-
-
-def _another(url: str, snapshot: str) -> Database | None:
-    try:
-        return Database(url).joined(snapshot)
-    except MgmtError:
-        return None
 
 
 def _ranges(pages: int) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import sql
@@ -74,7 +74,8 @@ class Database:
     """One connection. `close` it, or use it in a `with`."""
 
     def __init__(self, url: str) -> None:
-        self.url = url
+        self._url = url
+        self._others: list[Database] = []  # idle, for who reads beside this one
         with failures("the database cannot be reached"):
             self.connection = psycopg.connect(
                 url, connect_timeout=CONNECT_S, application_name="mgmt", client_encoding="utf8"
@@ -87,7 +88,30 @@ class Database:
         self.close()
 
     def close(self) -> None:
+        while self._others:
+            self._others.pop().close()
         self.connection.close()
+
+    def another(self, snapshot: str) -> Database | None:
+        """Another connection, in a transaction of the moment that this one has exported; for any thread. None: the
+        server has none for us."""
+        try:
+            other = self._others.pop()
+        except IndexError:
+            try:
+                other = Database(self._url)
+            except MgmtError:
+                return None
+        with failures("the tables cannot be read"):
+            other._begin()
+            other.connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))
+        return other
+
+    def take_back(self, other: Database) -> None:
+        """What `another` gave, when it has read."""
+        with failures("the tables cannot be read"):
+            other.connection.rollback()
+        self._others.append(other)
 
     @contextmanager
     def snapshot(self) -> Iterator[None]:
@@ -95,13 +119,6 @@ class Database:
         with failures("the tables cannot be read"), self.connection.transaction():
             self._begin()
             yield
-
-    def joined(self, snapshot: str) -> Database:
-        """This connection, in a transaction of the moment that another one has exported, until it is closed."""
-        with failures("the tables cannot be read"):
-            self._begin()
-            self.connection.execute(sql.SQL("SET TRANSACTION SNAPSHOT {}").format(snapshot))
-        return self
 
     def _begin(self) -> None:
         self.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -148,38 +165,21 @@ class Database:
             while batch := cursor.fetchmany(BATCH_ROWS):
                 yield from batch
 
-    def world(self) -> tuple[World, list[RowError]]:
-        """Everything but the runs, within a snapshot; rows that cannot be used are left out, with the reason."""
-        tables: dict[str, list[Any]] = {
-            table: list(self.rows(table)) for table in ("policies", "change_sets", "versions")
-        }
-        if not tables["change_sets"]:
-            del tables["change_sets"]
-        world, faults = world_of(tables)
-        faults = [_named(fault, tables) for fault in faults]
-        for codebase in self._each("codebases", Codebase, codebase_of, faults):
-            world.codebases[codebase.name] = codebase
-        world.candidates = self._each("candidates", Candidate, candidate_of, faults)
-        return world, faults
+    def tables(self) -> Tables:
+        """Everything but the runs, within a snapshot."""
+        small = {table: list(self.rows(table)) for table in ("policies", "change_sets", "versions")}
+        if not small["change_sets"]:
+            del small["change_sets"]
+        return Tables(small, self._plain("codebases"), self._plain("candidates"))
 
-    def _each(
-        self, table: str, plain: Callable[..., T], checked: Callable[[str, Any], T], faults: list[RowError]
-    ) -> list[T]:
-        """Rows whose columns are the fields of `plain`, in its order. Only what looks odd is `checked`."""
-        found = []
+    def _plain(self, table: str) -> tuple[list[str], list[tuple[Any, ...]]]:
         with self.connection.cursor(binary=True) as cursor:
             cursor.execute(STATEMENTS[table][1].encode())
-            names = [column.name for column in cursor.description or ()]
-            for row in cursor:
-                if _is_plain(table, row):
-                    found.append(plain(*row))
-                    continue
-                cells = dict(zip(names, row, strict=True))
-                try:
-                    found.append(checked(_key(cells), cells))
-                except RowError as fault:
-                    faults.append(fault)
-        return found
+            return [column.name for column in cursor.description or ()], cursor.fetchall()
+
+    def world(self) -> tuple[World, list[RowError]]:
+        """What the tables say, within a snapshot; rows that cannot be used are left out, with the reason."""
+        return world_in(self.tables())
 
     def runs(self, faults: list[RowError]) -> Iterator[Run]:
         """All runs within a snapshot, in the order of their ends; what cannot be used is added to `faults`."""
@@ -188,6 +188,45 @@ class Database:
                 yield run_of(row["id"], row)
             except RowError as fault:
                 faults.append(fault)
+
+
+class Tables(NamedTuple):
+    """Rows as they came: of `codebases` and `candidates` the names of columns, and tuples."""
+
+    small: dict[str, list[Any]]
+    codebases: tuple[list[str], list[tuple[Any, ...]]]
+    candidates: tuple[list[str], list[tuple[Any, ...]]]
+
+
+def world_in(tables: Tables) -> tuple[World, list[RowError]]:
+    world, faults = world_of(tables.small)
+    faults = [_named(fault, tables.small) for fault in faults]
+    for codebase in _each("codebases", tables.codebases, Codebase, codebase_of, faults):
+        world.codebases[codebase.name] = codebase
+    world.candidates = _each("candidates", tables.candidates, Candidate, candidate_of, faults)
+    return world, faults
+
+
+def _each(
+    table: str,
+    told: tuple[list[str], list[tuple[Any, ...]]],
+    plain: Callable[..., T],
+    checked: Callable[[str, Any], T],
+    faults: list[RowError],
+) -> list[T]:
+    """Rows whose columns are the fields of `plain`, in its order. Only what looks odd is `checked`."""
+    found = []
+    names, rows = told
+    for row in rows:
+        if _is_plain(table, row):
+            found.append(plain(*row))
+            continue
+        cells = dict(zip(names, row, strict=True))
+        try:
+            found.append(checked(_key(cells), cells))
+        except RowError as fault:
+            faults.append(fault)
+    return found
 
 
 def _is_plain(table: str, row: tuple[Any, ...]) -> bool:

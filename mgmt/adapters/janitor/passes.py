@@ -6,16 +6,15 @@ from collections.abc import Collection, Iterable
 from contextlib import closing
 from dataclasses import dataclass
 
-from mgmt.adapters.janitor.columns import Reading, as_columns
+from mgmt.adapters.janitor.columns import Reading
 from mgmt.adapters.janitor.database import Database
+from mgmt.adapters.janitor.following import Follower
 from mgmt.adapters.janitor.queue_table import QueueTable
 from mgmt.adapters.janitor.tallies import Tallies
 from mgmt.core.candidates import compat, compat_queue
 from mgmt.core.candidates.compat_queue import CompatError, QueueItem
 from mgmt.core.candidates.policies import ByDefault, Decision
 from mgmt.core.candidates.records import RowError, World
-from mgmt.core.candidates.scoring import Scorer
-from mgmt.core.candidates.settings import Settings
 
 REQUESTER = "scheduler"
 # A score is some ms of work by what they bring: thousandths of it keep their order as whole numbers.
@@ -109,17 +108,13 @@ def _offered(
     return list(found.values()), list(taken.values())
 
 
-def default_pass(database: Database, choice: Choice, settings: Settings, now_us: int) -> Passed:
+def default_pass(follower: Follower, choice: Choice, now_us: int) -> Passed:
     """By the default policy. A priority is when the item's turn in its campaign is, in thousandths of the scores
     before it by the campaign's weight. It depends on nothing but that campaign, whatever part of it is chosen: a
     pass that is repeated changes nothing."""
-    with database.snapshot(), closing(Reading(database, now_us)) as reading:
-        world, faults = database.world()
-        scorer = Scorer(world, settings, now_us)
-        runs = reading.runs(world.candidates, faults, scorer.history.series.rows)
-        scorer.history.adopt(as_columns(database, runs, faults))
-    scorer.refresh()
-    faults += scorer.faults
+    database = follower.database
+    with database.snapshot():
+        scorer, faults = follower.scorer(now_us)
     told = [one for one in ByDefault(scorer).decisions(now_us) if choice.has(*one.candidate.key[:2])]
     items = [_item(one) for one in told if not one.held]
     held = [one for one in told if one.held]

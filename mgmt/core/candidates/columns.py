@@ -20,8 +20,9 @@ from .records import Candidate, Relations, Run
 
 BETWEEN = "\x1f"  # as kernel.words wants it
 NO_TIME = -(1 << 63)
-# What a row is, besides its result code. BAD: it cannot be used; OLD and UNDATED: a worker failure.
-FINE, BAD, TRANSIENT, UNDATED, OLD = "", "b", "t", "n", "o"
+# What a row is, besides its result code. BAD: it cannot be used; GONE: it is not there any more; OLD and UNDATED:
+# of a worker failure.
+FINE, BAD, GONE, TRANSIENT, UNDATED, OLD = "", "b", "g", "t", "n", "o"
 Lacked = Callable[[dict[tuple[str, str], float]], Iterable[tuple[str, str, Relations]]]
 """(codebase, campaign) -> the end in us of a run that lacked packages; to these, and what it lacked."""
 
@@ -111,14 +112,16 @@ class Runs:
     def kinds(self) -> list[Kind]:
         return [Kind(*one.decode().split(BETWEEN)) for one in self.kind_names]
 
-    def leave_out(self, runs: Iterable[int]) -> None:
-        """As if they could not be used."""
-        bad = BETWEEN.join(("", BAD)).encode()
-        if bad not in self.kind_names:
-            self.kind_names.append(bad)
-        number = self.kind_names.index(bad)
+    def leave_out(self, runs: Iterable[int]) -> int:
+        """As if they had never been there; how many were."""
+        name = BETWEEN.join(("", GONE)).encode()
+        if name not in self.kind_names:
+            self.kind_names.append(name)
+        gone, count = self.kind_names.index(name), 0
         for i in runs:
-            self.kind[i] = number
+            count += self.kind[i] != gone
+            self.kind[i] = gone
+        return count
 
     def per_series(self, value: Sequence[float]) -> tuple[list[float], ...]:
         """Entries, known values, their sum and the greatest, of series * len(kinds) + kind."""
@@ -142,7 +145,7 @@ def _extend(column: Any, values: Any) -> None:
 def outcomes(kinds: Iterable[Kind]) -> list[int]:
     """Of each kind; -1 for rows that cannot be used."""
     return [
-        -1 if flag == BAD else outcome_of(Run("", "", code, failure_transient=flag == TRANSIENT))
+        -1 if flag in (BAD, GONE) else outcome_of(Run("", "", code, failure_transient=flag == TRANSIENT))
         for code, flag in kinds
     ]
 

@@ -105,6 +105,15 @@ class Scorer:
             self.faults += self.history.load(world.runs)
         self.refresh()
 
+    def begin(self, columns: history.Columns, now_us: int) -> None:
+        """Another history, whose series begin with those of the candidates."""
+        self.history = History(self.settings, now_us)
+        self.history.adopt(columns)
+        for i, candidate in enumerate(self.candidates):
+            if candidate.context:
+                self.columns.tried[i] = 0.0
+        self.refresh()
+
     def refresh(self) -> None:
         """The history has got many runs at once."""
         self._settle()

@@ -214,6 +214,16 @@ size_t k_superseded(const int64_t *key, size_t n, struct k_arena arena, int64_t 
     return count;
 }
 
+size_t k_members(const int64_t *group, size_t n, const unsigned char *wanted, int64_t *found)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) {
+        found[count] = (int64_t)i;
+        count += wanted[group[i]] != 0;
+    }
+    return count;
+}
+
 void k_tally(size_t n, const int64_t *group, const int64_t *kind, const double *value, size_t groups, size_t kinds,
              double *out)
 {

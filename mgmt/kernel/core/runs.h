@@ -48,6 +48,9 @@ size_t k_superseded_room(size_t n);
 /* The numbers of those keys that come once more behind, ascending; how many. SIZE_MAX: the arena is too small. */
 size_t k_superseded(const int64_t *key, size_t n, struct k_arena arena, int64_t *found);
 
+/* The numbers of those whose group is wanted (not 0); how many. */
+size_t k_members(const int64_t *group, size_t n, const unsigned char *wanted, int64_t *found);
+
 enum tally_field { TALLY_COUNT, TALLY_KNOWN, TALLY_SUM, TALLY_MOST, TALLY_FIELDS };
 
 /* Of each group and kind: entries, those with a value (not NaN), their sum and the greatest, -INFINITY for none. A
