@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
@@ -13,15 +14,20 @@ from random import Random
 from typing import Any
 
 from bench.figure import Figure, percentile
+from bench.janitor import janitor
 from mgmt import kernel
-from mgmt.core.candidates import compat
-from mgmt.core.candidates.desk import Wanted, decided
+from mgmt.core.candidates import batches, compat
+from mgmt.core.candidates.desk import Stored, Wanted, build, decided
 from mgmt.core.candidates.policies import ByDefault
 from mgmt.core.candidates.queue import Queue, QueueItem
 from mgmt.core.candidates.records import DAY_US, Candidate, Codebase, Run, World
 from mgmt.core.candidates.scoring import Scorer
 from mgmt.core.candidates.settings import Settings
 from mgmt.core.suites import operations as op
+from mgmt.core.suites.candidate_rows import GetRows, PutRows, Row
+from mgmt.protocol.defaults import MAX_CANDIDATE_ROWS
+from mgmt.protocol.frames import pack_body
+from mgmt.store.queue.candidates import get_rows
 from mgmt.store.queue.connection import Connection
 from mgmt.store.queue.dispatch import OPERATIONS
 from mgmt.store.queue.sqlite import SqliteEngine
@@ -33,7 +39,9 @@ CODES = ("success", "success", "build-failed", "build-failed", "nothing-to-do", 
 def candidates(quick: bool) -> list[Figure]:
     if kernel.IMPLEMENTATION != "c":
         raise SystemExit("the C kernel is not built: make venv")
-    return [*_passes(quick), *_committed(quick), *_million(quick), *_next(quick)]
+    return [
+        *_passes(quick), *_committed(quick), *_started(quick), *janitor(quick), *_million(quick), *_next(quick)
+    ]  # fmt: skip
 
 
 def a_world(random: Random, n: int, runs: int) -> World:
@@ -131,7 +139,58 @@ def _committed(quick: bool) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _done(writes: Connection, operation: op.CreateSuite | op.Submit) -> Any:
+def _started(quick: bool) -> list[Figure]:
+    """The first pass of a daemon that has just begun: the store is read, too."""
+    n, each = (2_000, 100) if quick else (10_000, 100)
+    world, samples = a_world(Random(5), n, each), list[float]()
+    named = [(str(i), run) for i, run in enumerate(world.runs)]
+    rows = [Row("codebases", one.name, pack_body({"name": one.name, "value": one.value}))
+            for one in world.codebases.values()]  # fmt: skip
+    rows.append(Row("policies", "propose", pack_body({"name": "propose", "per_branch_policy": ["propose"]})))
+    for one in world.candidates:
+        cells = {"codebase": one.codebase, "campaign": one.campaign, "command": one.command, "value": one.value,
+                 "publish_policy": one.publish_policy}  # fmt: skip
+        rows.append(Row("candidates", json.dumps(one.key), pack_body(cells)))
+    for first in range(0, len(named), MAX_CANDIDATE_ROWS):
+        batch = batches.batch_of(named[first : first + MAX_CANDIDATE_ROWS])
+        assert batch is not None
+        rows.append(Row(batches.KIND, f"{first:09d}", batches.packed(batch)))
+    stored_bytes = sum(len(row.record) for row in rows if row.kind == batches.KIND) / len(named)
+    del world, named
+    with tempfile.TemporaryDirectory() as folder:
+        engine = SqliteEngine(Path(folder) / "queue.db")
+        writes = engine.open()
+        try:
+            _done(writes, PutRows(rows))
+            for _ in range(5):
+                suite = _done(writes, op.CreateSuite("bench", "bench", 1))
+                start = time.perf_counter()
+                judge = build("default", _kept(engine), Settings(), NOW_US, Stored())
+                found = decided(judge, NOW_US, Wanted(), {}, 1 << 62)
+                _done(writes, op.Submit(suite.suite, [task for _, task in found.new], "bench", 1))
+                samples.append((time.perf_counter() - start) * 1e3)
+        finally:
+            writes.close()
+    return [
+        Figure(
+            f"the first of a daemon that starts, {len(rows):,} rows read from the disk", "ms", samples,
+            sense="value<=", goal=n / 25, note="tasks of it are on the disk; ten times Janitor's 2,500 a second",
+        ),
+        Figure("a stored run on the disk", "bytes", [stored_bytes], sense="value<=", goal=150),
+    ]  # fmt: skip
+
+
+def _kept(engine: SqliteEngine) -> list[Row]:
+    reads, found = engine.open_reader(), list[Row]()
+    try:
+        while page := get_rows(reads, GetRows(found[-1][:2] if found else ("", ""))).rows:
+            found += page
+    finally:
+        reads.close()
+    return found
+
+
+def _done(writes: Connection, operation: op.CreateSuite | op.Submit | PutRows) -> Any:
     writes.begin()
     answer = OPERATIONS[type(operation)](writes, operation)
     writes.commit()

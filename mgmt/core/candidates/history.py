@@ -65,6 +65,9 @@ class Level:
     def at(self, field: int, row: int) -> float:
         return self.matrix[field * self.room + row]
 
+    def column(self, field: int) -> array[float]:
+        return self.matrix[field * self.room : field * self.room + len(self.rows)]
+
     def put(self, field: int, row: int, value: float) -> None:
         self.matrix[field * self.room + row] = value
 

@@ -63,21 +63,19 @@ class ByDefault:
         clocks: dict[str, float] = {}
         ready: list[Decision] = []
         held: list[Decision] = []
-        scorer, weight = self.scorer, self.scorer.settings.weight
-        for one in scorer.pass_over(now_us):
-            number = scorer.number_of(*one.key)
-            assert number is not None  # it was scored
-            candidate, turn, why = scorer.candidates[number], 0.0, one.reason
-            if one.waits_for:
-                why = f"waits for {', '.join(one.waits_for)}"
-            elif one.not_before_us:
-                why = f"pauses for {(one.not_before_us - now_us) / 1e6:.0f} s after transient failures"
-            if not why:
-                assert one.score is not None  # there would be a reason
-                turn = clocks.get(one.campaign, 0.0) + one.score / weight(one.campaign)
-                clocks[one.campaign] = turn
-            decision = Decision(candidate, one.score, one.probability, one.duration_us, turn, why)
-            (held if why else ready).append(decision)
+        candidates, weight = self.scorer.candidates, self.scorer.settings.weight
+        for i, score, p, us, not_before_us, waits_for in self.scorer.expected(now_us):
+            candidate, turn, why = candidates[i], 0.0, ""
+            if waits_for:
+                why = f"waits for {', '.join(waits_for)}"
+            elif not_before_us:
+                why = f"pauses for {(not_before_us - now_us) / 1e6:.0f} s after transient failures"
+            elif score is None:
+                why = "nothing is expected of it"
+            else:
+                turn = clocks.get(candidate.campaign, 0.0) + score / weight(candidate.campaign)
+                clocks[candidate.campaign] = turn
+            (held if why else ready).append(Decision(candidate, score, p, us, turn, why))
         return [*sorted(ready, key=lambda one: (one.turn, one.candidate.key)), *held]
 
     def cycles(self) -> list[list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -200,8 +200,10 @@ class Scorer:
 
     def scores(self, now_us: int) -> Any:
         """Scores of all candidates: a column of float64, NaN where nothing is expected."""
-        matrix, n = self.estimates(now_us), len(self.candidates)
-        view = memoryview(matrix)
+        return self._scores(self.estimates(now_us))
+
+    def _scores(self, matrix: Any) -> Any:
+        view, n = memoryview(matrix), len(self.candidates)
         return kernel.score(
             view[2 * n :], view[:n], view[n : 2 * n], None, self.columns.worth,
             minimum_cost_ms=self.settings.minimum_cost_s * 1000,
@@ -304,19 +306,34 @@ class Scorer:
 
     def pass_over(self, now_us: int) -> list[CandidateScore]:
         """All candidates, the best first; those of which nothing is expected last."""
-        scores, n, nothing = self.scores(now_us), len(self.candidates), "nothing is expected of it"
-        matrix = self.estimates(now_us)
-        results = []
-        for i in [*kernel.top_k(scores, n), *(i for i in range(n) if math.isnan(scores[i]))]:
-            score, row = scores[i], self.columns.series[i]
-            none = math.isnan(score)
-            results.append(
-                CandidateScore(
-                    *self.candidates[i].key, None if none else score, matrix[i], matrix[n + i],
-                    self.not_before_us(row, now_us), self.waits_for(i), nothing if none else "",
-                )
+        return [
+            CandidateScore(
+                *self.candidates[i].key, score, p, us, not_before_us, waits_for,
+                "nothing is expected of it" if score is None else "",
+            )
+            for i, score, p, us, not_before_us, waits_for in self.expected(now_us)
+        ]  # fmt: skip
+
+    def expected(
+        self, now_us: int
+    ) -> Iterator[tuple[int, float | None, float, float, int, tuple[str, ...]]]:
+        """(number, score, chance, duration in us, not before in us, what it waits for) in the order of a pass."""
+        matrix, n, history = self.estimates(now_us), len(self.candidates), self.history
+        column, of, candidates = self._scores(matrix), self.columns.series, self.candidates
+        scores = memoryview(column).tolist()
+        chances, durations_us = memoryview(matrix)[:n].tolist(), memoryview(matrix)[n : 2 * n].tolist()
+        streaks = history.series.column(STREAK)
+        order = kernel.top_k(column, n)
+        for i in order:
+            row = of[i]
+            held = row in history.lacking or candidates[i].requires
+            yield (
+                i, scores[i], chances[i], durations_us[i], self.not_before_us(row, now_us) if streaks[row] else 0,
+                self.waits_for(i) if held else (),
             )  # fmt: skip
-        return results
+        for i in range(n) if len(order) < n else ():
+            if math.isnan(scores[i]):
+                yield i, None, chances[i], durations_us[i], self.not_before_us(of[i], now_us), self.waits_for(i)
 
     def number_of(self, codebase: str, campaign: str, change_set: str = "") -> int | None:
         return self._at.get((codebase, campaign, change_set))
