@@ -69,7 +69,7 @@ def create(invocation: Invocation, name: str) -> int:
     return _ask(invocation, "group-create", group=name)
 
 
-@_group("list", "groups")
+@_group("list", "groups", "List the groups.")
 @click.option("--no-headers", is_flag=True, help="Only the rows.")
 def list_(invocation: Invocation, no_headers: bool) -> int:
     """Those you are in; an administrator sees all."""
@@ -82,7 +82,7 @@ def list_(invocation: Invocation, no_headers: bool) -> int:
     return Exit.OK
 
 
-@_group("show", "groups")
+@_group("show", "groups", "Show one group: members, roles, nodes and workers.")
 @_name
 def show(invocation: Invocation, name: str) -> int:
     with invocation.client() as client:

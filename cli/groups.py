@@ -55,11 +55,14 @@ class LazyGroup(NearGroup):
             formatter.write_dl([(name, row[1]) for name, row in self.commands_of.items()])
 
 
-def sub(group: click.Group, name: str, request: str) -> Callable[[Callable[..., int]], click.Command]:
-    """Declare a command of a group; its help is the request's in the message table."""
+def sub(
+    group: click.Group, name: str, request: str, about: str = ""
+) -> Callable[[Callable[..., int]], click.Command]:
+    """Declare a command of a group; its help is the request's in the message table, or `about` where several
+    commands are one request."""
 
     def declare(function: Callable[..., int]) -> click.Command:
-        command = verb(name, VERBS[request][0])(function)
+        command = verb(name, about or VERBS[request][0])(function)
         group.add_command(command)
         return command
 

@@ -55,7 +55,7 @@ def node() -> None:
 _sub = partial(sub, node)
 
 
-@_sub("list", "nodes")
+@_sub("list", "nodes", "List the nodes.")
 @click.option("--no-headers", is_flag=True, help="Only the rows.")
 def list_(invocation: Invocation, no_headers: bool) -> int:
     """`local` is the daemon's own machine."""
@@ -68,7 +68,7 @@ def list_(invocation: Invocation, no_headers: bool) -> int:
     return Exit.OK
 
 
-@_sub("show", "nodes")
+@_sub("show", "nodes", "Show one node: state, machine, tags, load, what runs there.")
 @click.argument("name")
 def show(invocation: Invocation, name: str) -> int:
     """Everything about one node."""
@@ -81,13 +81,13 @@ def show(invocation: Invocation, name: str) -> int:
     return Exit.OK
 
 
-@_sub("cordon", "node-cordon")
+@_sub("cordon", "node-cordon", "Start nothing more on a node; what runs there goes on.")
 @click.argument("name")
 def cordon(invocation: Invocation, name: str) -> int:
     return _ask(invocation, "node-cordon", node=name)
 
 
-@_sub("uncordon", "node-cordon")
+@_sub("uncordon", "node-cordon", "Let a node take units again.")
 @click.argument("name")
 def uncordon(invocation: Invocation, name: str) -> int:
     """This is the second half: it is allowed again, and units that wait for the node are started."""

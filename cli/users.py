@@ -68,7 +68,7 @@ def create(invocation: Invocation, name: str, admin: bool) -> int:
     return _ask(invocation, "user-create", user=name, admin=admin)
 
 
-@_user("list", "users")
+@_user("list", "users", "List the users.")
 @click.option("--no-headers", is_flag=True, help="Only the rows.")
 def list_(invocation: Invocation, no_headers: bool) -> int:
     """Who is no administrator sees no other users."""
@@ -82,7 +82,7 @@ def list_(invocation: Invocation, no_headers: bool) -> int:
     return Exit.OK
 
 
-@_user("show", "users")
+@_user("show", "users", "Show one user: groups, state, when made.")
 @click.argument("name", shell_complete=complete_users)
 def show(invocation: Invocation, name: str) -> int:
     with invocation.client() as client:
@@ -90,14 +90,14 @@ def show(invocation: Invocation, name: str) -> int:
     return _say(invocation, told)
 
 
-@_user("lock", "user-lock")
+@_user("lock", "user-lock", "Shut a user out; what is theirs is kept.")
 @click.argument("name", shell_complete=complete_users)
 def lock(invocation: Invocation, name: str) -> int:
     """Sessions of the user are closed at once."""
     return _ask(invocation, "user-lock", user=name)
 
 
-@_user("unlock", "user-lock")
+@_user("unlock", "user-lock", "Let a user in again who was shut out.")
 @click.argument("name", shell_complete=complete_users)
 def unlock(invocation: Invocation, name: str) -> int:
     """This is the second half: the user is let in again."""

@@ -142,7 +142,7 @@ def resume(invocation: Invocation, node: str) -> int:
     return _pause(invocation, node, False)
 
 
-@sub(worker, "show", "workers")
+@sub(worker, "show", "workers", "Show one worker: state, task, process, CPUs, groups.")
 @click.argument("name")
 def show(invocation: Invocation, name: str) -> int:
     """Everything about one worker."""

@@ -11,6 +11,10 @@ from ..invocation import shared_options
 # name -> (module of this package, first line of its help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "create": ("create", VERBS["suite-create"][0]),
+    "submit": (
+        "submit",
+        "Put tasks into a suite: a command, a file of them, or lines of JSON on standard input.",
+    ),
     "list": ("manage", VERBS["suites"][0]),
     "status": ("status", "Show a suite, its tasks by state, and its nodes; follow it with -f."),
     "wait": ("status", VERBS["suite-wait"][0]),
@@ -32,5 +36,5 @@ class Suite(LazyGroup):
 def suite() -> None:
     """Create, follow and end suites of tasks.
 
-    SUITE is its number, its name or its UUID. Tasks are put into it with `mgmt task submit --suite SUITE`.
+    SUITE is its number, its name or its UUID. Independent tasks are submitted with `mgmt task submit`.
     """

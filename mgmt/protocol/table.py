@@ -13,9 +13,10 @@ from mgmt.protocol import defaults
 
 
 class Message(BaseModel):
-    """Base of all message bodies: strict types, no unknown fields, immutable."""
+    """Base of all message bodies: strict types, no unknown fields, immutable. Validators are built when a body is
+    first validated: replies are not, by who sends them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 class Audience(StrEnum):

@@ -95,6 +95,8 @@ SITUATIONS = [
     S("task submit --env X -- x", {}, 2, "NAME=VALUE"),
     S("task submit --task-timeout 5s --function os:getpid", {"task-submit": took}, 0, "1 task submitted: 101"),
     S("task submit --function nonsense", {"task-submit": took}, 2, "field `function`"),
+    S("suite submit etl -- sort f", {"task-submit": took}, 0, "1 task submitted to suite etl: 101"),
+    S("suite submit x -- sort", {"task-submit": unknown("x"), "suites": known()}, 4, "no suite 'x'"),
     S("task submit --suite x -- sort", {"task-submit": unknown("x"), "suites": known()}, 4, "no suite 'x'"),
     S("task submit --suite x -- sort", {"task-submit": refuse("conflict", "cancelled")}, 8, "cancelled"),
     S("task list", {"tasks": {"tasks": [a_task()], "total": 1}}, 0, "FINISHED     0        1  local         0"),
@@ -122,7 +124,7 @@ SITUATIONS = [
     S("worker shutdown helper", {"worker-shutdown": {"workers": [HELPER]}}, 0, "tags gpu, groups a (write)"),
     S("worker shutdown", {"worker-shutdown": refuse("bad-body", "say which workers")}, 2, "say which"),
     S("worker tags helper gpu big-", {"worker-tags": {"workers": [HELPER]}}, 0, "tags gpu"),
-    S("worker grant helper a", {"group-grant": None, "workers": {"workers": [HELPER]}}, 7, "group-grant"),
+    S("worker grant helper a --timeout 0.3", {"group-grant": None, "workers": {"workers": [HELPER]}}, 7, "group-grant"),
     S("worker pause local", {"worker-pause": {"workers": []}}, 0, "local: its workers take nothing new"),
     S("worker resume n9", {"worker-pause": refuse("unknown-node", "no node n9")}, 4, "n9"),
     S("metrics", {"metrics": {"metrics": [GAUGE]}}, 0, 'mgmt_agents{phase="idle"} 2'),
@@ -209,7 +211,7 @@ def test_options_change_what_a_file_says(folder: str, tmp_path: Path, name: str,
 
 
 def test_options_make_a_task(folder: str) -> None:
-    line = "task submit --suite etl --repeat 2 --priority 4 --label x --env A=b=c --cwd / --task-timeout 5s"
+    line = "suite submit etl --repeat 2 --priority 4 --label x --env A=b=c --cwd / --task-timeout 5s"
     more = [
         "--output",
         *RETRIES.split(),
