@@ -17,27 +17,30 @@ from mgmt.adapters.janitor import passes
 from mgmt.adapters.janitor.database import Database
 from mgmt.adapters.janitor.following import Follower
 from mgmt.core.candidates import compat
-from mgmt.core.candidates.records import DAY_US, Run, time_us
+from mgmt.core.candidates.outcomes import LACKING
+from mgmt.core.candidates.records import DAY_US, time_us
 from mgmt.core.candidates.settings import Settings
 from tests.unit import janitors
 from tests.unit.queues import postgres_programs, serve_postgres
 
 NOW_US = time_us(janitors.NOW)
-ASKED = 200  # candidates that are scheduled one by one, as Janitor does; a pass of all of them would take long
-# Four campaigns, a third of the candidates with a context, a sixth of the runs transient; the indices of its schema.
+ASKED = 200  # candidates that are scheduled one by one; a pass of all of them would take long
+# Four campaigns, a third of the candidates with a context, a sixth of the runs transient; its indices.
 FILL = """
 INSERT INTO codebase (name, value, branch_url, vcs_type)
     SELECT 'c' || i, 1 + i % 999, 'https://host/c' || i, 'git' FROM generate_series(0, {n} / 4) AS i;
 INSERT INTO named_publish_policy (name, per_branch_policy)
     VALUES ('propose', ARRAY[('main', 'propose', 7)]::branch_publish_policy[]);
 INSERT INTO candidate (suite, codebase, command, value, context, publish_policy)
-    SELECT 'k' || i % 4, 'c' || i / 4, 'run --all', 1 + i % 900, CASE WHEN i % 3 = 0 THEN 'v' || i % 7 END, 'propose'
+    SELECT 'k' || i % 4, 'c' || i / 4, 'run --all', 1 + i % 900, CASE WHEN i % 3 = 0 THEN 'v' || i % 7 END,
+    'propose'
     FROM generate_series(0, {n} - 1) AS i;
 INSERT INTO run (id, command, description, start_time, finish_time, result_code, context, failure_transient, suite,
     codebase, worker, failure_details)
     SELECT gen_random_uuid()::text, 'run --all', 'What there is to say of it', s, s - 300 * ln(random() + 1e-9)
-        * interval '1 second', c, CASE WHEN random() < 0.3 THEN 'v' || i % 7 END, c = 'worker-failure', 'k' || i % 4,
-        'c' || i / 4, 'worker-' || i % 20, CASE WHEN c = 'build-failed' THEN '{{"stage": "build"}}'::json END
+        * interval '1 second', c, CASE WHEN random() < 0.3 THEN 'v' || i % 7 END, c = 'worker-failure',
+        'k' || i % 4, 'c' || i / 4,
+        'worker-' || i % 20, CASE WHEN c = 'build-failed' THEN '{{"stage": "build"}}'::json END
     FROM (SELECT trunc(random() * {n})::int AS i, timestamp '2024-06-01' - random() * interval '60 days' AS s,
         (array['success', 'success', 'build-failed', 'build-failed', 'nothing-to-do', 'worker-failure'])
         [1 + trunc(random() * 6)::int] AS c FROM generate_series(1, {n} * {each})) AS one;
@@ -86,12 +89,12 @@ def janitor(quick: bool) -> list[Figure]:
                 now_us = NOW_US + (i + 1) * DAY_US // 24
                 warm.append(_ms(partial(passes.default_pass, follower, passes.Choice(), now_us)))
     what, name = f"{n:,} candidates of a Janitor's database, {each} runs each", "one by one"
-    goal, note = n / 25, "the queue's table is committed; the goal is ten times 2,500 candidates a second"
+    note = "the table queue is committed"
     return [
-        Figure(f"{what}: pass again, 100 runs more", "ms", warm, theirs, name, "value<=", goal, note),
-        Figure(f"{what}: first pass", "ms", cold, theirs, name, "value<=", goal, note),
+        Figure(f"{what}: pass again, 100 runs more", "ms", warm, theirs, name, "ratio<=", 0.1, note),
+        Figure(f"{what}: first pass", "ms", cold, theirs, name, "ratio<=", 0.1, note),
         Figure("the same, beside the server alone", "ms", cold, alone, "COPY of its columns to /dev/null"),
-        Figure(f"{what}: pass by janitor_compat", "ms", compared, theirs, name, "value<=", goal, note),
+        Figure(f"{what}: pass by janitor_compat", "ms", compared, theirs, name, "ratio<=", 0.1, note),
     ]  # fmt: skip
 
 
@@ -128,7 +131,8 @@ def _one_by_one(url: str) -> float:
     """Of some candidates, as Janitor does: the history of each is asked for, and what is decided put in. In ms."""
     with psycopg.connect(url, autocommit=True) as db:
         rows = db.execute(
-            "SELECT codebase, suite::text, command, context, value FROM candidate ORDER BY id LIMIT %s", [ASKED]
+            "SELECT codebase, suite::text, command, context, value FROM candidate ORDER BY id LIMIT %s",
+            [ASKED],
         ).fetchall()
         return _ms(lambda: [_schedule(db, *row) for row in rows])
 
@@ -136,14 +140,23 @@ def _one_by_one(url: str) -> float:
 def _schedule(
     db: psycopg.Connection[Any], codebase: str, campaign: str, command: str, context: str | None, value: int
 ) -> None:
-    runs = [
-        Run(codebase, campaign, code, time_us(start), time_us(finish), own, instigated, None, details)
-        for code, start, finish, own, instigated, details in db.execute(HISTORY, (codebase, campaign))
-    ]
-    found = compat.estimate(compat.History(runs, {}), codebase, campaign, context, NOW_US)
-    offset = compat.offset(found.duration_us, 0.5, found.probability, value + 400.0, found.total)
+    total = success = 0
+    took, factor = timedelta(), 0.5 if context is None else 1.0
+    rows = db.execute(HISTORY, (codebase, campaign), binary=True)
+    for code, start, finish, own, instigated, details in rows:
+        if code == "worker-failure" and (janitors.NOW - start).days > 0:
+            continue
+        total += 1
+        took += finish - start
+        success += code == "success" or (code == LACKING and bool(details and details.get("relations")))
+        if context and context in (own, instigated):
+            factor = 0.1
+    duration = took / total if total else timedelta(seconds=15)
+    chance = (success * 10 + 1) / (total * 10 + 1) * factor
+    us = duration // timedelta(microseconds=1)
+    offset = compat.offset(us, 0.5, chance, value + 400.0, total)
     db.execute(
         janitors.ADD,
         {"codebase": codebase, "campaign": campaign, "command": command, "context": context, "bucket": "default",
-         "duration": timedelta(microseconds=found.duration_us), "offset": trunc(offset)},
+         "duration": duration, "offset": trunc(offset)},
     )  # fmt: skip

@@ -309,7 +309,11 @@ def history(
     """
 
 def words(
-    columns: Sequence[bytes | bytearray | memoryview], n: int, *, known: Sequence[bytes] = (), grow: bool = True
+    columns: Sequence[bytes | bytearray | memoryview],
+    n: int,
+    *,
+    known: Sequence[bytes] = (),
+    grow: bool = True,
 ) -> tuple[Sequence[int], list[bytes]]:
     """Of each of `n` rows its number among the rows that differ, and these: words joined by the byte 31.
 
@@ -335,7 +339,12 @@ def by_end(
     end is NaN or whose outcome is -1."""
 
 def recent(
-    key: Sequence[int], duration: Sequence[float], rows: int, window: int, *, group_of: Sequence[int] | None = None
+    key: Sequence[int],
+    duration: Sequence[float],
+    rows: int,
+    window: int,
+    *,
+    group_of: Sequence[int] | None = None,
 ) -> tuple[Sequence[int], Sequence[float]]:
     """The durations that `history` takes the medians of, from the latest back, and where they start: those of the
     successes of a row are from starts[2 * row] to starts[2 * row + 1], those of its others behind them."""

@@ -14,7 +14,11 @@ FIELDS = 4  # of a tally
 
 
 def words(
-    columns: Sequence[bytes | bytearray | memoryview], n: int, *, known: Sequence[bytes] = (), grow: bool = True
+    columns: Sequence[bytes | bytearray | memoryview],
+    n: int,
+    *,
+    known: Sequence[bytes] = (),
+    grow: bool = True,
 ) -> tuple[Sequence[int], list[bytes]]:
     if not 1 <= len(columns) <= 16:
         raise ValueError("there must be 1 to 16 columns")

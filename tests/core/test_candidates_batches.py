@@ -19,7 +19,13 @@ from mgmt.core.suites.candidate_rows import Row
 from mgmt.protocol import frames
 from tests.core.candidates_world import NOW_US, a_candidate, a_run, a_world
 
-CODES = ("success", "build-failed", "nothing-to-do", "worker-failure", "install-deps-unsatisfied-dependencies")
+CODES = (
+    "success",
+    "build-failed",
+    "nothing-to-do",
+    "worker-failure",
+    "install-deps-unsatisfied-dependencies",
+)
 LACKED = {"relations": [[{"name": "libx"}]]}
 
 
@@ -49,7 +55,9 @@ def table(world: World) -> list[Row]:
         record = {name: value for name in one.__slots__ if (value := getattr(one, name))}
         rows.append(Row("candidates", str(one.key), frames.pack_body(record)))
     for codebase in world.codebases.values():
-        record = {name: value for name in codebase.__slots__ if (value := getattr(codebase, name)) is not None}
+        record = {
+            name: value for name in codebase.__slots__ if (value := getattr(codebase, name)) is not None
+        }
         rows.append(Row("codebases", codebase.name, frames.pack_body(record)))
     return rows
 
@@ -97,7 +105,9 @@ def test_what_fits_into_no_batch_stays_alone(run: Run) -> None:
 
 def test_batches_say_what_runs_say_one_by_one_and_learn_on() -> None:
     named = some_runs(Random(2), 400)
-    changed = [(name, replace(run, result_code="build-failed", failure_details=None)) for name, run in named[:30]]
+    changed = [
+        (name, replace(run, result_code="build-failed", failure_details=None)) for name, run in named[:30]
+    ]
     rows = rows_of([named[:150], named[150:], changed])
     judge = build("default", [*table(the_world([])), *rows], Settings(), NOW_US, Stored())
     runs = [run for _, run in [*named[30:], *changed]]

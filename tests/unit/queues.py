@@ -93,7 +93,10 @@ def postgres_programs() -> Path | None:
 
 
 def serve_postgres(**more: str) -> Iterator[str]:
-    """A server of our own without a network, in a private folder; yields what libpq connects to. `more`: settings."""
+    """A server of our own without a network, in a private folder; yields what libpq connects to.
+
+    `more`: settings of the server.
+    """
     programs = postgres_programs()
     assert programs is not None
     memory = Path("/dev/shm")

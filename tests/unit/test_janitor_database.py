@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ import psycopg
 import pytest
 import redis
 
-from mgmt.adapters.janitor import columns, passes
+from mgmt.adapters.janitor import columns, following, passes
 from mgmt.adapters.janitor.columns import Reading, as_columns
 from mgmt.adapters.janitor.database import Database
 from mgmt.adapters.janitor.following import Follower
@@ -28,7 +30,7 @@ from mgmt.adapters.janitor.mirror import HASH, Mirror, bucket_key, member
 from mgmt.adapters.janitor.queue_table import QueueTable, in_order
 from mgmt.adapters.janitor.tallies import Tallies
 from mgmt.core.candidates import compat
-from mgmt.core.candidates.compat_queue import BUCKETS
+from mgmt.core.candidates.compat_queue import BUCKETS, CompatError
 from mgmt.core.candidates.records import time_us
 from mgmt.core.candidates.scoring import Scorer
 from mgmt.core.candidates.settings import Settings
@@ -319,9 +321,10 @@ def test_sums_of_columns_say_what_runs_say_one_by_one(url: str) -> None:
         details = f'{{"relations": [[{relation}]]}}'
         change(url, f"{into}failure_details) VALUES ('l{n}', '', 'fix', '{codebase}', '{code}', {at}, "
                     f"'{context}', '{details}')")  # fmt: skip
-    change(url, f"{into}failure_transient) VALUES ('u', '', 'tidy', 'c1', 'worker-failure', NULL, '{NOW}', 'v1', false)")
-    change(url, f"{into}failure_transient) VALUES ('o', '', 'tidy', 'c2', 'success', '{NOW}', NULL, 'v1', false)")
-    change(url, f"{into}failure_transient) VALUES ('w', '', 'fix', 'c4', 'worker-failure', {at}, 'v0', false)")
+    into += "failure_transient) VALUES "
+    change(url, f"{into} ('u', '', 'tidy', 'c1', 'worker-failure', NULL, '{NOW}', 'v1', false)")
+    change(url, f"{into} ('o', '', 'tidy', 'c2', 'success', '{NOW}', NULL, 'v1', false)")
+    change(url, f"{into} ('w', '', 'fix', 'c4', 'worker-failure', {at}, 'v0', false)")
     with Database(url) as source, source.snapshot(), closing(Reading(source, NOW_US)) as reading:
         world, faults = source.world()
         tallies = Tallies(source, reading.runs(world.candidates, faults), world.versions)
@@ -333,7 +336,7 @@ def test_sums_of_columns_say_what_runs_say_one_by_one(url: str) -> None:
         for past in (tallies, history):
             try:
                 both.append(past.facts(one.codebase, one.campaign, one.context, NOW_US))
-            except compat.CompatError as error:
+            except CompatError as error:
                 both.append(str(error))
         if isinstance(both[0], str):
             said.add(both[0])
@@ -341,6 +344,121 @@ def test_sums_of_columns_say_what_runs_say_one_by_one(url: str) -> None:
         for key in ((one.codebase, one.campaign), (one.codebase, None), (None, one.campaign)):
             assert tallies.mean_us(*key) == history.mean_us(*key)
     assert len(said) == 3 and tallies.facts("c9", "fix", None, NOW_US).total == 0
+
+
+def test_what_has_changed_is_read_again_and_nothing_else(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put in late, changed, taken away, in transactions that overlap: a pass knows what a first one would."""
+    monkeypatch.setattr(columns, "RANGE_PAGES", 1)
+    monkeypatch.setattr(following, "MOST_GONE", 0.9)
+    whole: list[int] = []
+    monkeypatch.setattr(following, "Reading", lambda *args: whole.append(1) or Reading(*args))  # type: ignore[func-returns-value]
+    into = "INSERT INTO run (id, command, suite, codebase, result_code, start_time, finish_time, context) VALUES "
+    at = "'2024-05-31', '2024-05-31 00:10', 'v0')"
+    steps = [  # what happens, and whether all is read then
+        ("SELECT", False),
+        (f"{into} ('n1', '', 'fix', 'c0', 'success', {at}, ('n2', '', 'fix', 'c5', 'success', {at}", False),
+        (f"{into} ('n3', '', 'new', 'c0', 'build-failed', '2020-01-01', '2020-01-01', NULL)", False),
+        ("UPDATE run SET result_code = 'success' WHERE id = 'r3'", False),
+        ("UPDATE run SET failure_transient = true WHERE codebase = 'c2'", False),
+        ("UPDATE run SET failure_details = '[1]' WHERE id = 'r7'", False),
+        ("UPDATE run SET failure_details = NULL WHERE id = 'r7'", False),
+        ("DELETE FROM run WHERE id = 'r9'", True),
+        ("UPDATE run SET codebase = 'c1' WHERE id = 'r10'", True),
+        ("UPDATE candidate SET value = 99, context = 'v7' WHERE codebase = 'c3'", True),
+        ("VACUUM FULL run", False),
+        ("VACUUM FREEZE run", False),
+        ("TRUNCATE run CASCADE", True),
+    ]  # fmt: skip
+    with Database(url) as source, psycopg.connect(url) as slow, psycopg.connect(url, autocommit=True) as db:
+        follower = Follower(source, Settings())
+
+        def passed() -> None:
+            with source.snapshot():
+                scorer, faults = follower.scorer(NOW_US)
+                found = [scorer.explain(i, NOW_US) for i in range(len(scorer.candidates))]
+            with Database(url) as other, other.snapshot():
+                first, wrong = Follower(other, Settings()).scorer(NOW_US)
+                wanted = [first.explain(i, NOW_US) for i in range(len(first.candidates))]
+            whole.pop()
+            assert [str(one) for one in faults] == [str(one) for one in wrong]
+            for one, two in zip(found, wanted, strict=True):
+                assert (one.key, one.waits_for, one.not_before_us) == (
+                    two.key,
+                    two.waits_for,
+                    two.not_before_us,
+                )
+                assert [f.source for f in one.factors] == [f.source for f in two.factors]
+                assert [f.value for f in one.factors] == pytest.approx(
+                    [f.value for f in two.factors], rel=1e-9
+                )
+
+        passed()
+        assert whole == [1]
+        slow.execute(f"{into} ('s1', '', 'tidy', 'c3', 'success', {at}".encode())  # not committed for a while
+        for statement, all_is_read in steps[:5]:
+            whole.clear()
+            db.execute(statement.encode())
+            passed()
+            assert bool(whole) == all_is_read, statement
+        slow.commit()
+        passed()
+        assert len(follower._runs.of) > 60 and follower._rows == 64, "what was late is there"
+        for statement, all_is_read in steps[5:]:
+            whole.clear()
+            db.execute(statement.encode())
+            passed()
+            assert bool(whole) == all_is_read, statement
+
+
+def test_when_much_has_changed_all_is_read(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "MOST_CHANGED", 3)
+    monkeypatch.setattr(following, "MOST_GONE", 0.1)
+    with Database(url) as source:
+        follower = Follower(source, Settings())
+        for _ in range(2):
+            assert passes.default_pass(follower, passes.Choice(), NOW_US).considered == 12
+        change(url, "UPDATE run SET worker = 'x'")
+        passes.default_pass(follower, passes.Choice(), NOW_US)
+        assert len(follower._runs.of) == 60
+        for expected in (72, 60):
+            change(url, "UPDATE run SET worker = 'x' WHERE codebase = 'c1'")
+            passes.default_pass(follower, passes.Choice(), NOW_US)
+            assert len(follower._runs.of) == expected
+
+
+def test_a_server_without_more_connections_is_read_over_one(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "RANGE_PAGES", 1)
+    one = scheduled(url, "--dry-run")
+    monkeypatch.setattr(Database, "another", lambda self, snapshot: None)
+    assert scheduled(url, "--dry-run") == one
+
+
+def test_times_without_end_and_odd_names_are_told(url: str) -> None:
+    change(url, "UPDATE run SET finish_time = 'infinity' WHERE id = 'r7'")
+    (fault,) = scheduled(url, "--dry-run", exit=Exit.PARTIAL)["faults"]
+    assert (fault["row"], fault["problem"]) == ("r7", "or start_time is infinite")
+    change(url, "UPDATE run SET result_code = U&'a\\001Fb' WHERE id = 'r7'")
+    result = run("candidates", "schedule", "--database", url, "--now", NOW)
+    assert result.exit_code == Exit.FAILED and "U+001F" in result.stderr
+
+
+def test_passes_one_after_the_other(url: str) -> None:
+    command = ["setpriv", "--pdeathsig=TERM", "--", sys.executable, "-m", "mgmt_cli", "candidates"]
+    command += ["schedule", "--database", url, "--every", "100ms", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first, second = (json.loads(process.stdout.readline()) for _ in range(2))
+        assert first["considered"] == second["considered"] == 12
+        change(url, "DELETE FROM candidate WHERE codebase = 'c1'")
+        deadline = time.monotonic() + PATIENCE_S
+        while json.loads(process.stdout.readline())["considered"] != 10:
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 128 + signal.SIGINT
+    result = run("candidates", "schedule", "--every", "5m")
+    assert result.exit_code == Exit.USAGE and "--every" in result.stderr
 
 
 def test_rows_come_in_batches(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

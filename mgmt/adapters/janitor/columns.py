@@ -24,7 +24,9 @@ from mgmt.core.candidates.records import EPOCH, Candidate, Relations, RowError, 
 from mgmt.protocol.errors import MgmtError
 
 RANGE_PAGES = 2048  # of 8 KiB: a value that stays far below what one may be
-CONNECTIONS = 3  # beside the one that reads the other tables: more than the server has CPUs for is nothing gained
+CONNECTIONS = (
+    3  # beside the one that reads the other tables: more than the server has CPUs for is nothing gained
+)
 _ODD = (
     "the table run cannot be read: a codebase, suite, result code or context has the character U+001F; see with "
     "SELECT id FROM run WHERE codebase || suite || result_code ~ U&'\\001F'"
@@ -125,8 +127,8 @@ class Reading:
     def runs(
         self, candidates: Iterable[Candidate], faults: list[RowError], series: Iterable[tuple[str, str]] = ()
     ) -> Runs:
-        """What came. Rows that cannot be used are added to `faults`, and are of a kind with the flag BAD. Series are
-        numbered from those that are given."""
+        """What came. Rows that cannot be used are added to `faults`, and are of a kind with the flag BAD. Series
+        are numbered from those that are given."""
         runs = Runs.of_candidates(candidates, series)
         for row in self._scan.parts():
             _put(runs, row)
@@ -216,9 +218,7 @@ def as_columns(database: Database, runs: Runs, faults: list[RowError]) -> Column
     return found
 
 
-def _lacked(
-    database: Database, wanted: dict[tuple[str, str], float]
-) -> Iterator[tuple[str, str, Relations]]:
+def _lacked(database: Database, wanted: dict[tuple[str, str], float]) -> Iterator[tuple[str, str, Relations]]:
     ends = [EPOCH + timedelta(microseconds=at_us) for at_us in wanted.values()]
     names = [list(column) for column in zip(*wanted, strict=True)]
     for codebase, campaign, details in database.rows_of(_LACKING, [*names, ends]):

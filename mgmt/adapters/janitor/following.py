@@ -1,7 +1,7 @@
 """Passes one after the other: what a pass has read is kept, and the next reads what has changed since.
 
-Every change of a row is a new version of it, which carries the number of the transaction that made it. So runs that
-were put in, however late, and runs that were changed are those whose number is not below that of the oldest
+Every change of a row is a new version of it, which carries the number of the transaction that made it. So runs
+that were put in, however late, and runs that were changed are those whose number is not below that of the oldest
 transaction that was under way when the runs were read before; and when something was taken away, the table has
 fewer rows than are known. All of that is one scan without output. It holds while the connection lasts.
 """

@@ -39,8 +39,8 @@ class Choice:
 class Passed:
     """`considered` candidates; `decided` are in the order of the pass, `written` of them are in the queue now.
 
-    `held` wait for something and are left out. `queue`: all its rows afterwards, in no order, where they were wanted;
-    none of a dry run.
+    `held` wait for something and are left out. `queue`: all its rows afterwards, in no order, where they were
+    wanted; none of a dry run.
     """
 
     considered: int

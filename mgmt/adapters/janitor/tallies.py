@@ -11,7 +11,8 @@ from typing import Any
 from mgmt.adapters.janitor.columns import BAD_ROW
 from mgmt.adapters.janitor.database import Database
 from mgmt.core.candidates.columns import FINE, OLD, UNDATED, Runs
-from mgmt.core.candidates.compat import CompatError, Facts, Versions, are_satisfied
+from mgmt.core.candidates.compat import Facts, Versions, are_satisfied
+from mgmt.core.candidates.compat_queue import CompatError
 from mgmt.core.candidates.outcomes import LACKING
 
 # Those that lacked packages, as often as they lacked the same ones in the same contexts.
@@ -49,8 +50,8 @@ class Tallies:
                 mean[1] += int(sum_us)
         self._same: dict[tuple[str, str, str], float] = {}
         for context_counts, *_ in runs.per_context(runs.duration):
-            for key, count in zip(runs.contexts, _sum(context_counts, counted, n), strict=True):
-                self._same[key] = self._same.get(key, 0) + count
+            for name, count in zip(runs.contexts, _sum(context_counts, counted, n), strict=True):
+                self._same[name] = self._same.get(name, 0) + count
         self._forgiven: dict[Name, int] = {}
         self._odd: dict[Name, str] = {}
         if any(kinds[k].code == LACKING for k in counted):

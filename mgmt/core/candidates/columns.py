@@ -28,7 +28,7 @@ Lacked = Callable[[dict[tuple[str, str], float]], Iterable[tuple[str, str, Relat
 
 
 class Part(NamedTuple):
-    """`n` runs: words with BETWEEN between them, times in us. Without `contexts`, or with (context, instigated)."""
+    """`n` runs: words with BETWEEN between them, times in us. `contexts`: none, or (context, instigated)."""
 
     n: int
     codebases: bytes
@@ -64,9 +64,9 @@ class Kind(NamedTuple):
 
 @dataclass
 class Runs:
-    """`names`: words of the series that `of` numbers; `kinds` of those in `kind`. Times in us since 1970, NaN where
-    they are not known. `contexts`: (codebase, campaign, context) -> number in `tried`, whose two columns have -1 for
-    contexts of no candidate."""
+    """`names`: words of the series that `of` numbers; `kinds` of those in `kind`. Times in us since 1970, NaN
+    where they are not known. `contexts`: (codebase, campaign, context) -> number in `tried`, whose two columns
+    have -1 for contexts of no candidate."""
 
     names: list[bytes] = field(default_factory=list)
     kind_names: list[bytes] = field(default_factory=list)
@@ -168,9 +168,7 @@ def columns_of(runs: Runs, lacked: Lacked) -> tuple[Columns, int]:
     for _, _, _, ends in runs.per_context(runs.end):
         for k in told:
             most = list(map(max, most, ends[k::n]))
-    tried = [
-        (*name, at_us) for name, at_us in zip(runs.contexts, most, strict=True) if at_us > -math.inf
-    ]
+    tried = [(*name, at_us) for name, at_us in zip(runs.contexts, most, strict=True) if at_us > -math.inf]
     own = [k for k in told if kinds[k].code == LACKING]
     wanted: dict[tuple[str, str], float] = {}
     for i, name in enumerate(series) if own else ():

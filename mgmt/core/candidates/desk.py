@@ -406,7 +406,11 @@ def _named(rows: Iterable[Row], faults: list[RowError]) -> Iterator[tuple[str, R
 
 
 def _put_together(
-    found: list[Batch], names: list[tuple[str, str]], gone: set[int], single: list[tuple[str, str]], stored: Stored
+    found: list[Batch],
+    names: list[tuple[str, str]],
+    gone: set[int],
+    single: list[tuple[str, str]],
+    stored: Stored,
 ) -> None:
     """When there are many small ones."""
     small, left, first = list[Batch](), set[int](), 0

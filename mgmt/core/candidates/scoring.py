@@ -12,9 +12,9 @@ from zlib import crc32
 from mgmt import kernel
 from mgmt.kernel.reference_history import estimate as estimate_one
 
+from . import history
 from .beta import interval
 from .graph import Order, order_of
-from . import history
 from .history import DONE, ENDED, LOST, RUNS, STREAK, F, History, Level, S, Z
 from .records import Candidate, RowError, Run, World
 from .relations import RelationError, satisfied
@@ -314,9 +314,7 @@ class Scorer:
             for i, score, p, us, not_before_us, waits_for in self.expected(now_us)
         ]  # fmt: skip
 
-    def expected(
-        self, now_us: int
-    ) -> Iterator[tuple[int, float | None, float, float, int, tuple[str, ...]]]:
+    def expected(self, now_us: int) -> Iterator[tuple[int, float | None, float, float, int, tuple[str, ...]]]:
         """(number, score, chance, duration in us, not before in us, what it waits for) in the order of a pass."""
         matrix, n, history = self.estimates(now_us), len(self.candidates), self.history
         column, of, candidates = self._scores(matrix), self.columns.series, self.candidates
@@ -333,7 +331,14 @@ class Scorer:
             )  # fmt: skip
         for i in range(n) if len(order) < n else ():
             if math.isnan(scores[i]):
-                yield i, None, chances[i], durations_us[i], self.not_before_us(of[i], now_us), self.waits_for(i)
+                yield (
+                    i,
+                    None,
+                    chances[i],
+                    durations_us[i],
+                    self.not_before_us(of[i], now_us),
+                    self.waits_for(i),
+                )
 
     def number_of(self, codebase: str, campaign: str, change_set: str = "") -> int | None:
         return self._at.get((codebase, campaign, change_set))
