@@ -351,7 +351,12 @@ def test_what_has_changed_is_read_again_and_nothing_else(url: str, monkeypatch: 
     monkeypatch.setattr(columns, "RANGE_PAGES", 1)
     monkeypatch.setattr(following, "MOST_GONE", 0.9)
     whole: list[int] = []
-    monkeypatch.setattr(following, "Reading", lambda *args: whole.append(1) or Reading(*args))  # type: ignore[func-returns-value]
+
+    def reading(database: Database, now_us: int) -> Reading:
+        whole.append(1)
+        return Reading(database, now_us)
+
+    monkeypatch.setattr(following, "Reading", reading)
     into = "INSERT INTO run (id, command, suite, codebase, result_code, start_time, finish_time, context) VALUES "
     at = "'2024-05-31', '2024-05-31 00:10', 'v0')"
     steps = [  # what happens, and whether all is read then

@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 from mgmt import kernel
 from mgmt.protocol import frames
 
-from .columns import BETWEEN, NO_TIME, TRANSIENT, Part, Runs, part_of
+from .columns import BETWEEN, NO_TIME, TRANSIENT, Part, Runs, joined, part_of
 from .outcomes import LACKING
 from .records import Relations, Run
 
 KIND = "batches"  # of rows in the store
+AT_ONCE = 64  # that are read together, since each time all series are looked at
 SMALL, MANY = 1000, 500  # batches of fewer runs are put together when there are so many of them
 
 
@@ -80,9 +81,11 @@ def _numbers(column: bytes) -> array[int]:
 def into(runs: Runs, batches: Sequence[Batch]) -> set[int]:
     """The runs of all, of which those that a later one supersedes are left out; the numbers of these."""
     keys = array("q")
-    for batch in batches:
-        runs.extend(batch.part)
-        keys.extend(batch.keys)
+    for first in range(0, len(batches), AT_ONCE):
+        some = batches[first : first + AT_ONCE]
+        runs.extend(joined([batch.part for batch in some]))
+        for batch in some:
+            keys.extend(batch.keys)
     gone = kernel.superseded(keys)
     if gone:
         runs.leave_out(gone)

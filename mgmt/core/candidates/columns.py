@@ -40,6 +40,19 @@ class Part(NamedTuple):
     contexts: tuple[bytes, ...] = ()
 
 
+def joined(parts: Sequence[Part]) -> Part:
+    """One after the other; all with contexts, or none of them."""
+    if len(parts) == 1:
+        return parts[0]
+    codebases, campaigns, codes, flags, began, ended, contexts = list(zip(*parts, strict=True))[1:]
+    between = BETWEEN.encode()
+    return Part(
+        sum(part.n for part in parts), between.join(codebases), between.join(campaigns), between.join(codes),
+        between.join(flags), array("q", b"".join(began)), array("q", b"".join(ended)),
+        tuple(between.join(column) for column in zip(*contexts, strict=True)),
+    )  # fmt: skip
+
+
 def part_of(runs: Sequence[Run]) -> Part | None:
     """None where a word has BETWEEN in it."""
     columns = [
@@ -134,7 +147,8 @@ class Runs:
 
 
 def _parts(found: Any) -> tuple[list[float], ...]:
-    view, n = memoryview(found).tolist(), len(found) // 4
+    view: list[float] = memoryview(found).tolist()
+    n = len(view) // 4
     return tuple(view[i * n : (i + 1) * n] for i in range(4))
 
 
@@ -156,9 +170,8 @@ def columns_of(runs: Runs, lacked: Lacked) -> tuple[Columns, int]:
     outcome, n = outcomes(kinds), len(kinds)
     counts, _, _, latest = runs.per_series(runs.end)
     found = array("q"), array("d"), array("d")
-    for column, values in zip(
-        found, kernel.by_end(runs.of, runs.kind, outcome, runs.end, runs.duration), strict=True
-    ):
+    in_order = kernel.by_end(runs.of, runs.kind, outcome, runs.end, runs.duration)
+    for column, values in zip(found, in_order, strict=True):
         _extend(column, values)
     undated = int(sum(sum(counts[k::n]) for k in range(n) if outcome[k] >= 0)) - len(found[0])
     won = [k for k in range(n) if outcome[k] == SUCCESS]
