@@ -193,22 +193,39 @@ size_t k_by_end(const struct run_rows *rows, struct k_arena arena, int64_t *key,
     return n;
 }
 
-size_t k_superseded_room(size_t n) { return K_ROOM(table_of(n + 1), sizeof(struct slot)); }
+#define AHEAD 16 /* keys whose place is on its way from memory: the table does not fit any cache */
+
+size_t k_superseded_room(size_t n) { return K_ROOM(table_of(n + 1), sizeof(uint64_t)); }
+
+static inline size_t key_place(int64_t key, size_t size)
+{
+    uint64_t hash = (uint64_t)key * 0xD6E8FEB86659FD93u;
+    return (hash ^ hash >> 32) & (size - 1);
+}
 
 size_t k_superseded(const int64_t *key, size_t n, struct k_arena arena, int64_t *found)
 {
     size_t size = table_of(n + 1), count = 0;
-    struct slot *table = table_new(&arena, size);
+    int64_t *table = k_take(&arena, size * sizeof *table); /* 0: empty; the key 0 is remembered apart */
+    bool zero = false;
     if (!table)
         return SIZE_MAX;
+    memset(table, 0, size * sizeof *table);
     for (size_t i = n; i-- > 0;) {
-        uint64_t mine = (uint64_t)key[i], hash = mine * 0xD6E8FEB86659FD93u;
-        size_t at = (hash ^ hash >> 32) & (size - 1);
-        while (table[at].id && table[at].hash != mine)
-            at = (at + 1) & (size - 1);
-        if (table[at].id)
+        if (i >= AHEAD)
+            __builtin_prefetch(&table[key_place(key[i - AHEAD], size)], 1);
+        bool again = zero;
+        if (key[i]) {
+            size_t at = key_place(key[i], size);
+            while (table[at] && table[at] != key[i])
+                at = (at + 1) & (size - 1);
+            again = table[at] != 0;
+            table[at] = key[i];
+        } else {
+            zero = true;
+        }
+        if (again)
             found[n - ++count] = (int64_t)i;
-        table[at] = (struct slot){mine, 1};
     }
     memmove(found, found + n - count, count * sizeof *found);
     return count;
