@@ -11,6 +11,7 @@ import sys
 from array import array
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -27,6 +28,7 @@ RANGE_PAGES = 2048  # of 8 KiB: a value that stays far below what one may be
 CONNECTIONS = (
     3  # beside the one that reads the other tables: more than the server has CPUs for is nothing gained
 )
+FEW = 0.05  # of all series: these are looked up by an index, where there is one
 _ODD = (
     "the table run cannot be read: a codebase, suite, result code or context has the character U+001F; see with "
     "SELECT id FROM run WHERE codebase || suite || result_code ~ U&'\\001F'"
@@ -150,7 +152,9 @@ def read_again(database: Database, runs: Runs, changed: Collection[tuple[str, st
         "JOIN run ON run.codebase = c AND run.suite::text = s"
     )
     moment = EPOCH + timedelta(microseconds=now_us)
-    _put(runs, database.binary_row(statement, [moment, *map(list, zip(*changed, strict=True))]))
+    # The planner takes what is in memory for what is on a disk, and would rather read all.
+    with database.without_scans() if len(changed) < FEW * len(numbers) else nullcontext():
+        _put(runs, database.binary_row(statement, [moment, *map(list, zip(*changed, strict=True))]))
     return len(runs.of) - before - old
 
 

@@ -125,6 +125,13 @@ class Database:
         if self.connection.info.server_version >= WITH_JIT:
             self.connection.execute("SET LOCAL jit = off")  # it takes longer than what it would make faster
 
+    @contextmanager
+    def without_scans(self) -> Iterator[None]:
+        """Tables are read by an index, where there is one that will do; within a snapshot."""
+        self.connection.execute("SET LOCAL enable_seqscan = off")
+        yield
+        self.connection.execute("SET LOCAL enable_seqscan = on")
+
     def export(self) -> str:
         """The name of this snapshot, while it lasts."""
         (name,) = self.binary_row("SELECT pg_export_snapshot()")

@@ -147,7 +147,7 @@ class Runs:
 
 
 def _parts(found: Any) -> tuple[list[float], ...]:
-    view: list[float] = memoryview(found).tolist()
+    view: list[Any] = memoryview(found).tolist()
     n = len(view) // 4
     return tuple(view[i * n : (i + 1) * n] for i in range(4))
 
