@@ -39,9 +39,18 @@ CODES = ("success", "success", "build-failed", "build-failed", "nothing-to-do", 
 def candidates(quick: bool) -> list[Figure]:
     if kernel.IMPLEMENTATION != "c":
         raise SystemExit("the C kernel is not built: make venv")
+    of_janitor, theirs = janitor(quick)
     return [
-        *_passes(quick), *_committed(quick), *_started(quick), *janitor(quick), *_million(quick), *_next(quick)
+        *_passes(quick), *_committed(quick, theirs), *_started(quick, theirs), *of_janitor, *_million(quick),
+        *_next(quick),
     ]  # fmt: skip
+
+
+def _by_ten(name: str, ours: list[float], theirs: list[float], n: int, note: str) -> Figure:
+    """Ten times as fast as Janitor; as what was measured of it once, where it cannot be measured here."""
+    if theirs:
+        return Figure(name, "ms", ours, theirs, "one by one in PostgreSQL", "ratio<=", 0.1, note)
+    return Figure(name, "ms", ours, sense="value<=", goal=n / 25, note=f"{note}; Janitor: 2,500 a second")
 
 
 def a_world(random: Random, n: int, runs: int) -> World:
@@ -113,9 +122,9 @@ def _passes(quick: bool) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _committed(quick: bool) -> list[Figure]:
+def _committed(quick: bool, theirs: list[float]) -> list[Figure]:
     """As the daemon does it: scored, made tasks of, and on the disk."""
-    n, each = (2_000, 20) if quick else (10_000, 100)
+    n, each = (2_000, 100) if quick else (10_000, 100)
     scorer = Scorer(a_world(Random(4), n, each), Settings(), NOW_US)
     judge, samples = ByDefault(scorer), []
     with tempfile.TemporaryDirectory() as folder:
@@ -132,14 +141,14 @@ def _committed(quick: bool) -> list[Figure]:
         finally:
             writes.close()
     return [
-        Figure(
-            f"the same, and made tasks of, until they are on the disk ({n:,})", "ms", samples, sense="value<=",
-            goal=n / 25, note="ten times Janitor's 2,500 a second on PostgreSQL",
+        _by_ten(
+            f"the same, and made tasks of ({n:,})", samples, theirs, n,
+            "all statistics anew; tasks are on the disk",
         )
     ]  # fmt: skip
 
 
-def _started(quick: bool) -> list[Figure]:
+def _started(quick: bool, theirs: list[float]) -> list[Figure]:
     """The first pass of a daemon that has just begun: the store is read, too."""
     n, each = (2_000, 100) if quick else (10_000, 100)
     world, samples = a_world(Random(5), n, each), list[float]()
@@ -172,9 +181,9 @@ def _started(quick: bool) -> list[Figure]:
         finally:
             writes.close()
     return [
-        Figure(
-            f"the first of a daemon that starts, {len(rows):,} rows read from the disk", "ms", samples,
-            sense="value<=", goal=n / 25, note="tasks of it are on the disk; ten times Janitor's 2,500 a second",
+        _by_ten(
+            f"the first pass of a daemon that starts ({n:,})", samples, theirs, n,
+            f"{len(rows):,} rows read from the disk; tasks are on the disk",
         ),
         Figure("a stored run on the disk", "bytes", [stored_bytes], sense="value<=", goal=150),
     ]  # fmt: skip

@@ -38,7 +38,9 @@ def _rate(engine: Engine, n: int) -> float:
     asked = Asked(engine)
     try:
         suite = asked(op.CreateSuite("bench", "bench", 1)).suite
-        holders = [asked(op.OpenHolder(f"n{i}", f"o{i}", FOREVER_MS, 1, suite=suite)).holder for i in range(2)]
+        holders = [
+            asked(op.OpenHolder(f"n{i}", f"o{i}", FOREVER_MS, 1, suite=suite)).holder for i in range(2)
+        ]
         start = time.perf_counter()
         for _ in range(0, n, AT_ONCE):
             asked(op.Submit(suite, [op.NewTask(SPEC)] * AT_ONCE, "bench", 1))
