@@ -292,8 +292,7 @@ def test_runs_as_columns_say_what_they_say_as_rows(
         world, faults = source.world()
         scorer = Scorer(world, Settings(), NOW_US)
         runs = reading.runs(world.candidates, faults, scorer.history.series.rows)
-        scorer.history.adopt(as_columns(source, runs, faults))
-        scorer.refresh()
+        scorer.begin(as_columns(source, runs, faults), NOW_US)
         assert not faults
         world.runs = list(source.runs([]))
     other = Scorer(world, Settings(), NOW_US)

@@ -166,10 +166,18 @@ class History:
         self.rebuild()
         return faults
 
-    def adopt(self, columns: Columns) -> None:
-        """The same for runs that are columns already, into a history without runs."""
-        assert [self.row(*name) for name in columns.names] == list(range(len(self.codebase_of)))
+    def adopt(self, columns: Columns, reference_us: float) -> None:
+        """Runs that are columns already, in place of all there were. Sums are those at `reference_us` then."""
+        self.reference_us = float(reference_us)
+        known = len(self.codebase_of)
+        if list(self.series.rows) != columns.names[:known]:
+            raise ValueError("the first series of the columns are not those of the history")
+        for name in columns.names[known:]:
+            self.row(*name)
         self._key, self._ended, self._duration = columns.key, columns.ended, columns.duration
+        self.tried.clear()
+        self.lacking.clear()
+        self._forgiven.clear()
         for codebase, campaign, context, at_us in columns.tried:
             self.tried[self.row(codebase, campaign), context] = self.weight(at_us)
         for codebase, campaign, relations, at_us in columns.lacking:

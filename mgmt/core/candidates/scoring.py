@@ -86,7 +86,7 @@ class Scorer:
         self.settings, self.world = settings, world
         self.history = History(settings, now_us)
         if columns is not None:
-            self.history.adopt(columns)
+            self.history.adopt(columns, now_us)
         self.candidates: list[Candidate] = []
         self.columns = Columns()
         self.faults: list[RowError] = []
@@ -107,8 +107,7 @@ class Scorer:
 
     def begin(self, columns: history.Columns, now_us: int) -> None:
         """Another history, whose series begin with those of the candidates."""
-        self.history = History(self.settings, now_us)
-        self.history.adopt(columns)
+        self.history.adopt(columns, now_us)
         for i, candidate in enumerate(self.candidates):
             if candidate.context:
                 self.columns.tried[i] = 0.0
