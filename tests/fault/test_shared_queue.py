@@ -1,4 +1,4 @@
-"""Daemons that share a queue in PostgreSQL, killed at random moments: each task has one result, and all is counted."""
+"""Daemons that share a queue in PostgreSQL, killed at random moments: each task has one result, all is counted."""
 
 from __future__ import annotations
 

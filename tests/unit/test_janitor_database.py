@@ -465,6 +465,28 @@ def test_passes_one_after_the_other(url: str) -> None:
     assert result.exit_code == Exit.USAGE and "--every" in result.stderr
 
 
+@pytest.mark.parametrize("policy", ["default", "janitor_compat"])
+def test_statements_are_as_many_whatever_there_is(
+    url: str, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements = list[object]()
+    execute = psycopg.Cursor.execute
+
+    def counted(self: Any, query: Any, *args: Any, **keys: Any) -> Any:
+        statements.append(query)
+        return execute(self, query, *args, **keys)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", counted)
+    scheduled(url, "--policy", policy)
+    few = len(statements)
+    change(url, "INSERT INTO codebase (name, value) SELECT 'd' || i, i FROM generate_series(1, 50) AS i")
+    change(url, "INSERT INTO candidate (suite, codebase, command, value, publish_policy) "
+                "SELECT 'fix', 'd' || i, 'x', i, 'main' FROM generate_series(1, 50) AS i")  # fmt: skip
+    statements.clear()
+    assert scheduled(url, "--policy", policy)["considered"] == 62
+    assert len(statements) == few < 40
+
+
 def test_rows_come_in_batches(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mgmt.adapters.janitor.database.BATCH_ROWS", 7)
     with Database(url) as source, source.snapshot():
