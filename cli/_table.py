@@ -165,7 +165,7 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
     "hello": (
         "Open a session: agree on a version, and optionally get a lease on a model at once.",
         {
-            "versions": "Protocol versions the peer speaks.",
+            "versions": "Revisions the peer speaks.",
             "name": "Who is speaking, for people.",
             "model": "Model to lease; none: no lease.",
             "token": "Speak as the user of this token; none: as the connection's own.",
@@ -212,6 +212,12 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         "Cordon a node and stop its units; those that another node may run go on there.",
         {
             "wait": "Answer when no process is left on it; else at once.",
+        },
+    ),
+    "node-shutdown": (
+        "End the agent of a node, and its units with it; its next start starts them again.",
+        {
+            "force": "Kill its units at once; else each has its grace.",
         },
     ),
     "node-tags": (

@@ -67,7 +67,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("keys", "Make, allow and revoke the keys that tcp endpoints ask for."),
     "config": ("config", "Check, describe or show the configuration."),
     "import": ("import_", "Translate the configuration of another supervisor."),
-    "store": ("store", "Check or recover what the daemon keeps on disk."),
+    "store": ("store", "Check, recover or take back what the daemon keeps on disk."),
     "dump": ("dump", _verb("dump")),
     "doctor": ("doctor", "Find out what this machine allows; starts nothing."),
     "completion": ("completion", "Print the completion script of a shell."),
@@ -75,11 +75,17 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
+ALIASES = {"manager": "agent", "node-manager": "agent"}  # what MITOSIS calls an agent; not shown
+
+
 class Commands(LazyGroup):
     """All commands; every outcome is reported here."""
 
     package = __package__
     commands_of = COMMANDS
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return super().get_command(ctx, ALIASES.get(cmd_name, cmd_name))
 
     def main(
         self, args: Iterable[str] | None = None, prog_name: str | None = None, *_: Any, **extra: Any

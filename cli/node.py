@@ -102,6 +102,14 @@ def drain(invocation: Invocation, name: str, wait: bool) -> int:
     return _ask(invocation, "node-drain", DRAIN_TIMEOUT_S, node=name, wait=wait)
 
 
+@_sub("shutdown", "node-shutdown")
+@click.argument("name")
+@click.option("--force", is_flag=True, help="Kill its units at once.")
+def shutdown(invocation: Invocation, name: str, force: bool) -> int:
+    """What starts the agent starts it again when it is asked to: its service is not, until then."""
+    return _ask(invocation, "node-shutdown", node=name, force=force)
+
+
 @_sub("wait", "node-wait")
 @click.argument("name")
 @click.option(

@@ -147,6 +147,7 @@ OWN: dict[str, Schema] = {
     "mgmt.token-new/1": TOKEN,
     "mgmt.store-check/1": STORE,
     "mgmt.store-recover/1": STORE,
+    "mgmt.store-downgrade/1": _object(versions={"type": "object", "additionalProperties": COUNT}),
     "mgmt.schedule-compat/1": _object(
         file=STRING,
         mode={"const": "compat"},

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,10 +15,14 @@ from mgmt.protocol.errors import Exit, MgmtError
 
 from .invocation import Invocation, shared_options, verb
 
+if TYPE_CHECKING:
+    from mgmt.store.queue.postgres import PostgresEngine
+    from mgmt.store.queue.sqlite import SqliteEngine
+
 
 @click.group(params=shared_options())
 def store() -> None:
-    """Check or recover what the daemon keeps on disk.
+    """Check, recover or take back what the daemon keeps on disk.
 
     It is the store in the state folder ($MGMT_STATE_DIR); needs no daemon, and is refused while one uses it."""
 
@@ -44,8 +49,8 @@ def recover(invocation: Invocation) -> int:
             told(invocation, "mgmt.store-recover/1", path, count(path), "is sound; nothing was changed")
             return Exit.OK
         except MgmtError as error:
-            if error.code != "bad-store":
-                raise
+            if error.code != "bad-store" or "version" in error.detail:
+                raise  # one of a newer program is not damaged
             reason = error.detail.get("reason", error.text)
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
         rows = save(path, stamp)
@@ -53,6 +58,68 @@ def recover(invocation: Invocation) -> int:
     kept = f"; the old one is {aside}" if aside.exists() else ""
     told(invocation, "mgmt.store-recover/1", path, rows, f"was damaged ({reason}) and is new{kept}")
     return Exit.OK
+
+
+@store.add_command
+@verb("downgrade", "Make the store one that an older version of mgmt reads; nothing in it is lost.")
+@click.option("--state", type=click.IntRange(min=1), metavar="VERSION", help="Schema version of the store.")
+@click.option("--queue", type=click.IntRange(min=1), metavar="VERSION", help="Schema version of the queue.")
+def downgrade(invocation: Invocation, state: int | None, queue: int | None) -> int:
+    """The last thing a version does before an older one takes its place; the older one says which schema versions
+    it reads when it refuses a newer store. The queue is `queue.db` of the state folder, or the database that the
+    configuration of --config names; no daemon may use it meanwhile."""
+    from mgmt.store import sqlite
+    from mgmt.store.queue import tables
+
+    if state is None and queue is None:
+        raise click.UsageError("Say what: --state VERSION, --queue VERSION or both.")
+    for option, wanted, here in (
+        ("--state", state, sqlite.SCHEMA_VERSION),
+        ("--queue", queue, tables.SCHEMA_VERSION),
+    ):
+        if wanted is not None and wanted > here:
+            raise click.UsageError(
+                f"{option} {wanted}: this mgmt writes version {here}, and knows no later one."
+            )
+    with held() as path:
+        told: dict[str, int] = {}
+        if state is not None:
+            there(path, f"store {path}")
+            sqlite.downgrade(path, state)
+            told[str(path)] = state
+        if queue is not None:
+            engine, name = queue_of(invocation, path.parent)
+            engine.downgrade(queue)
+            told[name] = queue
+    for name, version in told.items():
+        invocation.say(f"{name} has schema version {version} now")
+    if invocation.json:
+        invocation.emit("mgmt.store-downgrade/1", {"versions": told})
+    return Exit.OK
+
+
+def queue_of(invocation: Invocation, folder: Path) -> tuple[SqliteEngine | PostgresEngine, str]:
+    """Where the queue lies, and its name for people."""
+    from mgmt.config import load
+    from mgmt.store import QUEUE_NAME
+
+    settings = load(Path(invocation.config)).settings.queue if invocation.config else None
+    if settings is not None and settings.database is not None:
+        from mgmt.store.queue.postgres import PostgresEngine
+
+        name = f"the queue in the database schema {settings.database_schema}"
+        return PostgresEngine(settings.database, settings.database_schema), name
+    from mgmt.store.queue.sqlite import SqliteEngine
+
+    path = folder / QUEUE_NAME
+    there(path, f"queue {path}")
+    return SqliteEngine(path), str(path)
+
+
+def there(path: Path, what: str) -> None:
+    """MgmtError `bad-store` when it was never made: opening it would."""
+    if not path.exists() and not path.with_name(f"{path.name}.id").exists():
+        raise MgmtError("bad-store", f"there is no {what}: nothing has to be made older")
 
 
 def file_name() -> str:

@@ -17,6 +17,7 @@ from mgmt.protocol import defaults, frames
 from mgmt.protocol.errors import TABLE
 from mgmt.protocol.frames import DataKind
 from mgmt.protocol.messages import EVENTS, NOTICES, REQUESTS, Audience, Message, Verb
+from mgmt.protocol.revisions import BROUGHT, since
 
 PATH = "docs/protocol.md"
 BEGIN, END = "<!-- generated: {} -->", "<!-- end: {} -->"
@@ -59,6 +60,15 @@ def _who(row: Verb) -> str:
     if row.audience is not Audience.USER or need is None or need.object == "service":
         return str(row.audience)
     return f"{row.audience}: {'own' if need.object == 'user' else f'{need.role} on the {need.object}'}"
+
+
+def revisions() -> str:
+    lines = [
+        "| revision | brought |",
+        "|---|---|",
+        *(f"| {number} | {what} |" for number, what in BROUGHT.items()),
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def notices() -> str:
@@ -105,7 +115,9 @@ def _fields(model: type[Message]) -> list[str]:
     lines = ["| field | type | default | meaning |", "|---|---|---|---|"]
     for name, field in model.model_fields.items():
         default = "required" if field.is_required() else f"`{_json(_default(field))}`"
-        meaning = "; ".join([*([field.description] if field.description else []), *_bounds(field.metadata)])
+        came = [f"since revision {revision}"] if (revision := since(model, name)) > 1 else []
+        told = [field.description] if field.description else []
+        meaning = "; ".join([*told, *_bounds(field.metadata), *came])
         lines.append(f"| `{name}` | {_type(field.annotation)} | {default} | {meaning} |")
     return lines
 
@@ -219,6 +231,7 @@ def states() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "revisions": revisions,
     "requests": requests,
     "notices": notices,
     "events": events,

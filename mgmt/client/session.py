@@ -15,7 +15,7 @@ import heapq
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
-from mgmt.protocol import defaults, frames
+from mgmt.protocol import defaults, frames, revisions
 from mgmt.protocol.errors import MgmtError
 
 REPEATABLE = frozenset(
@@ -316,7 +316,7 @@ class Session:
         self._greetings += 1
         self._patient = patient
         self._hello = self._new_id()
-        body: dict[str, Any] = {"versions": [frames.VERSION], "name": self._name}
+        body: dict[str, Any] = {"versions": list(revisions.SPOKEN), "name": self._name}
         if self._token is not None:
             body["token"] = self._token
         request = _Request(self._hello, "hello", body, now_s + self._connect_timeout_s, "", self._welcomed)

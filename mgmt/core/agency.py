@@ -107,7 +107,7 @@ def on_suite(state: State, now: Now, what: str, body: dict[str, Any], out: list[
     if what == "suite":
         facts = of(state).facts
         if facts.policy is None or facts.policy.suites:
-            state.crew.assign(now, Assignment(**body), out)
+            state.crew.assign(now, Assignment.from_record(body), out)
         else:
             text = f"the policy of node {facts.name} does not allow suites (`suites` in its policy.json)"
             refusal = Progress(body["holder"], Phase.IDLE, text, failed=True)

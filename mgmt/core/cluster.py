@@ -11,8 +11,8 @@ from mgmt.core.nodes import Node, NodeState
 from mgmt.core.state import Ask, State
 from mgmt.core.suites.pool import Phase, Progress
 from mgmt.core.supervision import AT_REST, LOCAL, Unit
-from mgmt.core.verbs import Body, agree, handles
-from mgmt.protocol import frames
+from mgmt.core.verbs import Body, handles
+from mgmt.protocol import frames, revisions
 from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.messages import Role
@@ -22,11 +22,11 @@ from mgmt.protocol.messages import Role
 
 @handles("agent-hello")
 def _agent_hello(state: State, now: Now, asked: Asked, body: msg.AgentHello, out: list[fx.Effect]) -> Body:
-    agree(body.versions)
+    kind = "node" if body.worker is None else "worker"
+    revision = revisions.agree(body.versions, f"the agent of {kind} {body.node} (mgmt {body.version})")
     if asked.route.plane != NODES_PLANE:
         text = "agents join at `endpoints.nodes` of the configuration, this is another endpoint"
         raise MgmtError("denied", text)
-    kind = "node" if body.worker is None else "worker"
     planned: dict[str, Role] = {}
     if asked.by.user and (body.groups or asked.by.user != ADMINISTRATOR):
         planned = state.users.plan_enrolment(asked.by, kind, body.node, body.groups)
@@ -37,7 +37,8 @@ def _agent_hello(state: State, now: Now, asked: Asked, body: msg.AgentHello, out
     node.token = asked.by.token
     state.users.enrol(kind, node.name, planned)
     # The welcome goes first: what is pushed is of the session that it opens.
-    state.sessions.answer(asked.route, frames.Outcome.OK, state.roster.welcome(node, replay), out)
+    state.board.metrics.joined(node.name, body.incarnation, not body.epoch)
+    state.sessions.answer(asked.route, frames.Outcome.OK, state.roster.welcome(node, replay, revision), out)
     reports = [unit.model_dump() for unit in body.units]
     state.supervisor.on_hello(now, node, reports, out)
     if replay:
@@ -72,6 +73,8 @@ def on_node_noticed(state: State, now: Now, event: ev.NodeNoticed, out: list[fx.
             state.supervisor.on_report(now, node, report, out)
         for report in body.get("staged", ()):
             state.execution.on_node_staged(now, node.name, report, out)
+        if body.get("counts"):
+            state.board.metrics.follow(node.name, body["counts"])
         if body.get("usage"):
             state.supervisor.on_usage(body["usage"], node)
         for fault in body.get("faults", ()):
@@ -111,6 +114,7 @@ def settle(state: State, now: Now, out: list[fx.Effect]) -> None:
         state.board.on_node(now, node, out)
         if node.state is NodeState.LOST and node.retiring:
             state.roster.forget(node, out)
+            state.board.metrics.forget(node.name)
             state.users.retire("worker", node.name)
         _answer_waiters(state, now, out)
 
@@ -288,6 +292,18 @@ def _node_drain(state: State, now: Now, asked: Asked, body: msg.NodeDrain, out: 
     if body.wait and not _is_drained(state, node):
         state.node_waiters[asked.route] = (node.name, "drained")
         return None
+    return node_body(state, now, node)
+
+
+@handles("node-shutdown")
+def _node_shutdown(
+    state: State, now: Now, asked: Asked, body: msg.NodeShutdown, out: list[fx.Effect]
+) -> Body:
+    node = _of_operator(state, body.node)
+    if not node.peer:
+        text = f"node {node.name} is {node.state}: {node.reason}; there is no agent to be ended"
+        raise MgmtError("node-lost", text, node=node.name)
+    state.roster.push(node, "shutdown", {"fast": body.force}, out)
     return node_body(state, now, node)
 
 

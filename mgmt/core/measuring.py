@@ -19,8 +19,9 @@ Gauges = Counter[tuple[str, str]]
 
 @handles("metrics")
 def _metrics(state: State, now: Now, asked: Asked, body: msg.Metrics, out: list[fx.Effect]) -> Body:
-    gauges = _suites(state) + _nodes(state)
-    return {"metrics": metrics.told((state.board.metrics, state.crew.pool.metrics), dict(gauges))}
+    gauges: dict[tuple[str, str], float] = dict(_suites(state) + _independent(state) + _nodes(state))
+    gauges["taken_timestamp_seconds", ""] = now.real_s
+    return {"metrics": metrics.told((state.board.metrics, state.crew.pool.metrics), gauges)}
 
 
 def _suites(state: State) -> Gauges:
@@ -30,7 +31,7 @@ def _suites(state: State) -> Gauges:
         counts = entry.counts
         found["suites", Suite(counts.state).name.lower()] += 1
         found["suites_waiting", ""] += int(bool(counts.ready) and entry.number not in at_work)
-        found["queue_depth", ""] += counts.ready
+        found["queue_depth", "suites"] += counts.ready
         found["queue_tasks", "waiting"] += counts.pending - counts.ready - counts.running
         for name in ("ready", "running", "finished", "failed", "cancelled"):
             found["queue_tasks", name] += getattr(counts, name)
@@ -38,14 +39,27 @@ def _suites(state: State) -> Gauges:
     return found
 
 
+def _independent(state: State) -> Gauges:
+    found: Gauges = Counter()
+    for counts in state.board.lanes.counts.values():
+        found["queue_depth", "independent"] += counts.ready
+        found["queue_independent_tasks", "waiting"] += counts.pending - counts.ready - counts.running
+        found["queue_independent_tasks", "ready"] += counts.ready
+        found["queue_independent_tasks", "running"] += counts.running
+    found["workers_refusing", ""] = len(state.board.given_up)
+    return found
+
+
 def _nodes(state: State) -> Gauges:
     found: Gauges = Counter()
     board, known = state.board, state.roster.nodes
-    for node in {LOCAL, *known, *board.holdings}:
-        away = node in known and known[node].state is NodeState.LOST
-        holding = board.holdings.get(node)
+    for name in {LOCAL, *known}:
+        node, holding = known.get(name), board.holdings.get(name)
+        away = node is not None and node.state is NodeState.LOST
         phase = "offline" if away else str(holding.phase) if holding is not None else "idle"
-        found["agents", phase] += 1
+        is_agent = node is None or node.worker is None
+        found["agents" if is_agent else "workers", phase] += 1
+        found["agents_missing", ""] += int(is_agent and away and node is not None and not node.cordoned)
     refusing = {node for entry in board.entries.values() if entry.is_live for node in entry.refused}
     found["agents_refusing", ""] = len(refusing)
     return found

@@ -34,8 +34,8 @@ from mgmt.core.sessions import Session
 from mgmt.core.state import State
 from mgmt.core.supervision import AT_REST, LOCAL, Change, from_record, ghost, to_record
 from mgmt.core.supervision import State as UnitState
-from mgmt.core.verbs import HANDLERS, Body, agree, handles, refuse_while_stopping
-from mgmt.protocol import defaults, frames
+from mgmt.core.verbs import HANDLERS, Body, handles, refuse_while_stopping
+from mgmt.protocol import defaults, frames, revisions
 from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings import ModelSettings
@@ -240,7 +240,7 @@ def _on_asked(state: State, now: Now, asked: Asked, out: list[fx.Effect]) -> Non
 
 @handles("hello")
 def _hello(state: State, now: Now, asked: Asked, body: msg.Hello, out: list[fx.Effect]) -> Body:
-    agree(body.versions)
+    revision = revisions.agree(body.versions, f"client {body.name!r}" if body.name else "the client")
     replicas = []
     if body.model is not None:
         # Asked before the session opens: a refused hello changes nothing.
@@ -255,7 +255,7 @@ def _hello(state: State, now: Now, asked: Asked, body: msg.Hello, out: list[fx.E
         lease = state.leases.grant(session, model, replicas, body.mode, out)
     timing = state.settings.timing
     return {
-        "version": frames.VERSION,
+        "version": revision,
         "session": session.id,
         "epoch": state.identity.epoch,
         "heartbeat_s": timing.heartbeat_s,
@@ -431,12 +431,12 @@ def _logs(state: State, now: Now, asked: Asked, body: msg.Logs, out: list[fx.Eff
 def _backend_hello(
     state: State, now: Now, asked: Asked, body: msg.BackendHello, out: list[fx.Effect]
 ) -> Body:
-    agree(body.versions)
+    revision = revisions.agree(body.versions, f"the backend of {body.unit}")
     unit = _prove(state, body.unit, body.incarnation, body.token)
     key = access.key_of(asked.route.grant)
     session = state.sessions.open(now, asked.route.peer, f"backend {body.unit}", out, unit.spec.name, key)
     return {
-        "version": frames.VERSION,
+        "version": revision,
         "session": session.id,
         "epoch": state.identity.epoch,
         "heartbeat_s": state.settings.timing.heartbeat_s,
@@ -578,12 +578,15 @@ def _on_stop_requested(state: State, now: Now, event: ev.StopRequested, out: lis
     """The first signal stops in order; a further one, or one after `stop-service`, kills every unit at once."""
     if state.quit_said:
         return  # units that were handed over are the next daemon's
-    fast = event.fast or state.stopping
-    _stop(state, now, event.reason, out)
+    _end(state, now, event.reason, event.fast or state.stopping, out)
+
+
+def _end(state: State, now: Now, reason: str, fast: bool, out: list[fx.Effect]) -> None:
+    _stop(state, now, reason, out)
     if fast:
         for unit in [unit for unit in state.supervisor.units.values() if not unit.node]:
             # Outright, whoever still requires it: one that is killed while it counts as up would start again.
-            state.supervisor.stop(now, unit, out, event.reason, wanted=True)
+            state.supervisor.stop(now, unit, out, reason, wanted=True)
             state.supervisor.kill(unit, out, "fast stop")
 
 
@@ -664,13 +667,15 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
         state.desk.restore(now, out)
     else:
         state.agent.on_work = partial(_on_work, state)
+        state.agent.counted = state.crew.pool.metrics.counted
     state.crew.resume(now, out)
 
 
 def _on_work(state: State, now: Now, what: str, body: dict[str, Any], out: list[fx.Effect]) -> None:
     """A word of the daemon about task suites and independent tasks."""
     if what == "shutdown":
-        _stop(state, now, "the daemon told this worker to end", out)
+        what = "worker" if agency.of(state).facts.worker is not None else "agent"
+        _end(state, now, f"the daemon told this {what} to end", bool(body.get("fast")), out)
     else:
         agency.on_suite(state, now, what, body, out)
 

@@ -32,16 +32,6 @@ def handles(verb: str) -> Callable[[Callable[[State, Now, Asked, M, list[fx.Effe
     return enter
 
 
-def agree(versions: list[int]) -> None:
-    """MgmtError `bad-version` when a peer of these protocol versions cannot be understood."""
-    if frames.VERSION not in versions:
-        raise MgmtError(
-            "bad-version",
-            f"the peer speaks protocol versions {versions}, this daemon speaks {frames.VERSION}",
-            versions=[frames.VERSION],
-        )
-
-
 def refuse_while_stopping(state: State) -> None:
     if state.stopping:
         raise MgmtError("stopping", "the daemon is stopping; start it again with `mgmt start-service`")

@@ -111,6 +111,7 @@ def _worker_shutdown(
         rows.append(_worker_body(state, node))
         if node.state is NodeState.LOST:
             state.roster.forget(node, out)
+            state.board.metrics.forget(node.name)
             state.users.retire("worker", node.name)
     return {"workers": rows}
 

@@ -166,7 +166,7 @@ class Welcome(Message):
 class Hello(Message):
     """Open a session: agree on a version, and optionally get a lease on a model at once."""
 
-    versions: list[int] = Field(min_length=1, max_length=16, description="protocol versions the peer speaks")
+    versions: list[int] = Field(min_length=1, max_length=16, description="revisions the peer speaks")
     name: str = Field(
         default="", max_length=defaults.MAX_NAME_CHARS, description="who is speaking, for people"
     )
@@ -968,6 +968,18 @@ class NodeDrain(Message):
     wait: bool = Field(default=True, description="answer when no process is left on it; else at once")
 
 
+@_request("node-shutdown", NodeStatus, Audience.USER, MANAGES)
+class NodeShutdown(Message):
+    """End the agent of a node, and its units with it; its next start starts them again.
+
+    Tasks that run there are done again by others: drain the node before, to let them end. Answered when the agent
+    was told.
+    """
+
+    node: Name
+    force: bool = Field(default=False, description="kill its units at once; else each has its grace")
+
+
 @_request("node-wait", NodeStatus, Audience.CLIENT)
 class NodeWait(Message):
     """Wait until a node is alive, lost or drained; the request's deadline bounds it."""
@@ -1100,6 +1112,12 @@ class AgentReport(Message):
         default=[],
         max_length=1000,
         description="FaultEvents of tasks, numbered as in the agent's own journal",
+    )
+    counts: dict[str, dict[str, float]] = Field(
+        default={},
+        max_length=64,
+        description="what its workers and hooks count since the agent was started, by metric, then by label",
+        json_schema_extra={"since": 2},
     )
 
 

@@ -117,7 +117,10 @@ class SuiteHook(Message):
     args: Arguments = Field(description="argument vector")
     envs: Variables = {}
     resources: list[Resource] = Field(default=[], max_length=64)
-    timeout_s: Positive | None = Field(default=None, description="None: ten minutes, two for cleanup")
+    timeout_s: Positive | None = Field(
+        default=None,
+        description="None: ten minutes, two for cleanup; an hour at most, ten minutes for cleanup",
+    )
 
 
 class BackgroundHook(Message):
@@ -137,6 +140,17 @@ class SuiteHooks(Message):
     provision: SuiteHook | None = Field(default=None, description="before the workers; failed: no work here")
     background: BackgroundHook | None = Field(default=None, description="beside the workers")
     cleanup: SuiteHook | None = Field(default=None, description="after the workers")
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        most = {"provision": defaults.MAX_PROVISION_S, "cleanup": defaults.MAX_CLEANUP_S}
+        for which, most_s in most.items():
+            hook: SuiteHook | None = getattr(self, which)
+            if hook is not None and (hook.timeout_s or 0) > most_s:
+                raise ValueError(
+                    f"{which}: timeout_s is {hook.timeout_s:g}, a {which} hook has {most_s:g} at most"
+                )
+        return self
 
 
 class SuiteCounters(Message):

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import zmq
 
-from mgmt.protocol import curve, defaults, frames, places
+from mgmt.protocol import curve, defaults, frames, places, revisions
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.keys import Credentials
 
@@ -209,7 +209,7 @@ class Link:
         self._told_ready = False
         self._said.clear()
         self._next_s = time.monotonic() + self._heartbeat_s
-        self._ask(daemon, "backend-hello", {"versions": [frames.VERSION], "pid": os.getpid()})
+        self._ask(daemon, "backend-hello", {"versions": list(revisions.SPOKEN), "pid": os.getpid()})
         if self._ready:
             self._say_ready(daemon)
 

@@ -63,14 +63,13 @@ from mgmt.shell.topology import NvmlGpus, read_topology
 from mgmt.shell.units import Units
 from mgmt.shell.uplink import Uplink
 from mgmt.shell.workers import Workers, make_folder
-from mgmt.store import FILE_NAME, Batch, Lock, SqliteStore
+from mgmt.store import FILE_NAME, QUEUE_NAME, Batch, Lock, SqliteStore
 from mgmt.store.queue.sqlite import SqliteEngine
 from mgmt.store.queue.thread import Engine, Queue
 from mgmt.worker import PROGRAM as PROCESS_WORKER
 
 log = logging.getLogger("symphony-mgmt")  # the ancestor's name: its users filter on it
 
-QUEUE_NAME = "queue.db"  # in the state folder
 FIRST_SAMPLE_S = 0.02  # after a start
 SAMPLE_S = 5.0  # how often CPU and memory of units are looked at
 WORKERS = 2  # threads for what may block: reading logs, walking /proc

@@ -12,7 +12,7 @@ import zmq
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import UPLINK_PLANE, Route
-from mgmt.protocol import curve, defaults, frames, messages
+from mgmt.protocol import curve, defaults, frames, messages, revisions
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.frames import FrameError
 from mgmt.protocol.keys import Credentials
@@ -119,6 +119,7 @@ class Uplink:
         self._hello = 0  # number of the last hello
         self._asks: dict[int, Callable[[dict[str, Any] | MgmtError], None]] = {}
         self._session = 0
+        self._revision = revisions.SPOKEN[0]
         self._token = b""
         self._data: Link | None = None
         self._handshakes = curve.Handshakes(endpoint, credentials)
@@ -145,7 +146,8 @@ class Uplink:
             self._loop.call_soon(done, _no_link())
 
     def tell(self, effect: fx.ToDaemon) -> None:
-        self._control.send((frames.encode_notice(effect.session, effect.name, effect.body),))
+        body = revisions.as_of(effect.name, effect.body, self._revision)
+        self._control.send((frames.encode_notice(effect.session, effect.name, body),))
 
     def beat(self, effect: fx.Beat) -> None:
         self._control.send((frames.encode_notice(effect.session, "agent-heartbeat", effect.body),))
@@ -239,7 +241,7 @@ class Uplink:
             if decoded.id != self._hello:
                 return  # of a hello that was given up
             if decoded.outcome == frames.Outcome.OK:
-                self._session = decoded.body["session"]
+                self._session, self._revision = decoded.body["session"], decoded.body["version"]
                 self._emit(ev.Welcomed(decoded.body))
             else:
                 self._emit(ev.Refused(MgmtError.from_body(decoded.body)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mgmt.protocol.errors import MgmtError
+
 _HEADER = b"SQLite format 3\x00"
 
 
@@ -35,6 +37,18 @@ def defect_of(path: Path) -> str:
     if not page_bytes or size % page_bytes or size < pages * page_bytes:
         return f"the file has {size} bytes, its header says {pages} pages of {page_bytes}"
     return ""
+
+
+def newer(what: str, version: int, ours: int, option: str) -> MgmtError:
+    """The refusal of a store that a newer program wrote; `option`: of `mgmt store downgrade`."""
+    return MgmtError(
+        "bad-store",
+        f"{what} was written by a newer mgmt: it has schema version {version}, this one reads {ours}.\n"
+        "Nothing was changed. Start the newer one again; or, to go back for good, have the newer one run "
+        f"`mgmt store downgrade {option} {ours}` while no daemon or agent uses it.",
+        version=version,
+        reads=ours,
+    )
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
-from mgmt.store.files import beside, defect_of, write_durably
+from mgmt.store.files import beside, defect_of, newer, write_durably
 
 SCHEMA_VERSION = 8
 ROWS_PER_INSERT = 100
@@ -39,15 +39,16 @@ CREATE TABLE outbox (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID;
 """
 ACCOUNTS = ("users", "groups", "tokens")
 TABLES = ("meta", "units", "events", "workloads", "assignments", "nodes", *ACCOUNTS, "outbox")
-# What makes a file of an older version one of the next; never changed once it was released.
+# What makes a file of an older version one of the next; never changed once it was released. The way back leaves
+# the table where it is: the older version does not look at it, and the next way up finds it.
 _MIGRATIONS = {
-    1: "CREATE TABLE workloads (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
-    2: "CREATE TABLE assignments (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
-    3: "CREATE TABLE nodes (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
-    4: "CREATE TABLE users (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
-    5: "CREATE TABLE groups (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
-    6: "CREATE TABLE tokens (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
-    7: "CREATE TABLE outbox (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    1: "CREATE TABLE IF NOT EXISTS workloads (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    2: "CREATE TABLE IF NOT EXISTS assignments (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    3: "CREATE TABLE IF NOT EXISTS nodes (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    4: "CREATE TABLE IF NOT EXISTS users (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    5: "CREATE TABLE IF NOT EXISTS groups (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    6: "CREATE TABLE IF NOT EXISTS tokens (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
+    7: "CREATE TABLE IF NOT EXISTS outbox (name TEXT PRIMARY KEY, record BLOB NOT NULL) WITHOUT ROWID",
 }
 
 # What reading a damaged file raises; the second when SQLite names garbage in its own words.
@@ -204,6 +205,8 @@ class SqliteStore:
 
     def _check(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise newer(f"the store {self.path}", version, SCHEMA_VERSION, "--state")
         if version != SCHEMA_VERSION and version not in _MIGRATIONS:
             raise self._refusal(f"it has schema version {version}, this daemon reads {SCHEMA_VERSION}")
         result = self._db.execute("PRAGMA integrity_check(1)").fetchone()[0]
@@ -234,6 +237,17 @@ class SqliteStore:
             path=str(self.path),
             reason=reason,
         )
+
+
+def downgrade(path: Path, version: int) -> None:
+    """Make a sound store, which nobody has open, one of an older schema version; nothing in it is lost."""
+    SqliteStore(path).close()
+    db = sqlite3.connect(path, isolation_level=None)
+    try:
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute(f"PRAGMA user_version={version}")
+    finally:
+        db.close()
 
 
 def recover(path: Path, stamp: str) -> dict[str, int]:

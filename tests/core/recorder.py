@@ -185,6 +185,7 @@ class World:
         self.now_ns = START_NS
         self.deaths = 0
         self.dies_after: int | None = None  # effects of the next event
+        self.oneshot_status = 0  # how commands that run once end
         self.store: dict[str, dict[str, Any]] = {}
         self.workloads: dict[str, dict[str, Any]] = {}
         self.history: list[dict[str, Any]] = []
@@ -532,7 +533,7 @@ class World:
                 self.tree_ends(process)
                 return True
             if process.leader and getattr(process.spawn.backend, "oneshot", False):
-                self.leader_ends(process, 0)
+                self.leader_ends(process, self.oneshot_status)
                 return True
             if (
                 process.leader

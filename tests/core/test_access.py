@@ -52,6 +52,7 @@ MAY_SAY = {
     USER: {
         "node-cordon",
         "node-drain",
+        "node-shutdown",
         "node-tags",
         "worker-pause",
         "worker-shutdown",

@@ -7,6 +7,7 @@ import pytest
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.protocol import defaults
+from mgmt.protocol.revisions import SPOKEN
 from tests.core.builders import EPOCH, S, a_model, a_request
 from tests.core.recorder import Client, a_daemon
 
@@ -22,16 +23,17 @@ def test_hello_is_welcomed_with_all_a_peer_has_to_know() -> None:
     assert welcome["session"] in world.state.sessions.by_id
 
 
-@pytest.mark.parametrize("versions", [[2], [0, 2, 99]])
+@pytest.mark.parametrize("versions", [[9], [0, 98, 99]])
 def test_an_unknown_version_is_refused_and_opens_nothing(versions: list[int]) -> None:
     world = a_daemon()
     hello = Client(world, b"a").hello(versions=versions)
-    assert hello.code == "bad-version" and hello.detail == {"versions": [1]}
+    assert hello.code == "bad-version" and hello.detail == {"versions": list(SPOKEN)}
     assert not world.state.sessions.by_id
 
 
 def test_the_version_both_speak_is_found_among_others() -> None:
-    assert Client(a_daemon(), b"a").hello(versions=[7, 1]).ok["version"] == 1
+    assert Client(a_daemon(), b"a").hello(versions=[97, 1]).ok["version"] == 1
+    assert Client(a_daemon(), b"a").hello(versions=[97, *SPOKEN]).ok["version"] == SPOKEN[-1]
 
 
 def test_a_hello_can_bring_a_lease() -> None:

@@ -7,10 +7,13 @@ import pytest
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.suites import operations as op
-from mgmt.core.suites.pool import Phase
+from mgmt.core.suites.pool import Phase, Slot
 from mgmt.core.suites.states import Task
 from mgmt.core.supervision import LOCAL
 from mgmt.store.queue.connection import Connection
+from mgmt.worker.wire import Kind
+from tests.core.linked import Link
+from tests.core.recorder import Word
 from tests.core.suited import Hand, Suited
 
 
@@ -78,6 +81,78 @@ def test_an_answer_that_comes_twice_is_one(nodes: Suited) -> None:
         nodes.pump()
     nodes.finish()
     assert sorted(nodes.ran.values()) == [1] * len(tasks)
+
+
+class Twice(Suited):
+    """Every word between the daemon and its agents arrives twice."""
+
+    def _from_daemon(self, word: Word) -> None:
+        super()._from_daemon(word)
+        if isinstance(word, fx.ToNode):
+            super()._from_daemon(word)
+
+    def _from_agent(self, link: Link, word: Word) -> None:
+        super()._from_agent(link, word)
+        if isinstance(word, fx.ToDaemon | fx.Beat):
+            super()._from_agent(link, word)
+
+
+def test_every_word_that_comes_twice_counts_once(queue: Connection) -> None:
+    twice = Twice(queue, {"n1": ("x",), "n2": ("x",)})
+    hooks = {"provision": {"args": ["true"]}, "cleanup": {"args": ["true"]}}
+    suite = twice.suite(tags=["x"], hooks=hooks, worker={"worker_count": 2})
+    tasks = twice.submit(suite, 12)
+    twice.work(twice.hands[0])
+    twice.die(twice.hands[-1], signal=11)  # one failure is told, too
+    twice.pump()
+    twice.ask("worker-pause", node="n1")
+    twice.ask("worker-pause", node="n1", paused=False)
+    twice.ask("task-cancel", tasks=[tasks[-1]])
+    twice.advance(5.0)
+    twice.finish()
+    states = twice.states()
+    assert states.pop(tasks[-1]) is Task.CANCELLED
+    assert set(states.values()) == {Task.FINISHED}
+    again = sum(1 for _, attempt in twice.ran if attempt > 1)
+    assert again <= 2 * 2 and max(twice.ran.values()) == 1, "only what the dead worker had is done again"
+    counts = twice.daemon.state.board.metrics.counts
+    assert counts["strikes_total", ""] == 1, "one death, one strike"
+    assert counts["tasks_committed_total", "ok"] == len(tasks) == counts["tasks_submitted_total", ""]
+    assert twice.status(suite)["state"] == "COMPLETE"
+
+
+def test_a_process_that_is_no_worker_of_ours_is_refused(there: Suited) -> None:
+    suite = there.suite()
+    there.submit(suite)
+    (hand,) = there.hands
+    name, run = hand.unit, hand.process.spawn.incarnation
+    token = hand.process.spawn.env["MGMT_TOKEN"]
+    for unit, incarnation, proof in (
+        (name, run, "by hand"),
+        (name, run + 1, token),
+        ("suite-9.w0", run, token),
+    ):
+        before = len(there.daemon.suite_effects)
+        there.daemon.feed(ev.WorkerHello(900, unit, incarnation, proof, []))
+        said = there.daemon.suite_effects[before:]
+        (refusal,) = (effect for effect in said if isinstance(effect, fx.ToWorker))
+        assert refusal.connection == 900 and refusal.messages[0][0] == Kind.REFUSED
+        assert fx.CloseWorker(900) in said
+        there.daemon.suite_effects.clear()
+    assert hand.connection, "the true one is not disturbed"
+    there.finish()
+
+
+def test_less_is_fetched_ahead_when_tasks_get_slow() -> None:
+    slot = Slot("w0", "/w0")
+    for taken_s in (0.001,) * 20:
+        slot.done += 1
+        slot.learn(taken_s, 16)
+    assert (slot.window, slot.credits) == (16, 32), "quick ones: as many as the suite allows"
+    for taken_s in (1.0,) * 20:
+        slot.done += 1
+        slot.learn(taken_s, 16)
+    assert (slot.window, slot.credits) == (1, 2), "slow ones: no more than the next"
 
 
 def test_tasks_claimed_before_a_link_broke_come_again(nodes: Suited) -> None:

@@ -515,7 +515,9 @@ NEEDS: dict[str, tuple[str, Role]] = {
     **dict.fromkeys(("schedule-submit", "schedule-remove", "schedule-rebalance"), RUNS),
     **dict.fromkeys(("user-create", "user-lock", "user-delete", "quota-set"), RUNS),
     **dict.fromkeys(("backend-hello", "backend-ready"), ("unit", Role.ADMIN)),
-    **dict.fromkeys(("agent-hello", "node-cordon", "node-drain", "node-tags"), ("node", Role.ADMIN)),
+    **dict.fromkeys(
+        ("agent-hello", "node-cordon", "node-drain", "node-shutdown", "node-tags"), ("node", Role.ADMIN)
+    ),
     "users": ("user", Role.READ),
     **dict.fromkeys(("token-new", "tokens", "token-revoke"), ("user", Role.ADMIN)),
     "group-create": READS,

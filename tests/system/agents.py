@@ -91,13 +91,13 @@ def agents() -> Iterator[Join]:
         yield make
 
 
-def a_daemon(start: Start, units: dict[str, Any] | None = None, **keys: Any) -> Daemon:
+def a_daemon(start: Start, units: dict[str, Any] | None = None, *, run: bool = True, **keys: Any) -> Daemon:
     """A daemon that agents of this machine may join, with short heartbeats."""
     endpoints = {"nodes": "ipc://{runtime}/nodes", **keys.pop("endpoints", {})}
     backends = keys.pop("model_backends", {})
     timing = {**TIMING, **keys.pop("timing", {})}
     whole = {"model_backends": backends, "units": units or {}, "endpoints": endpoints, "timing": timing}
-    return start({**whole, **keys})
+    return start({**whole, **keys}, run=run)
 
 
 def sleeper(node: str | dict[str, Any] | None = "n1", **keys: Any) -> dict[str, Any]:

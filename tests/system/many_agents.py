@@ -54,6 +54,9 @@ class Simulated:
             elif isinstance(message, frames.Notice) and message.name == "node-push":
                 self.acked = message.body["seq"]
                 self._carry_out(message.body["what"], message.body["body"])
+            elif isinstance(message, frames.Notice) and message.name == "node-gone":
+                self.acked = self.told = 0  # another life of the daemon numbers anew
+                self.hello()
             elif isinstance(message, frames.Notice) and message.name == "node-heartbeat":
                 self.beats += 1
                 self.beat_at_s = time.monotonic() + message.body["next_ns"] / 1e9

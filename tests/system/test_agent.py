@@ -205,6 +205,23 @@ def test_tags_cordon_and_drain(start: Start, join: Join) -> None:
     assert mgmt(daemon, "node", "show", "nowhere").returncode == 4
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_an_agent_is_told_to_end(start: Start, join: Join, force: bool) -> None:
+    stubborn = ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"]
+    far = sleeper(autostart=True, command=stubborn, grace_s=1.5)
+    daemon = a_daemon(start, {"far": far})
+    agent = join(daemon, "n1")
+    pid = daemon.reaches("far", "RUNNING")["pid"]
+    asked_s = time.monotonic()
+    assert daemon.control.ok("node-shutdown", node="n1", force=force)["node"] == "n1"
+    assert agent.wait() == 0 and not alive(pid)
+    assert force or time.monotonic() - asked_s >= 1.5, "it has its grace"
+    becomes(daemon, "n1", "LOST")
+    assert daemon.control.refused("node-shutdown", node="n1")["code"] == "node-lost"
+    agent.start()
+    assert daemon.reaches("far", "RUNNING")["pid"] != pid, "what was wanted is started again"
+
+
 def test_an_agent_refuses_what_is_its_daemons_and_answers_the_rest(start: Start, join: Join) -> None:
     daemon = a_daemon(start, {"u": sleeper()})
     agent = join(daemon, "n1")

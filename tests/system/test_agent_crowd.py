@@ -69,3 +69,29 @@ def test_two_hundred_agents_cost_little_and_are_all_served(daemon: Daemon, crowd
     eventually(answered, what="every unit is started on its node")
     reply = daemon.control.reply(ask)
     assert reply.outcome == "ok" and set(reply.body["states"].values()) == {"RUNNING"}
+
+
+def test_a_daemon_that_is_killed_has_all_of_them_back(daemon: Daemon, crowd: Crowd) -> None:
+    def joined() -> bool:
+        crowd.live(0.2)
+        return alive(daemon) == COUNT
+
+    def answered() -> bool:
+        crowd.live(0.1)
+        return bool(daemon.control.socket.poll(0))
+
+    def runs() -> list[list[int]]:
+        return [[unit["incarnation"] for unit in agent.units.values()] for agent in crowd.agents]
+
+    eventually(joined, what="all have joined")
+    ask = daemon.control.ask("start", targets=[f"u{n}" for n in range(COUNT)])
+    eventually(answered, what="every unit is up")
+    assert daemon.control.reply(ask).outcome == "ok"
+    before = runs()
+    daemon.crash()
+    daemon.start()
+    eventually(joined, what="all are back")
+    crowd.live(0.5)
+    units = {unit["unit"]: unit["state"] for unit in daemon.status()["units"]}
+    assert {units[f"u{n}"] for n in range(COUNT)} == {"RUNNING"}
+    assert runs() == before, "what ran is what runs"

@@ -178,7 +178,7 @@ def test_metrics_are_those_of_what_happened(suite: Place) -> None:
     assert hits + misses == 30
     assert misses > 0
     assert values["mgmt_task_fetch_latency_seconds_count"] > 0
-    assert values["mgmt_queue_depth"] == 0
+    assert values['mgmt_queue_depth{of="suites"}'] == 0
     assert values["mgmt_dead_letters_total"] == 0
 
 

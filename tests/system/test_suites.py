@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -370,6 +372,15 @@ def test_every_thread_of_a_worker_is_bound(daemon: Daemon, strategy: str, wanted
             assert len(found) == 1, f"threads of one worker differ: {found}"
             masks += found
         assert masks == wanted
+        last = max(workers(daemon, suite), key=lambda one: str(one["worker"]))
+        os.kill(last["pid"], signal.SIGKILL)
+
+        def again(suite: int = suite, last: dict[str, Any] = last) -> int:
+            (one,) = (one for one in workers(daemon, suite) if one["worker"] == last["worker"])
+            return int(one["pid"] or 0) if one["pid"] != last["pid"] else 0
+
+        status = Path(f"/proc/{eventually(again, what='another worker is up')}/status").read_text()
+        assert f"Cpus_allowed_list:\t{wanted[-1]}\n" in status, "the next one has the same CPUs"
         ended(daemon, suite)
         if kind == "process":
             assert {tail(daemon, number).split()[1] for number in numbers} <= set(wanted)

@@ -91,6 +91,18 @@ def test_what_hooks_are_told(daemon: Daemon, tmp_path: Path) -> None:
     assert tuple(told[name] for name in (*CONTEXT, "MINE")) == values, "the user's environment goes over ours"
 
 
+@pytest.mark.parametrize(("which", "most_s"), [("provision", 3600), ("cleanup", 600)])
+def test_a_hook_has_so_much_time_at_most(daemon: Daemon, which: str, most_s: int) -> None:
+    longest = {"args": ["true"], "timeout_s": float(most_s)}
+    number = create(daemon, 1, hooks={which: longest})
+    refused = daemon.control.refused("suite-create", hooks={which: {**longest, "timeout_s": most_s + 1.0}})
+    assert refused["code"] == "bad-body" and f"a {which} hook has {most_s} at most" in refused["text"]
+    wrong: dict[str, Any]
+    for wrong in ({"args": []}, {"args": ["a"], "envs": {"a=b": ""}}, {"args": ["a"], "timeout_s": 0.0}):
+        assert daemon.control.refused("suite-create", hooks={which: wrong})["code"] == "bad-body"
+    daemon.control.ok("suite-cancel", suite=str(number))
+
+
 @pytest.mark.parametrize(
     ("provision", "why"),
     [

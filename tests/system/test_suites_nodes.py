@@ -101,7 +101,8 @@ def test_several_suites_at_once(start: Start, join: Join) -> None:
     daemon = serving(start)
     for name in ("n1", "n2", "n3"):
         join(daemon, name)
-    suites = [create(daemon, 2) for _ in range(3)]
+    join(daemon, "n4", "--tag", "tape")
+    suites = [create(daemon, 2), create(daemon, 2), create(daemon, 2, tags=["tape"])]
     for suite in suites:
         submit(daemon, suite, *[sh("sleep 0.1")] * 12)
     for suite in suites:
@@ -110,6 +111,7 @@ def test_several_suites_at_once(start: Start, join: Join) -> None:
         assert status(daemon, suite)["tasks"]["finished"] == 12
     nodes = {task["node"] for suite in suites for task in tasks(daemon, suite).values()}
     assert len(nodes) >= 3, nodes
+    assert {task["node"] for task in tasks(daemon, suites[2]).values()} == {"n4"}
 
 
 def test_a_drained_node_leaves_its_suite(start: Start, join: Join, tmp_path: Path) -> None:

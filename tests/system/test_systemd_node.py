@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.promql import scrape
 from tests.system.clients import eventually
 from tests.system.daemon import pids_with_environ
 from tests.system.installed import MGMT, install, put_files
@@ -29,7 +30,7 @@ QUICK = {"delay_s": 0.2, "delay_max_s": 0.2}
 
 def boot(folder: Path, wheel: Path, *, unified: bool) -> Node:
     node = Node(folder, unified=unified)
-    put_files(node, "mgmt.service")
+    put_files(node, "mgmt.service", "mgmt-metrics.service", "mgmt-metrics.timer")
     try:
         node.boot()
     except NoNode as error:
@@ -283,6 +284,31 @@ def test_a_damaged_store_is_recovered_as_the_journal_says(running: Service) -> N
 
 
 # ---- everything ends ----
+
+
+def test_the_timer_writes_figures_for_a_collector(running: Service) -> None:
+    node, file = running.node, running.node.root / "run/mgmt-metrics/mgmt.prom"
+
+    def taken() -> float:
+        figures = scrape(node.said("/bin/cat", "/run/mgmt-metrics/mgmt.prom"))
+        return figures["mgmt_taken_timestamp_seconds", frozenset()]
+
+    def is_written() -> bool:
+        return node.run("/usr/bin/test", "-s", "/run/mgmt-metrics/mgmt.prom", check=False).returncode == 0
+
+    try:
+        node.systemctl("start", "mgmt-metrics.timer")
+        eventually(is_written, what=f"a file {file}\n{node.journal()}")
+        assert node.said("/usr/bin/stat", "-c", "%a %U", "/run/mgmt-metrics/mgmt.prom").strip() == "644 mgmt"
+        first = taken()
+        node.systemctl("stop", "mgmt.service")
+        assert node.run("systemctl", "start", "mgmt-metrics.service", check=False).returncode != 0
+        assert taken() >= first, "nobody answers: the file stays, and is old"
+        node.systemctl("start", "mgmt.service")
+        node.systemctl("start", "mgmt-metrics.service")
+        assert taken() > first
+    finally:
+        node.run("systemctl", "stop", "mgmt-metrics.timer", check=False)
 
 
 def test_stop_of_the_slice_stops_everything(running: Service) -> None:

@@ -27,6 +27,15 @@ def said(*command: str | Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+@pytest.mark.parametrize("name", ["mgmt-metrics.service", "mgmt-metrics.timer"])
+def test_the_units_of_monitoring(name: str, tmp_path: Path) -> None:
+    analyze = tool("systemd-analyze")
+    for each in ("mgmt-metrics.service", "mgmt-metrics.timer"):
+        (tmp_path / each).write_text(with_program((UNITS / each).read_text()))
+    code, output = said(analyze, "verify", "--man=no", tmp_path / name)
+    assert (code, [line for line in output.splitlines() if "mgmt" in line]) == (0, []), output
+
+
 def settings(name: str = "mgmt.service") -> dict[str, list[str]]:
     """`Section.Key` -> values, in order. Not configparser: systemd allows a key twice."""
     found: dict[str, list[str]] = {}

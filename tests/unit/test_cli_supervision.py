@@ -13,6 +13,9 @@ import pytest
 
 from mgmt.protocol.errors import Exit, MgmtError
 from mgmt.store import FILE_NAME, Batch, Lock, SqliteStore
+from mgmt.store.queue import tables
+from mgmt.store.queue.postgres import PostgresEngine
+from mgmt.store.sqlite import SCHEMA_VERSION
 from mgmt_cli import explain, top
 from mgmt_cli.schemas import schema_of
 from tests.unit.cli_runner import Situation, judge, judge_json, run
@@ -313,12 +316,60 @@ def test_a_damaged_store_is_refused_then_recovered_and_kept(folder: str) -> None
     db.close()
 
 
+def test_a_store_of_a_newer_version_is_not_recovered(folder: str) -> None:
+    path = a_store(folder)
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    db.close()
+    before = path.read_bytes()
+    for command in ("check", "recover"):
+        result = run("store", command)
+        assert result.exit_code == 1
+        assert f"mgmt store downgrade --state {SCHEMA_VERSION}" in result.stderr
+    assert path.read_bytes() == before
+    assert not list(Path(folder).glob("*.damaged-*"))
+
+
+def test_a_store_is_made_one_of_an_older_version(folder: str) -> None:
+    path = a_store(folder)
+    done = run("store", "downgrade", "--state", str(SCHEMA_VERSION - 1), "--json")
+    assert done.exit_code == 0, done.output
+    jsonschema.validate(json.loads(done.stdout), schema_of("mgmt.store-downgrade/1"))
+    with sqlite3.connect(path) as db:
+        assert db.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION - 1,)
+    db.close()
+    assert "1 units" in run("store", "check").output, "it is of this version again, with what it had"
+    nothing = run("store", "downgrade", "--queue", "1")
+    assert nothing.exit_code == 1 and f"there is no queue {path.parent}/queue.db" in nothing.stderr
+    assert not (path.parent / "queue.db").exists()
+    for wrong in ([], ["--state", str(SCHEMA_VERSION + 1)], ["--queue", "99"]):
+        assert run("store", "downgrade", *wrong).exit_code == Exit.USAGE
+
+
+@pytest.mark.xdist_group("postgres")
+def test_a_queue_in_a_database_is_taken_back(folder: str, postgres: str) -> None:
+    engine = PostgresEngine(postgres, "taken_back")
+    engine.open().close()
+    config = Path(folder) / "with-database.json"
+    words = dict(word.split("=", 1) for word in postgres.split())
+    url = f"postgresql://{words['user']}@/{words['dbname']}?host={words['host']}"
+    config.write_text(json.dumps({"queue": {"database": url, "database_schema": "taken_back"}}))
+    for version in (1, 1):
+        done = run("--config", str(config), "store", "downgrade", "--queue", str(version))
+        assert done.exit_code == 0, done.output
+        assert "the queue in the database schema taken_back has schema version 1 now" in done.output
+    assert not (Path(folder) / "queue.db").exists()
+    db = engine.open()
+    assert tables.identity(db)[1] == tables.SCHEMA_VERSION, "and brought up to date again"
+    db.close()
+
+
 def test_a_store_in_use_is_not_touched(folder: str) -> None:
     a_store(folder)
     lock = Lock(Path(folder))
     try:
-        for command in ("check", "recover"):
-            result = run("store", command)
+        for command in ("check", "recover", "downgrade --state 1 --queue 1"):
+            result = run("store", *command.split())
             assert result.exit_code == Exit.BUSY
             assert f"pid {os.getpid()}" in result.stderr
     finally:

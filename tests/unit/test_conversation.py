@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
 from mgmt.client.conversation import Conversation, Target
 from mgmt.client.session import NEVER, Answer, CloseData, Happened, Send, SendData
-from mgmt.protocol import defaults, frames
+from mgmt.protocol import defaults, frames, revisions
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.frames import DataKind
 
@@ -164,7 +165,7 @@ def test_hello_and_first_request_leave_together() -> None:
     table.look()
     hello, status = table.sent
     assert isinstance(hello, frames.Request) and isinstance(status, frames.Request)
-    assert (hello.verb, hello.body) == ("hello", {"versions": [1], "name": "me"})
+    assert (hello.verb, hello.body) == ("hello", {"versions": list(revisions.SPOKEN), "name": "me"})
     assert (status.verb, status.session, status.id) == ("status", 0, id)
     table.welcome().reply(status, {"n": 1})
     assert table.answers[id].result == {"n": 1}
@@ -178,6 +179,18 @@ def test_an_answer_is_given_once_and_unknown_ones_are_dropped() -> None:
     request = table.asked("status")[0]
     table.reply(request, {"n": 1}).reply(request, {"n": 2})
     assert table.answers[id].result == {"n": 1}
+
+
+def test_a_hundred_requests_in_flight_are_answered_in_any_order() -> None:
+    table = in_session()
+    ids = [table.request() for _ in range(100)]
+    asked = table.asked("status")
+    assert [request.id for request in asked] == ids
+    order = list(range(100))
+    random.Random(7).shuffle(order)
+    for at in order:
+        table.reply(asked[at], {"n": at})
+    assert [table.answers[id].result for id in ids] == [{"n": at} for at in range(100)]
 
 
 def test_garbage_changes_nothing() -> None:

@@ -246,9 +246,10 @@ def test_a_queue_of_a_later_version_is_refused(engine: Engine) -> None:
     db.change("UPDATE meta SET value = '99' WHERE name = 'version'")
     db.commit()
     db.close()
-    with pytest.raises(MgmtError, match="version 99") as refused:
+    with pytest.raises(MgmtError, match="written by a newer mgmt: it has schema version 99") as refused:
         engine.open()
     assert refused.value.code == "bad-store"
+    assert f"mgmt store downgrade --queue {tables.SCHEMA_VERSION}" in refused.value.text
 
 
 def test_migrations_go_up_and_down_and_up_with_data(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,19 +260,45 @@ def test_migrations_go_up_and_down_and_up_with_data(engine: Engine, monkeypatch:
     up = "ALTER TABLE tasks ADD COLUMN tint TEXT; CREATE INDEX tasks_tint ON tasks (tint)"
     up += "; UPDATE tasks SET tint = 'red'"
     down = "DROP INDEX tasks_tint; ALTER TABLE tasks DROP COLUMN tint"
-    monkeypatch.setitem(tables.MIGRATIONS, 1, (up, down))
+    here = tables.SCHEMA_VERSION
+    monkeypatch.setitem(tables.MIGRATIONS, here, (up, down))
     db.close()
     for _ in range(2):
-        monkeypatch.setattr(tables, "SCHEMA_VERSION", 2)
+        monkeypatch.setattr(tables, "SCHEMA_VERSION", here + 1)
         db = engine.open()
-        assert tables.identity(db) == (engine.queue_id, 2)
+        assert tables.identity(db) == (engine.queue_id, here + 1)
         assert {tint for (tint,) in db.rows("SELECT tint FROM tasks")} == {"red"}
-        tables.migrate(db, {}, 2, 1)
         db.close()
-        monkeypatch.setattr(tables, "SCHEMA_VERSION", 1)
+        engine.downgrade(here)
+        monkeypatch.setattr(tables, "SCHEMA_VERSION", here)
         db = engine.open()
         assert {**content(db), "meta": []} == {**before, "meta": []}
         assert recount(db) == []
+        db.close()
+
+
+def test_a_queue_of_the_first_version_gets_its_candidates(engine: Engine) -> None:
+    db = engine.open()
+    for _ in some_work(db):
+        pass
+    before = content(db)
+    db.begin()
+    db.change("DROP TABLE candidate_rows")
+    db.change("UPDATE meta SET value = '1' WHERE name = 'version'")
+    db.commit()
+    db.close()
+    db = engine.open()
+    assert tables.identity(db)[1] == tables.SCHEMA_VERSION
+    assert content(db) == before
+    db.begin()
+    db.change("INSERT INTO candidate_rows (kind, name, record) VALUES ('run', 'a', ?)", (b"x",))
+    db.commit()
+    db.close()
+    for _ in range(2):  # kept on the way down, found on the way up
+        engine.downgrade(1)
+        db = engine.open()
+        assert db.rows("SELECT kind, name FROM candidate_rows") == [("run", "a")]
+        assert {**content(db), "candidate_rows": []} == {**before, "candidate_rows": []}
         db.close()
 
 
@@ -281,11 +308,12 @@ def test_a_migration_that_fails_changes_nothing(engine: Engine, monkeypatch: pyt
         pass
     before = content(db)
     db.close()
-    monkeypatch.setitem(tables.MIGRATIONS, 1, ("DROP TABLE labels; DROP TABLE no_such_table", ""))
-    monkeypatch.setattr(tables, "SCHEMA_VERSION", 2)
+    here = tables.SCHEMA_VERSION
+    monkeypatch.setitem(tables.MIGRATIONS, here, ("DROP TABLE labels; DROP TABLE no_such_table", ""))
+    monkeypatch.setattr(tables, "SCHEMA_VERSION", here + 1)
     with pytest.raises(MgmtError):
         engine.open()
-    monkeypatch.setattr(tables, "SCHEMA_VERSION", 1)
+    monkeypatch.setattr(tables, "SCHEMA_VERSION", here)
     db = engine.open()
     assert content(db) == before
     db.close()

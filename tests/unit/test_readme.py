@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 import pytest
 
+from mgmt.protocol.messages import NOTICES, REQUESTS
 from mgmt_cli.invocation import Invocation
 from mgmt_cli.main import mgmt
 
@@ -105,6 +106,18 @@ def test_the_readme_shows_the_daily_commands() -> None:
 )
 def test_a_command_that_does_not_exist_is_seen(line: str, complete: bool) -> None:
     assert fault(line, complete)
+
+
+def test_the_verbs_that_others_are_translated_to_exist() -> None:
+    table = text("docs/suites.md").partition("## Coming from MITOSIS")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ")][1:]
+    named = {name for row in rows for name in CODE.findall(row[1])}
+    assert len(rows) >= 20 and named - REQUESTS.keys() - NOTICES.keys() == set()
+    ours = {
+        name for name, row in REQUESTS.items() if name.split("-")[0] in ("suite", "task", "worker", "group")
+    }
+    told = named | {"suite-wait", "task-wait", "task-retry", "worker-pause"}  # which the ancestor has not
+    assert ours <= told, "a verb of suites that the table does not know"
 
 
 def test_the_targets_of_the_readme_exist() -> None:

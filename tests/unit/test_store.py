@@ -18,7 +18,16 @@ from typing import Any
 import pytest
 
 from mgmt.protocol.errors import MgmtError
-from mgmt.store.sqlite import _MIGRATIONS, ACCOUNTS, SCHEMA_VERSION, Batch, Restored, SqliteStore, recover
+from mgmt.store.sqlite import (
+    _MIGRATIONS,
+    ACCOUNTS,
+    SCHEMA_VERSION,
+    Batch,
+    Restored,
+    SqliteStore,
+    downgrade,
+    recover,
+)
 
 PATIENCE_S = 20.0
 SHARES = 2  # of the longest test, which run beside each other
@@ -350,13 +359,41 @@ def test_a_file_that_is_no_store_is_refused(path: Path) -> None:
     assert path.read_bytes() == b"hello" * 1000
 
 
-@pytest.mark.parametrize("version", [0, 99])
-def test_another_schema_is_refused(path: Path, version: int) -> None:
+def test_a_schema_that_never_was_is_refused(path: Path) -> None:
     SqliteStore(path).close()
     with sqlite3.connect(path) as db:
-        db.execute(f"PRAGMA user_version={version}")
+        db.execute("PRAGMA user_version=0")
     db.close()
-    assert f"schema version {version}" in refusal(path).detail["reason"]
+    assert "schema version 0" in refusal(path).detail["reason"]
+
+
+def test_a_store_of_a_newer_version_is_refused_as_that(path: Path) -> None:
+    store = SqliteStore(path)
+    assert commit(store, units={"a": unit(1)}) == ""
+    store.close()
+    with sqlite3.connect(path) as db:
+        db.execute(f"PRAGMA user_version={SCHEMA_VERSION + 1}")
+    db.close()
+    before = path.read_bytes()
+    with pytest.raises(MgmtError) as refused:
+        SqliteStore(path)
+    assert (refused.value.code, refused.value.detail["version"]) == ("bad-store", SCHEMA_VERSION + 1)
+    assert f"mgmt store downgrade --state {SCHEMA_VERSION}" in refused.value.text
+    assert "damaged" not in refused.value.text and "recover" not in refused.value.text
+    assert path.read_bytes() == before
+
+
+def test_a_store_that_is_taken_back_and_forth_loses_nothing(path: Path) -> None:
+    store = SqliteStore(path)
+    done = {"holder": 3, "outcomes": []}
+    assert commit(store, units={"a": unit(1)}, outbox={"1": done}) == ""
+    store.close()
+    for older in range(SCHEMA_VERSION - 1, 0, -1):
+        downgrade(path, older)
+        assert version(path) == older
+        restored = reopened(path)
+        assert (restored.units, restored.outbox) == ({"a": unit(1)}, {"1": done})
+        assert version(path) == SCHEMA_VERSION
 
 
 def as_version_1(path: Path) -> dict[str, bytes]:

@@ -23,6 +23,7 @@ from mgmt.client import AsyncClient, Client, ModelClient
 from mgmt.protocol import defaults, frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.protocol.frames import DataKind
+from mgmt.protocol.revisions import SPOKEN
 from tests.wire.scripted_daemon import PATIENCE_S, ScriptedDaemon, Stage, Unit, eventually, stage
 
 FAULTY = "mgmt_backends.faulty"
@@ -678,7 +679,7 @@ def test_hello_before_the_load_ready_after_it(on_stage: Stage, model_path: str) 
     unit = toy(on_stage, daemon, model_path, "toy_model:double", "--setup", "toy_model:slow_setup")
     hello = daemon.wait_for("backend-hello")
     assert hello.body == {
-        "versions": [1],
+        "versions": list(SPOKEN),
         "unit": "toy",
         "incarnation": 1,
         "token": "secret",

@@ -20,7 +20,7 @@ from mgmt.core.nodes.fleet import Fleet
 from mgmt.core.nodes.policy import allows
 from mgmt.core.placement import Ledger, plan
 from mgmt.core.supervision import AT_REST, Ordering, State, Unit, UnitSpec, ghost
-from mgmt.protocol import defaults, frames
+from mgmt.protocol import defaults, revisions
 from mgmt.protocol.errors import MgmtError
 from mgmt.settings.policy import PolicySettings
 
@@ -98,6 +98,10 @@ class Agent:
         self.refusal = ""  # the daemon's last word, when it was no
         self.also: dict[str, UnitSpec] = {}  # units of this node's own crew
         self.on_work: Callable[[Now, str, dict[str, Any], list[fx.Effect]], None] | None = None
+        self.counted: Callable[[], dict[str, dict[str, float]]] = (
+            dict  # by the crew, since this agent started
+        )
+        self._told_counts: dict[str, dict[str, float]] = {}
         self._supervisor, self._ordering, self._ledger = supervisor, ordering, ledger
         supervisor.lease = self._lease
         self._declare, self._undeclared, self._tasks = declare, undeclared, tasks
@@ -162,7 +166,7 @@ class Agent:
     ) -> None:
         """Say hello, with everything that is here."""
         body = {
-            "versions": [frames.VERSION],
+            "versions": list(revisions.SPOKEN),
             "node": self.facts.name,
             "agent": self.facts.agent,
             "machine_id": self.facts.machine_id,
@@ -206,6 +210,7 @@ class Agent:
         self._beat_ns, self._lost_ns = int(body["heartbeat_s"] * 1e9), int(body["lost_s"] * 1e9)
         self._unanswered = False
         self._samples.clear()
+        self._told_counts = {}
         out.append(fx.OpenRelay(body["token"]))
         self._beat(now, out)
 
@@ -312,6 +317,10 @@ class Agent:
         if self._samples:
             body["round_trip_ns"], body["offset_ns"] = min(self._samples)
         out.append(fx.Beat(None, self._session, body))
+        counts = self.counted()
+        if counts != self._told_counts:
+            self._told_counts = counts
+            out.append(fx.ToDaemon(self._session, "agent-report", {"acked": self._told, "counts": counts}))
         self._wait("beat", wait_ns, out)
 
     def _relink(self, now: Now, out: list[fx.Effect]) -> None:

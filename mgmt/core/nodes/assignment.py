@@ -106,10 +106,9 @@ def _differing(settings: Table, without: set[str]) -> dict[str, Any]:
 
 
 def from_body(body: dict[str, Any]) -> Assignment:
-    """The Assignment in a push or a record; MgmtError `bad-body` when something is missing."""
+    """The Assignment in a push or a record, without what only a newer version knows; MgmtError `bad-body` when
+    something is missing."""
     try:
-        return Assignment(**body)
+        return Assignment(**{name: value for name, value in body.items() if name in Assignment.__slots__})
     except TypeError as error:
-        raise MgmtError(
-            "bad-body", f"an assignment has other fields than this agent knows: {error}"
-        ) from None
+        raise MgmtError("bad-body", f"an assignment lacks what this agent needs: {error}") from None

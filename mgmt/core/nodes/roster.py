@@ -13,7 +13,7 @@ from mgmt.core import effect as fx
 from mgmt.core.event import Now
 from mgmt.core.nodes.node import TRANSITIONS, Node, NodeState, from_record
 from mgmt.core.supervision import LOCAL
-from mgmt.protocol import defaults, frames
+from mgmt.protocol import defaults
 from mgmt.protocol import messages as msg
 from mgmt.protocol.errors import MgmtError
 
@@ -107,10 +107,10 @@ class Roster:
         out.append(fx.AdmitNode(node.name, peer, self.token(node)))
         return node, replay
 
-    def welcome(self, node: Node, resumed: bool) -> dict[str, Any]:
+    def welcome(self, node: Node, resumed: bool, revision: int) -> dict[str, Any]:
         """A NodeWelcome."""
         return {
-            "version": frames.VERSION,
+            "version": revision,
             "session": node.session,
             "epoch": self._epoch,
             "heartbeat_s": self.heartbeat_s,

@@ -368,7 +368,7 @@ class Board:
         holding.ending = how
         if holding.parked is not None:
             number, holding.parked = holding.parked[0], None
-            self._answer(now, holding, number, [], [], 0, out)
+            self._answer_empty(now, holding, number, out)
         self._end_at(now, holding.node, holding.holder, how, reason, out)
 
     def drain(self, now: Now, node: str, out: list[fx.Effect]) -> None:
@@ -435,6 +435,9 @@ class Board:
         if holding is None or holding.node != node:
             self._end_at(now, node, holder, Ending.ABORT, "its time was up: others have its tasks", out)
             return
+        if number <= holding.emptied:
+            self._answer_empty(now, holding, number, out)
+            return
         # One that is said again may have claimed tasks that never came; the first may be of before a restart.
         is_known = number > holding.asked > 0
         holding.asked = number
@@ -442,7 +445,7 @@ class Board:
             parked, holding.parked = holding.parked[0], None
             is_known = True
             if parked != number:
-                self._answer(now, holding, parked, [], [], 0, out)
+                self._answer_empty(now, holding, parked, out)
         if states:
             reached = tuple((task, attempt, state) for task, attempt, state in states)
             self.ask(op.ExecStates(holder, reached, now.real_ms), self._on_states(states), out)
@@ -456,7 +459,7 @@ class Board:
         if results or returned or (credits and claims):
             self._claim(now, holding, number, credits, results, returned, out)
         elif outcomes or not want:
-            self._answer(now, holding, number, [], [], 0, out)
+            self._answer_empty(now, holding, number, out)
         else:
             holding.parked, holding.idle_ns = (number, want), now.mono_ns
             if entry is not None and not entry.counts.pending:
@@ -529,8 +532,9 @@ class Board:
                 for claim in result.claims
             ]
             stale = result.acks.count(op.Ack.STALE)
-            holding.done += result.acks.count(op.Ack.OK)
-            holding.busy = max(0, holding.busy + len(claims) - len(results) - len(returned))
+            if not result.repeated:
+                holding.done += result.acks.count(op.Ack.OK)
+                holding.busy = max(0, holding.busy + len(claims) - len(results) - len(returned))
             if want:
                 holding.vain = entry.counts if entry is not None and not claims else None
             cancelling = [list(one) for one in result.cancelling]
@@ -563,7 +567,7 @@ class Board:
         if want:
             self._claim(now, holding, number, want, (), (), out, lane)
         else:
-            self._answer(now, holding, number, [], [], 0, out)
+            self._answer_empty(now, holding, number, out)
         return want
 
     def claim_for(self, now: Now, lane: int, out: list[fx.Effect]) -> None:
@@ -574,6 +578,12 @@ class Board:
                 continue
             if self._wake(now, holding, out, 0 if suite else lane):
                 return
+
+    def _answer_empty(self, now: Now, holding: Holding, number: int, out: list[fx.Effect]) -> None:
+        """Without the queue, which knows nothing of this number: said again it must not claim, for its crew takes
+        one answer only."""
+        holding.emptied = max(holding.emptied, number)
+        self._answer(now, holding, number, [], [], 0, out)
 
     def _answer(
         self,

@@ -44,6 +44,11 @@ class Assignment:
     def to_record(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
 
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Assignment:
+        """What a newer daemon, or a newer version here, knows besides is left unread."""
+        return cls(**{name: record[name] for name in cls.__slots__})
+
     @property
     def count(self) -> int:
         return int(self.worker["worker_count"])
@@ -209,6 +214,8 @@ class Crew:
             self.pool.bury(now, self.pool.slots[name], unit.last_exit, _was_told(unit))
         elif name == self._prefix() + "background" and self._ending is None:
             policy = (self.assignment.hook("background") or {})["policy"]
+            if was in _UP and unit.state not in _UP:
+                self.pool.metrics.add("env_hook_failures_total", of="background")
             if unit.state is State.FATAL or (policy == "fail" and was in _UP and unit.state not in _UP):
                 self._failed = True
                 self.end(now, self.assignment.holder, Ending.CANCEL, f"background: {unit.reason}", out)
@@ -455,7 +462,7 @@ class Crew:
         self._last = (holder, reason, failed, completed)
         if record["assignment"] is None:
             return
-        self.assignment = Assignment(**record["assignment"])
+        self.assignment = Assignment.from_record(record["assignment"])
         self._life, self.dirty = record["life"] + 1, True
         self.phase = Phase(record["phase"])
         self._redeclare(out)

@@ -26,6 +26,7 @@ class Holding:
     busy: int = 0  # tasks that were given to it and are not done
     done: int = 0
     asked: int = 0  # number of its last exchange
+    emptied: int = 0  # ... of the last one that was answered with nothing
     vain: op.Counts | None = None  # with these, nothing is ready for it: its workers died of what there is
     unsure: bool = False  # the queue could not write what it holds, or what died
 

@@ -4,85 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from mgmt.core.event import Now
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.states import Suite, Task
+from mgmt.protocol.figures import BUCKETS_S, FAMILIES, OF_CREWS, PREFIX
 
-PREFIX = "mgmt_"
-BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-
-
-class Family(NamedTuple):
-    """`label`: its one label, whose `values` have a sample from the start; "" for none."""
-
-    kind: str
-    help: str
-    label: str = ""
-    values: tuple[str, ...] = ()
-
-
-HOOKS = ("provision", "cleanup")
-# THE table of what there is. What is not counted is a gauge, taken when it is asked for.
-FAMILIES: dict[str, Family] = {
-    "suites": Family("gauge", "Suites by state.", "state", tuple(state.name.lower() for state in Suite)),
-    "suites_waiting": Family("gauge", "Suites with ready tasks that no node works on."),
-    "suites_created_total": Family("counter", "Suites created."),
-    "suites_ended_total": Family(
-        "counter", "How often suites became complete or were cancelled.", "state", ("complete", "cancelled")
-    ),
-    "agents": Family(
-        "gauge",
-        "Nodes by what they do, this machine included.",
-        "phase",
-        ("idle", "preparing", "executing", "cleanup", "offline"),
-    ),
-    "agents_refusing": Family("gauge", "Nodes that gave up a suite which still is not ended."),
-    "agents_assigned_total": Family("counter", "How often a node was given a suite."),
-    "queue_depth": Family("gauge", "Tasks of suites that are ready to be run."),
-    "queue_tasks": Family(
-        "gauge",
-        "Tasks of suites by state.",
-        "state",
-        ("waiting", "ready", "running", "finished", "failed", "cancelled"),
-    ),
-    "queue_degraded": Family("gauge", "1 while the queue cannot be written."),
-    "queue_write_failures_total": Family("counter", "Changes of the queue that could not be written."),
-    "tasks_submitted_total": Family("counter", "Tasks submitted."),
-    "tasks_claimed_total": Family("counter", "Tasks handed to nodes, repetitions included."),
-    "tasks_committed_total": Family(
-        "counter", "Results by what became of them.", "result", tuple(ack.name.lower() for ack in op.Ack)
-    ),
-    "tasks_retried_total": Family("counter", "Results that made a task run again."),
-    "task_fetch_latency_seconds": Family(
-        "histogram", "From a node's request for tasks to the durable claim."
-    ),
-    "task_prefetch_total": Family(
-        "counter",
-        "Tasks handed to workers of this machine: hit, before the worker had nothing to do; else miss.",
-        "result",
-        ("hit", "miss"),
-    ),
-    "env_hook_runs_total": Family("counter", "Hooks run on this machine that ended well.", "hook", HOOKS),
-    "env_hook_failures_total": Family("counter", "Hooks on this machine that failed.", "hook", HOOKS),
-    "env_hook_seconds_total": Family("counter", "Time hooks took on this machine.", "hook", HOOKS),
-    "lease_expiries_total": Family("counter", "Holders of tasks that were not renewed in time."),
-    "strikes_total": Family("counter", "Deaths of workers that were charged to their task."),
-    "exclusions_total": Family("counter", "Tasks that a node does not get any more."),
-    "dead_letters_total": Family("counter", "Tasks given up after too many attempts."),
-    "candidates_processed_total": Family("counter", "Candidates that passes looked at."),
-    "candidates_passes_total": Family("counter", "Passes over candidates."),
-    "candidates_pass_seconds_total": Family("counter", "Time passes took, from request to commit."),
-    "candidates_queued_total": Family("counter", "Candidates that became tasks."),
-    "candidates_runs_total": Family(
-        "counter", "Ended runs of candidates.", "outcome", ("success", "failure", "nothing", "transient")
-    ),
-    "candidates_predicted_total": Family("counter", "Successes and failures whose chance was predicted."),
-    "candidates_brier_sum": Family("counter", "Sum of (predicted chance - outcome) squared of these."),
-    "candidates_timed_total": Family("counter", "Runs whose duration was predicted."),
-    "candidates_duration_error_sum": Family("counter", "Sum of |ln(predicted / real duration)| of these."),
-}
+# By family, then by the value of its label: what a crew has counted since its agent was started.
+Counted = dict[str, dict[str, float]]
 
 
 @dataclass(slots=True)
@@ -93,6 +23,9 @@ class Metrics:
     buckets: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_S) + 1))
     fetch_s: float = 0.0
     _hook_ns: int = 0  # since when the present one runs
+    # By node: which run of its agent, and what that had counted when it was last heard; None: not heard yet, and
+    # what it counts before that is of a former life of this daemon.
+    _lives: dict[str, tuple[int, Counted | None]] = field(default_factory=dict)
 
     def add(self, name: str, by: float = 1, of: str = "") -> None:
         self.counts[name, of] = self.counts.get((name, of), 0) + by
@@ -102,6 +35,8 @@ class Metrics:
     def queued(self, result: Any) -> None:
         """The queue answered."""
         if isinstance(result, op.Exchanged):
+            if result.repeated:
+                return  # counted when it was done
             self.add("tasks_claimed_total", len(result.claims))
             self.add("tasks_retried_total", result.retried)
             for ack in op.Ack:
@@ -125,7 +60,37 @@ class Metrics:
         self.fetch_s += took_s
         self.buckets[next((i for i, edge_s in enumerate(BUCKETS_S) if took_s <= edge_s), -1)] += 1
 
+    # ---- what other nodes count ----
+
+    def joined(self, node: str, life: int, is_fresh: bool) -> None:
+        """`life`: the run of its agent; `is_fresh`: no daemon has ever heard what that counted."""
+        if self._lives.get(node, (None,))[0] != life:
+            self._lives[node] = life, {} if is_fresh else None
+
+    def follow(self, node: str, counted: Counted) -> None:
+        """Add what a node counted since it was last heard. What this daemon does not know is left out."""
+        life, known = self._lives[node]
+        self._lives[node] = life, counted
+        if known is None:
+            return
+        for name in OF_CREWS:
+            for of in FAMILIES[name].values:
+                more = counted.get(name, {}).get(of, 0) - known.get(name, {}).get(of, 0)
+                if more > 0:
+                    self.add(name, more, of)
+
+    def forget(self, node: str) -> None:
+        """It will not come back."""
+        self._lives.pop(node, None)
+
     # ---- hooks of the crew ----
+
+    def counted(self) -> Counted:
+        """What a crew tells its daemon."""
+        found: Counted = {}
+        for (name, of), count in self.counts.items():
+            found.setdefault(name, {})[of] = count
+        return found
 
     def fed(self, idle: bool) -> None:
         """A worker gets a task."""

@@ -520,7 +520,8 @@ class Exchange:
 @dataclass(frozen=True, slots=True)
 class Exchanged:
     """`claims` by priority, of several groups in turns, then by age; `acks` in the order of the results;
-    `cancelling`: what it should end; `retried`: how many of the results are tried again instead of ended.
+    `cancelling`: what it should end; `retried`: how many of the results are tried again instead of ended;
+    `repeated`: claims and acks were told before, or their answer was lost on the way.
     """
 
     claims: tuple[Claim, ...]
@@ -528,6 +529,7 @@ class Exchanged:
     cancelling: tuple[tuple[int, int], ...]
     retried: int
     counts: tuple[Counts, ...]
+    repeated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

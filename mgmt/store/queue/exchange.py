@@ -73,6 +73,7 @@ def exchange(db: Connection, op: ops.Exchange) -> ops.Exchanged:
         tuple((task, attempt) for _, task, attempt in ending),
         retried,
         counts,
+        repeated,
     )
 
 

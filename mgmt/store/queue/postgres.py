@@ -146,18 +146,21 @@ class PostgresEngine:
             connection = PostgresConnection(self._conninfo, self.schema)
             self._create(connection)
             self.queue_id, version = tables.identity(connection)
-            if version != tables.SCHEMA_VERSION and version not in tables.MIGRATIONS:
-                raise MgmtError(
-                    "bad-store",
-                    f"the queue in schema {self.schema} has version {version}, this daemon reads "
-                    f"{tables.SCHEMA_VERSION}; start the daemon that wrote it, or name another schema",
-                )
+            tables.check_version(version, f"in the database schema {self.schema}")
             tables.migrate(connection, _TYPES, version, tables.SCHEMA_VERSION)
         except (psycopg.Error, MgmtError) as error:
             if connection is not None:
                 connection.close()
             raise (error if isinstance(error, MgmtError) else _unusable(error)) from None
         return connection
+
+    def downgrade(self, version: int) -> None:
+        """Make it one of an older version, once nobody has it open; see `tables.MIGRATIONS`."""
+        connection = self.open()
+        try:
+            tables.migrate(connection, _TYPES, tables.SCHEMA_VERSION, version)
+        finally:
+            connection.close()
 
     def open_reader(self) -> PostgresConnection:
         """A connection that only reads, beside the one that writes."""

@@ -156,10 +156,7 @@ class SqliteEngine:
         try:
             connection = SqliteConnection(self.path)
             self.queue_id, version = tables.identity(connection)
-            if version != tables.SCHEMA_VERSION and version not in tables.MIGRATIONS:
-                raise self._refusal(
-                    f"it has schema version {version}, this daemon reads {tables.SCHEMA_VERSION}"
-                )
+            tables.check_version(version, str(self.path))
             tables.migrate(connection, _TYPES, version, tables.SCHEMA_VERSION)
             defect = connection.rows("PRAGMA quick_check(1)")[0][0]
             if defect != "ok":
@@ -169,6 +166,14 @@ class SqliteEngine:
                 connection.close()
             raise (error if isinstance(error, MgmtError) else self._refusal(str(error))) from None
         return connection
+
+    def downgrade(self, version: int) -> None:
+        """Make it one of an older version, once nobody has it open; see `tables.MIGRATIONS`."""
+        connection = self.open()
+        try:
+            tables.migrate(connection, _TYPES, tables.SCHEMA_VERSION, version)
+        finally:
+            connection.close()
 
     def open_reader(self) -> SqliteConnection:
         """A connection that only reads, beside the one that writes."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from enum import IntFlag
 
+from mgmt.protocol.errors import MgmtError
+from mgmt.store.files import newer
 from mgmt.store.queue.connection import Connection
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class Flag(IntFlag):
@@ -74,8 +76,6 @@ CREATE TABLE holders (
     cancelling {int} NOT NULL, ended_ms {int} NOT NULL);
 CREATE INDEX holders_suite ON holders (suite) WHERE ended_ms = 0;
 CREATE INDEX holders_lease ON holders (lease_until_ms) WHERE ended_ms = 0;
-CREATE TABLE candidate_rows (
-    kind TEXT NOT NULL, name TEXT NOT NULL, record {blob} NOT NULL, PRIMARY KEY (kind, name));
 CREATE TABLE blobs (
     group_name TEXT NOT NULL, kind {int} NOT NULL, task {int} NOT NULL, name TEXT NOT NULL, digest TEXT NOT NULL,
     size_bytes {int} NOT NULL, creator TEXT NOT NULL, created_ms {int} NOT NULL,
@@ -87,10 +87,16 @@ CREATE TABLE uploads (
     digest TEXT NOT NULL, size_bytes {int} NOT NULL, creator TEXT NOT NULL, holder {int} NOT NULL,
     attempt {int} NOT NULL, reserved_bytes {int} NOT NULL, touched_ms {int} NOT NULL);
 CREATE TABLE storage (name TEXT PRIMARY KEY, used_bytes {int} NOT NULL);
+CREATE TABLE candidate_rows (
+    kind TEXT NOT NULL, name TEXT NOT NULL, record {blob} NOT NULL, PRIMARY KEY (kind, name));
 """
 
 # version: (what makes it the next one, what makes the next one it again); never changed once it was released.
-MIGRATIONS: dict[int, tuple[str, str]] = {}
+# A way back keeps tables that the older version does not look at: they are there for the next way up.
+_CANDIDATE_ROWS = """
+CREATE TABLE IF NOT EXISTS candidate_rows (
+    kind TEXT NOT NULL, name TEXT NOT NULL, record {blob} NOT NULL, PRIMARY KEY (kind, name))"""
+MIGRATIONS: dict[int, tuple[str, str]] = {1: (_CANDIDATE_ROWS, "")}
 
 NAMES = (
     "meta", "groups", "lanes", "suites", "submissions", "tasks", "deps", "retries", "failures", "labels",
@@ -111,6 +117,15 @@ def creation(types: dict[str, str], queue_id: int) -> list[str]:
         *statements(_TABLES, types),
         f"INSERT INTO meta (name, value) VALUES ('queue_id', '{queue_id}'), ('version', '{SCHEMA_VERSION}')",
     ]
+
+
+def check_version(version: int, queue: str) -> None:
+    """MgmtError `bad-store` for a queue that this program cannot read and cannot bring up to date either."""
+    if version > SCHEMA_VERSION:
+        raise newer(f"the queue {queue}", version, SCHEMA_VERSION, "--queue")
+    if version != SCHEMA_VERSION and version not in MIGRATIONS:
+        text = f"the queue {queue} has schema version {version}, and nothing leads from there to {SCHEMA_VERSION}"
+        raise MgmtError("bad-store", f"{text}; start the version of mgmt that wrote it", version=version)
 
 
 def identity(db: Connection) -> tuple[int, int]:

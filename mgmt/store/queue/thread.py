@@ -34,6 +34,9 @@ class Engine(Protocol):
 
     def open_reader(self) -> Connection: ...
 
+    def downgrade(self, version: int) -> None:
+        """Make it one of an older schema version, once nobody has it open."""
+
 
 class Queue:
     """Asked from the loop's thread; every answer comes back to it, those of one commit together.
