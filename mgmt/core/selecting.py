@@ -11,7 +11,7 @@ from mgmt.core import effect as fx
 from mgmt.core.candidates import desk as desks
 from mgmt.core.candidates.desk import Decided, Wanted, bucket_of, key_of
 from mgmt.core.candidates.policies import Decision, Judge
-from mgmt.core.candidates.records import RowError, row_name
+from mgmt.core.candidates.records import RowError, Run, named_run, row_name
 from mgmt.core.event import ADMINISTRATOR, Asked, Now
 from mgmt.core.state import State
 from mgmt.core.suites import operations as op
@@ -57,15 +57,20 @@ def _faults(faults: Iterable[RowError]) -> list[dict[str, Any]]:
 @handles("candidates-load")
 def _load(state: State, now: Now, asked: Asked, body: msg.CandidatesLoad, out: list[fx.Effect]) -> Body:
     refuse_while_stopping(state)
-    rows, faults = list[Row](), list[RowError]()
+    rows, runs, faults = list[Row](), list[tuple[str, Run]](), list[RowError]()
     for i, value in enumerate(body.rows):
         try:
-            rows.append(Row(body.table, row_name(body.table, i, value), frames.pack_body(value)))
+            if body.table == "runs":
+                runs.append(named_run(i, value))
+                name = runs[-1][0]
+            else:
+                name = row_name(body.table, i, value)
+            rows.append(Row(body.table, name, frames.pack_body(value)))
         except RowError as fault:
             faults.append(fault)
     stored = len(rows)
-    if body.table == "runs":
-        rows = state.desk.batched(now, rows)
+    if runs:
+        rows = state.desk.batched(now, runs, rows)
 
     def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
         if isinstance(result, Changed):

@@ -211,9 +211,9 @@ class Desk:
         self._batches += 1
         return Row(batches.KIND, f"{now.real_ms:015d} {self._batches:09d}", record)
 
-    def batched(self, now: Now, rows: list[Row]) -> list[Row]:
-        """The same runs in one row, where that can be."""
-        batch = batches.batch_of(list(_named(rows, []))) if rows else None
+    def batched(self, now: Now, runs: list[tuple[str, Run]], rows: list[Row]) -> list[Row]:
+        """Runs in one row instead of these, where that can be."""
+        batch = batches.batch_of(runs)
         return rows if batch is None else [self._batch(now, batches.packed(batch))]
 
     def default_duration_us(self) -> float:
