@@ -95,7 +95,7 @@ def janitor(quick: bool) -> tuple[list[Figure], list[float]]:
         Figure(f"{what}: pass again, 100 runs more", "ms", warm, theirs, name, "ratio<=", 0.1, note),
         Figure(f"{what}: first pass", "ms", cold, theirs, name, "ratio<=", 0.1, note),
         Figure("the same, beside the server alone", "ms", cold, alone, "COPY of its columns to /dev/null"),
-        Figure(f"{what}: pass by janitor_compat", "ms", compared, theirs, name, "ratio<=", 0.1, note),
+        Figure(f"{what}: pass by janitor_compat", "ms", compared, theirs, name, note=note),
     ]  # fmt: skip
     return figures, theirs
 
