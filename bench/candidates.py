@@ -17,12 +17,13 @@ from bench.figure import Figure, percentile
 from bench.janitor import janitor
 from mgmt import kernel
 from mgmt.core.candidates import batches, compat
-from mgmt.core.candidates.desk import Stored, Wanted, build, decided
+from mgmt.core.candidates.desk import Wanted, decided
 from mgmt.core.candidates.policies import ByDefault
 from mgmt.core.candidates.queue import Queue, QueueItem
 from mgmt.core.candidates.records import DAY_US, Candidate, Codebase, Run, World
 from mgmt.core.candidates.scoring import Scorer
 from mgmt.core.candidates.settings import Settings
+from mgmt.core.candidates.stored import Stored, build
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.candidate_rows import GetRows, PutRows, Row
 from mgmt.protocol.defaults import MAX_CANDIDATE_ROWS

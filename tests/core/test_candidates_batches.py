@@ -11,10 +11,10 @@ import pytest
 
 from mgmt.core.candidates import batches
 from mgmt.core.candidates.batches import KIND, batch_of, packed, unpacked
-from mgmt.core.candidates.desk import Stored, build
 from mgmt.core.candidates.policies import ByDefault, judge_of
 from mgmt.core.candidates.records import Run, World
 from mgmt.core.candidates.settings import Settings
+from mgmt.core.candidates.stored import Stored, build
 from mgmt.core.suites.candidate_rows import Row
 from mgmt.protocol import frames
 from tests.core.candidates_world import NOW_US, a_candidate, a_run, a_world

@@ -11,8 +11,8 @@ import json
 import math
 import shlex
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -29,13 +29,12 @@ from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 
 from . import batches
-from .batches import Batch
-from .columns import Runs, columns_of
 from .compat_queue import RANK
 from .outcomes import outcome_of
-from .policies import AGED, Decision, Judge, Policy, judge_of, priority_of
-from .records import EPOCH, Candidate, RowError, Run, run_of, world_of
+from .policies import AGED, Decision, Judge, Policy, priority_of
+from .records import EPOCH, Candidate, Run
 from .settings import Settings, settings_of
+from .stored import Stored, build
 
 Key = tuple[str, str, str]
 Then = Callable[[Now, Any, list[fx.Effect]], None]
@@ -350,82 +349,6 @@ class Desk:
 
 
 # ---- beside the loop -------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Stored:
-    """What the store should have instead of `gone`: small rows put together, in a record."""
-
-    gone: list[tuple[str, str]] = field(default_factory=list)
-    record: bytes | None = None
-
-
-def build(policy: Policy, rows: list[Row], settings: Settings, now_us: int, stored: Stored) -> Judge:
-    """A judge of what is stored."""
-    tables: dict[str, list[Any]] = {}
-    single, found, names = list[Row](), list[Batch](), list[tuple[str, str]]()
-    for row in rows:
-        if row.kind == batches.KIND:
-            found.append(batches.unpacked(row.record))
-            names.append((row.kind, row.name))
-        elif row.kind == "runs":
-            single.append(row)
-        else:
-            tables.setdefault(row.kind, []).append(frames.unpack(row.record))
-    rows.clear()
-    world, faults = world_of(tables)
-    named = list(_named(single, faults))
-    batch = batches.batch_of(named) if named else None
-    alone: list[Run] = []
-    if batch is not None:
-        found.insert(0, batch)
-        names.insert(0, ("", ""))
-    else:
-        alone = [run for _, run in named]
-    runs = Runs.of_candidates(world.candidates)
-    gone = batches.into(runs, found)
-    _put_together(found, names, gone, [(row.kind, row.name) for row in single] if batch else [], stored)
-    if policy != "default" or alone:
-        first = 0
-        for one in found:
-            world.runs += (run for i, run in enumerate(batches.runs_of(one)) if first + i not in gone)
-            first += one.part.n
-        world.runs += alone
-        return judge_of(policy, world, settings, now_us, faults)
-    columns, _ = columns_of(runs, partial(batches.lacked_by, found, gone))
-    return judge_of(policy, world, settings, now_us, faults, columns)
-
-
-def _named(rows: Iterable[Row], faults: list[RowError]) -> Iterator[tuple[str, Run]]:
-    """Runs that are kept one by one."""
-    for row in rows:
-        try:
-            yield row.name, run_of(row.name, frames.unpack(row.record))
-        except RowError as fault:
-            faults.append(fault)
-
-
-def _put_together(
-    found: list[Batch],
-    names: list[tuple[str, str]],
-    gone: set[int],
-    single: list[tuple[str, str]],
-    stored: Stored,
-) -> None:
-    """When there are many small ones."""
-    small, left, first = list[Batch](), set[int](), 0
-    places = list[tuple[str, str]]()
-    n = 0
-    for batch, name in zip(found, names, strict=True):
-        if batch.part.n < batches.SMALL or not name[0]:
-            left |= {n + i for i in range(batch.part.n) if first + i in gone}
-            small.append(batch)
-            places += single if not name[0] else [name]
-            n += batch.part.n
-        first += batch.part.n
-    if len(places) >= batches.MANY:
-        one = batches.together(small, left)
-        stored.gone, stored.record = places, None if one is None else batches.packed(one)
 
 
 def decided(
