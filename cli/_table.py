@@ -78,6 +78,18 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "task": "Of an agent: for which task; 0: for a hook.",
         },
     ),
+    "candidates-explain": (
+        "Show every factor of a candidate's score, what it waits for, and its place in the queue.",
+        {
+            "policy": "That of the configuration when absent.",
+        },
+    ),
+    "candidates-hosts": (
+        "Show which hosts are left alone, after that of `host` was changed. Candidates of codebases there wait.",
+        {
+            "for_s": "From now on; 0: it is left alone no longer.",
+        },
+    ),
     "candidates-list": (
         "Show candidates with their scores, the next to be run first.",
         {
@@ -89,7 +101,11 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         {},
     ),
     "candidates-next": (
-        "Show which candidate in the queue is run next; none of an empty queue.",
+        "Show which candidate is run next, of each suite that has some in the queue.",
+        {},
+    ),
+    "candidates-position": (
+        "Say how many come before a candidate in the queue, and itself.",
         {},
     ),
     "candidates-queue": (

@@ -279,8 +279,11 @@ REPLIES = {
     "mgmt.candidates-list/1": "candidates-list",
     "mgmt.candidates-queue/1": "candidates-queue",
     "mgmt.candidates-next/1": "candidates-next",
+    "mgmt.candidates-position/1": "candidates-position",
+    "mgmt.candidates-explained/1": "candidates-explain",
     "mgmt.candidates-schedule/1": "candidates-schedule",
     "mgmt.candidates-reset/1": "candidates-reset",
+    "mgmt.candidates-hosts/1": "candidates-hosts",
     "mgmt.schedule-plan/1": "schedule-show",  # its tasks and CPUs; what is in force has more
 }
 EVENT = "mgmt.event/1"

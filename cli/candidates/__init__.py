@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eta": ("queue", "Say how long until a candidate in the queue starts."),
     "next": ("queue", "Say which candidate in the queue is run next."),
     "deps": ("deps", "Show what the daemon's candidates wait for, and those that require one another."),
+    "hosts": ("hosts", "Leave a host of repositories alone for a while, or show which are."),
     "reset": ("reset", "Take candidates out of the queue that do not run yet, or forget all of them."),
     "import": ("import_", "Write the candidates and runs of a Janitor's database into a file."),
     "schedule": ("schedule", "Score all candidates and put them into the queue."),

@@ -34,13 +34,16 @@ def queue(invocation: Invocation, codebase: str | None, campaign: str | None, li
 @verb("position", COMMANDS["position"][1])
 @click.argument("codebase")
 @click.argument("campaign")
-def position(invocation: Invocation, codebase: str, campaign: str) -> int:
-    """1 is the next, or runs already."""
-    told, row = _one(invocation, codebase, campaign)
+@click.option("--change-set", default="", help="The candidate of this change set.")
+def position(invocation: Invocation, codebase: str, campaign: str, change_set: str) -> int:
+    """1 is the next, or runs already; of those of the same suite."""
+    body = {"codebase": codebase, "campaign": campaign, "change_set": change_set}
+    with invocation.client(QUEUE_S) as client:
+        told = client.request("candidates-position", body)
     if invocation.json:
-        invocation.emit("mgmt.candidates-queue/1", told)
+        invocation.emit("mgmt.candidates-position/1", told)
     else:
-        click.echo(f"{row['position']} of {told['total']}")
+        click.echo(f"{told['position']} of {told['total']}")
     return Exit.OK
 
 
@@ -48,14 +51,20 @@ def position(invocation: Invocation, codebase: str, campaign: str) -> int:
 @click.argument("codebase")
 @click.argument("campaign")
 def eta(invocation: Invocation, codebase: str, campaign: str) -> int:
-    """By the expected durations of those before it, on the workers of the suite."""
-    told, row = _one(invocation, codebase, campaign)
+    """By the expected durations of those before it, on the workers of the suite: as likely sooner as later."""
+    told = _ask(invocation, codebase, campaign, 1)
+    if not told["queue"]:
+        text = f"{codebase} in {campaign} is not in the queue; `mgmt candidates explain` says why"
+        raise MgmtError("unknown-candidate", text)
+    row = told["queue"][0]
     if invocation.json:
         invocation.emit("mgmt.candidates-queue/1", told)
     elif row["eta_s"] is None:
         click.echo("nobody knows: no node works on the suite")
     else:
-        click.echo("it runs" if row["state"] == "RUNNING" else f"in {render.duration(row['eta_s'])}")
+        late = f", 9 of 10 within {render.duration(row['late_s'])}" if row["late_s"] > row["eta_s"] else ""
+        running = row["state"] == "RUNNING"
+        click.echo("it runs" if running else f"in {render.duration(row['eta_s'])}{late}")
     return Exit.OK
 
 
@@ -74,14 +83,6 @@ def _ask(invocation: Invocation, codebase: str | None, campaign: str | None, lim
     body = {"codebase": codebase, "campaign": campaign, "limit": limit}
     with invocation.client(QUEUE_S) as client:
         return client.request("candidates-queue", {k: v for k, v in body.items() if v is not None})
-
-
-def _one(invocation: Invocation, codebase: str, campaign: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    told = _ask(invocation, codebase, campaign, 1)
-    if not told["queue"]:
-        text = f"{codebase} in {campaign} is not in the queue; `mgmt candidates list` says why"
-        raise MgmtError("unknown-candidate", text)
-    return told, told["queue"][0]
 
 
 def _shown(rows: list[dict[str, Any]]) -> list[str]:

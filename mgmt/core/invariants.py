@@ -304,10 +304,10 @@ def _waiters(state: State) -> None:
                 _broken("a call waits for one thing", route)
             seen.add(route)
     for route, call in calls.items():
-        # What reads a file waits in the shell, what is about suites and tasks for their queue.
+        # What reads a file waits in the shell, what is about suites, tasks and candidates for their queue.
         verb = call.asked.verb
         outside = verb in ("logs", "plan", "apply", "schedule-stat", "tasks") or verb.startswith(
-            ("suite-", "task-", "blob-", "attachment", "artifact")
+            ("suite-", "task-", "blob-", "attachment", "artifact", "candidates-")
         )
         if route not in seen and not outside:
             _broken("somebody will answer every parked call", route)

@@ -19,7 +19,8 @@ Gauges = Counter[tuple[str, str]]
 
 @handles("metrics")
 def _metrics(state: State, now: Now, asked: Asked, body: msg.Metrics, out: list[fx.Effect]) -> Body:
-    gauges: dict[tuple[str, str], float] = dict(_suites(state) + _independent(state) + _nodes(state))
+    taken = _suites(state) + _independent(state) + _nodes(state) + _candidates(now, state)
+    gauges: dict[tuple[str, str], float] = dict(taken)
     gauges["taken_timestamp_seconds", ""] = now.real_s
     return {"metrics": metrics.told((state.board.metrics, state.crew.pool.metrics), gauges)}
 
@@ -36,6 +37,17 @@ def _suites(state: State) -> Gauges:
         for name in ("ready", "running", "finished", "failed", "cancelled"):
             found["queue_tasks", name] += getattr(counts, name)
     found["queue_degraded", ""] = int(bool(state.board.failure))
+    return found
+
+
+def _candidates(now: Now, state: State) -> Gauges:
+    found: Gauges = Counter()
+    oldest_us = now_us = round(now.real_s * 1e6)
+    for line in state.desk.lines.by_suite.values():
+        for bucket, count in line.counts.items():
+            found["candidates_queue_depth", bucket] += count
+        oldest_us = min(oldest_us, line.queue.oldest_us() or now_us)
+    found["candidates_queue_age_seconds", ""] = (now_us - oldest_us) // 1_000_000
     return found
 
 

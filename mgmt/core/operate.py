@@ -99,6 +99,9 @@ def _put_in_force(
     state.settings = settings.model_copy(update=kept)
     state.registry.reset(state.settings)
     state.desk.forget()
+    if state.agent is None:
+        state.desk.lines.reset(now, out)
+        state.automatic.begin(now, out)
     specs = {spec.name: spec for spec in state.registry.all_specs()}
     state.replan()
     for name, unit in state.supervisor.units.items():

@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mgmt.core.candidates.desk import Desk, rules_of
+from mgmt.core.candidates.automatic import Automatic
+from mgmt.core.candidates.desk import Desk
+from mgmt.core.candidates.rules import Rules, rules_of
 from mgmt.core.effect import Effect
 from mgmt.core.event import Now, Route
 from mgmt.core.journal import Journal
@@ -19,6 +21,7 @@ from mgmt.core.schedule.schedules import Schedules
 from mgmt.core.sessions import Session, SessionLimits, Sessions
 from mgmt.core.suites.board import Board
 from mgmt.core.suites.crew import Crew
+from mgmt.core.suites.entry import Entry
 from mgmt.core.suites.filing import Filing
 from mgmt.core.suites.outbox import Outbox
 from mgmt.core.suites.upward import ToDaemon
@@ -53,6 +56,7 @@ class Identity:
     queue: int = 0  # id of the queue of tasks
     owner: str = ""  # id of this daemon among those of one queue: that of its state folder
     environ: Mapping[str, str] = field(default_factory=dict)  # of tasks, before their own
+    debug: bool = False  # the daemon's log has lines of that level
 
 
 @dataclass(slots=True)
@@ -188,12 +192,34 @@ class State:
         )
         self.filing = Filing()
         self.board.attach(self.crew)
-        self.desk = Desk(self.board, lambda: rules_of(self.settings.candidates.model_dump()))
+        self._rules = rules_of(settings.candidates.model_dump()), settings.candidates
+        self.desk = Desk(self.board, self._rules_of_candidates, identity.debug)
+        self.board.watcher = self.desk.lines
+        self.automatic = Automatic(self.desk, self.board, self.candidates_suite)
         self.stopping = False
         self.quit_said = False
         self.handed_over = False  # left with units that run on
         self.counters: dict[str, int] = {}
         self.status_cache = StatusCache()
+
+    def candidates_suite(self, told: str | None = None) -> Entry:
+        """The suite that candidates run in; MgmtError when there is none."""
+        key = told or self.settings.candidates.suite
+        if key is None:
+            raise MgmtError(
+                "bad-body", "no suite: name one with --suite, or as `candidates.suite` in config.json"
+            )
+        entry = self.board.find(key)
+        if entry is None:
+            raise MgmtError(
+                "unknown-suite", f"no suite {key!r} is known; `mgmt suite create` makes one", suite=key
+            )
+        return entry
+
+    def _rules_of_candidates(self) -> Rules:
+        if self._rules[1] is not self.settings.candidates:
+            self._rules = rules_of(self.settings.candidates.model_dump()), self.settings.candidates
+        return self._rules[0]
 
     def _declare(self, specs: list[UnitSpec]) -> None:
         self.loading.declare(specs, [])  # nobody waits for a load at an agent

@@ -521,6 +521,8 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.board.on_timer(now, about, out)
     elif what == "lifetime":
         state.board.on_lifetime(now, about, out)
+    elif what == "candidates":
+        state.automatic.on_timer(now, about, out)
     elif what == "blobs":
         filing.collect(state, now, out)
     elif what == "staging":
@@ -664,7 +666,7 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
             state.users.count_stored(group, used_bytes)
         filing.set_timer(state, now, out)
         state.board.restore(now, event.suites, event.holders, out)  # before its own crew says a word
-        state.desk.restore(now, out)
+        state.desk.lines.look(now, lambda now, result, out: state.automatic.begin(now, out), out)
     else:
         state.agent.on_work = partial(_on_work, state)
         state.agent.counted = state.crew.pool.metrics.counted

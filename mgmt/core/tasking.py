@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mgmt.core import effect as fx
+from mgmt.core.candidates.tasks import LABEL, key_of
 from mgmt.core.event import Asked, Now
 from mgmt.core.state import State
 from mgmt.core.suites import blobs
@@ -298,19 +299,23 @@ def _task_retry(state: State, now: Now, asked: Asked, body: msg.TaskRetry, out: 
         if not again:
             return {"tasks": []}
         left, done = set(again), []
+        candidates = {task.task: key for task in result.tasks if (key := key_of(task.labels)) is not None}
 
         def one(number: int) -> Callable[[Now, Any, list[fx.Effect]], None]:
             def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
                 left.discard(number)
                 if not isinstance(result, MgmtError):
                     done.append(number)
+                    if number in candidates:
+                        state.desk.lines.retried(now, number, candidates[number], out)
                 if not left:
                     state.sessions.answer(asked.route, frames.Outcome.OK, {"tasks": sorted(done)}, out)
 
             return then
 
         for number in again:
-            state.board.ask(op.RetryTask(number, now.real_ms), one(number), out)
+            labels = (LABEL,) if number in candidates else ()  # its run is to be recorded, too
+            state.board.ask(op.RetryTask(number, now.real_ms, labels), one(number), out)
         return None
 
     later(state, now, asked, op.ListTasks(chosen, 10_000), found, out)
@@ -327,6 +332,8 @@ def _task_change(state: State, now: Now, asked: Asked, body: msg.TaskChange, out
         )
 
         def changed(now: Now, counts: op.Counts, out: list[fx.Effect]) -> None:
+            if body.priority is not None:
+                state.desk.lines.changed(now, body.task, body.priority, out)
             later(state, now, asked, op.GetTask(body.task), lambda now, t, out: task_body(state, t), out)
 
         later(state, now, asked, change, changed, out)

@@ -88,6 +88,22 @@ FAMILIES: dict[str, Family] = {
     "candidates_passes_total": Family("counter", "Passes over candidates."),
     "candidates_pass_seconds_total": Family("counter", "Time passes took, from request to commit."),
     "candidates_queued_total": Family("counter", "Candidates that became tasks."),
+    "candidates_queue_depth": Family(
+        "gauge",
+        "Candidates in the queue that do not run yet, by bucket.",
+        "bucket",
+        (
+            "update-existing-mp",
+            "manual",
+            "control",
+            "hook",
+            "reschedule",
+            "update-new-mp",
+            "missing-deps",
+            "default",
+        ),
+    ),
+    "candidates_queue_age_seconds": Family("gauge", "How long the oldest of these has waited."),
     "candidates_runs_total": Family(
         "counter", "Ended runs of candidates.", "outcome", ("success", "failure", "nothing", "transient")
     ),

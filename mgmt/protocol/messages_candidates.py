@@ -85,9 +85,14 @@ class CandidatesList(Message):
 
 
 class QueuedCandidate(Message):
-    """A task of a candidate that has not ended. `eta_s`: until it starts; None without a node at work."""
+    """A task of a candidate that has not ended. Its position is that before its suite.
+
+    `eta_s`: until it starts, as likely sooner as later, None without a node at work; `late_s`: nine of ten are
+    sooner.
+    """
 
     position: int
+    suite: int
     task: int
     codebase: str
     campaign: str
@@ -97,17 +102,21 @@ class QueuedCandidate(Message):
     state: Literal["READY", "RUNNING"]
     duration_s: float | None
     eta_s: float | None
+    late_s: float | None
 
 
 class CandidateQueueReply(Message):
     queue: list[QueuedCandidate]
-    total: int
-    workers: int = Field(description="at work on the suite, or that would be")
+    total: int = Field(description="in the queue, of all suites")
+    workers: int = Field(description="at work on the suites of these, or that would be")
 
 
 @request("candidates-queue", CandidateQueueReply)
 class CandidatesQueue(Message):
-    """Show the candidates in the queue in the order in which they are run, with the time until each starts."""
+    """Show the candidates in the queue in the order in which they are run, with the time until each starts.
+
+    What is asked for by codebase or campaign alone is looked for among the first five thousand of each suite.
+    """
 
     codebase: Name | None = None
     campaign: Name | None = None
@@ -116,7 +125,64 @@ class CandidatesQueue(Message):
 
 @request("candidates-next", CandidateQueueReply)
 class CandidatesNext(Message):
-    """Show which candidate in the queue is run next; none of an empty queue."""
+    """Show which candidate is run next, of each suite that has some in the queue."""
+
+
+class CandidatePosition(Message):
+    """`position` counts those that run, `total` all of its suite."""
+
+    position: int
+    total: int
+    suite: int
+    task: int
+    bucket: Bucket
+    state: Literal["READY", "RUNNING"]
+
+
+@request("candidates-position", CandidatePosition)
+class CandidatesPosition(Message):
+    """Say how many come before a candidate in the queue, and itself."""
+
+    codebase: Name
+    campaign: Name
+    change_set: str = ""
+
+
+class CandidateFactor(Message):
+    """`expected` ones multiply up to the expected value, `cost` ones add up to the cost in ms; score = cost /
+    expected. Those of kind `about` say where these come from."""
+
+    name: str
+    kind: Literal["expected", "cost", "about"]
+    value: float
+    source: str
+
+
+class CandidateExplained(Message):
+    """`held`: why it does not run now; `not_before`: until when, in epoch seconds. `place`: in the queue."""
+
+    codebase: str
+    campaign: str
+    change_set: str
+    policy: PolicyName
+    score: float | None
+    probability: float | None
+    duration_s: float | None
+    held: str
+    not_before: float | None
+    waits_for: list[str]
+    place: CandidatePosition | None
+    factors: list[CandidateFactor]
+
+
+@request("candidates-explain", CandidateExplained)
+class CandidatesExplain(Message):
+    """Show every factor of a candidate's score, what it waits for, and its place in the queue."""
+
+    codebase: Name
+    campaign: Name
+    change_set: str = ""
+    policy: PolicyName | None = Field(default=None, description="that of the configuration when absent")
 
 
 class CandidatesScheduled(Message):
@@ -158,3 +224,25 @@ class CandidatesReset(Message):
     codebase: Name | None = None
     campaign: Name | None = None
     forget: bool = Field(default=False, description="candidates, codebases, policies and runs, too")
+
+
+class AwayHost(Message):
+    """A host that is left alone until a time, epoch seconds."""
+
+    host: str
+    until: float
+
+
+class CandidateHosts(Message):
+    hosts: list[AwayHost]
+    cancelled: int = Field(description="tasks that were taken out of the queue for it")
+
+
+@request("candidates-hosts", CandidateHosts)
+class CandidatesHosts(Message):
+    """Show which hosts are left alone, after that of `host` was changed. Candidates of codebases there wait."""
+
+    host: Name | None = None
+    for_s: float | None = Field(
+        default=None, ge=0, le=366 * 86_400, description="from now on; 0: it is left alone no longer"
+    )

@@ -18,6 +18,7 @@ def _positive(value: str) -> str:
 Length = Annotated[
     str, Field(pattern=r"^[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d)$"), AfterValidator(_positive)
 ]  # with its unit
+Pause = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d)$")]  # may be none
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -62,6 +63,16 @@ class CandidateSettings(Table):
     policy: Literal["default", "janitor_compat"] = Field("default", description="by whose rules")
     suite: Text | None = Field(None, description="suite that their tasks go into; name, number or UUID")
     campaigns: tuple[Text, ...] = Field((), description="only these are scheduled; all when empty")
+    every: Length | None = Field(
+        None,
+        description="how often all are scheduled by itself; null: never, only `mgmt candidates schedule` does",
+    )
+    after_run: bool = Field(
+        True, description="with `every`: what has run, or waited for that, is scheduled again without a pass"
+    )
+    rest: Pause = Field(
+        "1h", description="from the end of a run until the candidate is scheduled by itself again"
+    )
     result_codes: dict[Text, Text] = Field(
         default_factory=dict,
         description="exit status of a task to the result code that it means, such as "

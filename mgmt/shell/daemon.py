@@ -250,6 +250,7 @@ class Daemon:
                 queue=queue_id,
                 owner=agent_id,
                 environ={name: value for name, value in self._environ.items() if not _is_private(name)},
+                debug=log.isEnabledFor(logging.DEBUG),
             ),
             agents.facts_of(agent, agent_id, topology, policy) if agent is not None else None,
         )

@@ -93,6 +93,7 @@ def a_config(
     default: str | None = None,
     limits: dict[str, Any] | None = None,
     timing: dict[str, Any] | None = None,
+    candidates: dict[str, Any] | None = None,
 ) -> Settings:
     """A configuration of these; without any: one model `echo`."""
     rows = [a_model()] if models is None and units is None else models or []
@@ -104,6 +105,7 @@ def a_config(
         "endpoints": {},
         "limits": limits or {},
         "timing": timing or {},
+        "candidates": candidates or {},
     }
     return Settings.model_validate(document, context={"runtime": "/r", "state": "/s"})
 
@@ -114,6 +116,7 @@ def a_state(
     epoch: int = EPOCH,
     now_ns: int = START_NS,
     agent: AgentFacts | None = None,
+    debug: bool = False,
 ) -> State:
     """A daemon that was just started, before its first event."""
     identity = Identity(
@@ -130,6 +133,7 @@ def a_state(
         workers="/r/workers",
         worker="/w/mgmt-worker",
         queue=7,
+        debug=debug,
     )
     return State(settings, identity, agent)
 

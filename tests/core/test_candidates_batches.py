@@ -99,7 +99,7 @@ def test_what_fits_into_no_batch_stays_alone(run: Run) -> None:
     assert batch_of([("1", run)]) is None
     row = Row("runs", "1", frames.pack_body({"codebase": run.codebase, "campaign": run.campaign,
                                              "result_code": "success"}))  # fmt: skip
-    judge = build("default", [*table(the_world([])), row], Settings(), NOW_US, Stored())
+    judge, _ = build("default", [*table(the_world([])), row], Settings(), NOW_US, Stored())
     assert any(fault.table == "runs" for fault in judge.faults)
 
 
@@ -109,7 +109,7 @@ def test_batches_say_what_runs_say_one_by_one_and_learn_on() -> None:
         (name, replace(run, result_code="build-failed", failure_details=None)) for name, run in named[:30]
     ]
     rows = rows_of([named[:150], named[150:], changed])
-    judge = build("default", [*table(the_world([])), *rows], Settings(), NOW_US, Stored())
+    judge, _ = build("default", [*table(the_world([])), *rows], Settings(), NOW_US, Stored())
     runs = [run for _, run in [*named[30:], *changed]]
     other = judge_of("default", the_world(list(runs)), Settings(), NOW_US, ())
     assert told(judge) == told(other) and len(judge.scorer.history) == 400  # type: ignore[attr-defined]
@@ -118,7 +118,7 @@ def test_batches_say_what_runs_say_one_by_one_and_learn_on() -> None:
         judge.finished(run)
         other.finished(run)
     assert told(judge) == told(other)
-    compat = build("janitor_compat", [*table(the_world([])), *rows], Settings(), NOW_US, Stored())
+    compat, _ = build("janitor_compat", [*table(the_world([])), *rows], Settings(), NOW_US, Stored())
     wanted = judge_of("janitor_compat", the_world(runs), Settings(), NOW_US, ())
     assert compat.decisions(NOW_US) == wanted.decisions(NOW_US)
 
@@ -133,12 +133,12 @@ def test_many_small_rows_are_put_together(monkeypatch: pytest.MonkeyPatch) -> No
         (single,) = rows_of([[(name, run)]])
         rows.append(single._replace(name=f"x{i}"))
     stored = Stored()
-    first = build("default", list(rows), Settings(), NOW_US, stored)
+    first, _ = build("default", list(rows), Settings(), NOW_US, stored)
     assert len(stored.gone) == 12 and stored.record is not None
     gone = set(stored.gone)
     left = [row for row in rows if (row.kind, row.name) not in gone]
     assert len(left) == len(rows) - 12
-    again = build("default", [*left, Row(KIND, "y", stored.record)], Settings(), NOW_US, Stored())
+    again, _ = build("default", [*left, Row(KIND, "y", stored.record)], Settings(), NOW_US, Stored())
     assert told(again) == told(first)
     assert unpacked(stored.record).keys != array("q")
 

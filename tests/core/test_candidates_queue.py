@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import exp, log
 from random import Random
 from typing import Any
 
@@ -10,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mgmt.core.candidates.compat_queue import BUCKETS
+from mgmt.core.candidates.eta import starts
 from mgmt.core.candidates.queue import Queue, QueueError, QueueItem
 from mgmt.core.candidates.settings import Settings
+from mgmt.core.candidates.sums import Sums
 
 DAY_US = 86_400_000_000
 ITEM = st.tuples(
@@ -169,14 +172,73 @@ def test_hosts_and_codebases_can_be_left_out() -> None:
 
 
 def test_a_wait_is_simulated_and_defined_without_workers() -> None:
+    waits = list(starts([(100.0, 100.0)] * 4, [(0.0, 0.0), (30.0, 30.0)]))
+    assert [wait.median_s for wait in waits] == [0, 30, 100, 130]
+    assert all(wait.late_s == wait.median_s for wait in waits), "what never varies is never late"
     queue = Queue(Settings())
-    for i, name in enumerate("abcd"):
-        queue.add(an_item(name, score=1 + i, duration_us=100))
-    waits = [queue.wait_us((name, "fix", ""), 0, [0.0, 30.0]) for name in "abcd"]
-    assert waits == [0, 30, 100, 130]
-    assert queue.wait_us(("a", "fix", ""), 0, []) is None
-    assert queue.wait_us(("x", "fix", ""), 0, [0.0]) is None
     assert queue.position(("x", "fix", ""), 0) is None
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+@pytest.mark.parametrize("place", [1, 7, 60])
+def test_a_start_is_when_a_simulation_says(workers: int, place: int) -> None:
+    """Durations as they are: log-normal, some twice and some twenty times as long as the median."""
+    dice = Random(workers * 100 + place)
+    durations = []
+    for _ in range(place + workers):
+        median_s = dice.uniform(10, 300)
+        durations.append((median_s, median_s * dice.uniform(1.5, 4)))
+    told = list(starts([*durations[workers:], (1.0, 1.0)], durations[:workers]))[-1]
+    seen = []
+    for _ in range(3000):
+        drawn = [
+            median_s * exp(dice.gauss(0, log(late_s / median_s) / 1.2815515655))
+            for median_s, late_s in durations
+        ]
+        free = drawn[:workers]
+        for one in drawn[workers:]:
+            free[free.index(min(free))] += one
+        seen.append(min(free))
+    seen.sort()
+    assert told.median_s == pytest.approx(seen[1500], rel=0.15)
+    assert told.late_s == pytest.approx(seen[2700], rel=0.15)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(ITEM, st.integers(0, 3)), max_size=60), st.integers(0, 2 * 86_400))
+def test_a_position_is_the_place_in_the_order(rows: list[Any], at_s: int) -> None:
+    queue = Queue(Settings(max_wait_s=86_400, weights={"k1": 3.0}))
+    for (c, k, bucket, score), what in rows:
+        item = queue.add(an_item(f"c{c}", f"k{k}", score, bucket=bucket, arrived_us=c * 10_000_000_000))
+        if what == 0:
+            queue.take(0)
+        elif what == 1:
+            queue.rescore(item.key, score * 2, 1.0)
+    now_us = at_s * 1_000_000
+    for place, item in enumerate(list(queue.items(now_us)), 1):
+        assert queue.position(item.key, now_us) == place
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 400), st.booleans()), max_size=1500))
+def test_sums_are_those_of_a_sorted_list(rows: list[tuple[int, int, bool]]) -> None:
+    sums, plain = Sums(), list[tuple[int, tuple[str, str, str]]]()
+    for number, name, adding in rows:
+        pair = (number, (f"{name:03}", "", ""))
+        if pair in plain:
+            sums.remove(*pair)
+            plain.remove(pair)
+        elif adding or not plain:
+            sums.add(*pair)
+            plain.append(pair)
+    plain.sort()
+    assert list(sums) == plain and len(sums) == len(plain)
+    total = 0
+    for place, pair in enumerate(plain):
+        total += pair[0]
+        assert sums.up_to(*pair) == total
+        assert sums.below(*(total, pair[1])) == place
+        assert sums.below(total + 1, ("", "", "")) == place + 1
 
 
 @pytest.mark.parametrize("wrong", [an_item(bucket="soon"), an_item(score=0.0), an_item(score=float("nan")),

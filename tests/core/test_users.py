@@ -538,6 +538,7 @@ NEEDS: dict[str, tuple[str, Role]] = {
     **dict.fromkeys(("worker-shutdown", "worker-tags"), ("worker", Role.ADMIN)),
     "fault-report": RUNS,
     **dict.fromkeys(("candidates-load", "candidates-list", "candidates-queue"), RUNS),
+    **dict.fromkeys(("candidates-position", "candidates-explain", "candidates-hosts"), RUNS),
     **dict.fromkeys(("candidates-next", "candidates-schedule", "candidates-reset"), RUNS),
 }
 

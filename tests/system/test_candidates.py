@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -127,6 +128,62 @@ def test_position_and_time_in_the_queue(here: Place) -> None:
     assert here.mgmt("candidates", "eta", "alpha", "fix").stdout == "in 0.0s\n"
     nobody = here.mgmt("candidates", "position", "nobody", "fix")
     assert nobody.returncode == Exit.UNKNOWN and "is not in the queue" in nobody.stderr
+    nobody = here.mgmt("candidates", "eta", "nobody", "fix")
+    assert nobody.returncode == Exit.UNKNOWN and "is not in the queue" in nobody.stderr
+
+
+def test_everything_about_a_candidate_of_the_daemon_is_told(here: Place) -> None:
+    explained = told(here, "explain", "beta", "fix")
+    assert explained["place"] is None and explained["held"] == "" and explained["factors"]
+    assert "the next pass puts it there" in here.mgmt("candidates", "explain", "beta", "fix").stdout
+    told(here, "schedule")
+    explained = told(here, "explain", "beta", "fix")
+    assert (explained["place"]["position"], explained["place"]["total"]) == (2, 3)
+    assert "bucket default: is 2 of 3" in here.mgmt("candidates", "explain", "beta", "fix").stdout
+    ended(here)
+    explained = told(here, "explain", "beta", "fix")
+    assert explained["not_before"] > time.time() + 600 and "transient" in explained["held"]
+    assert "held: pauses for" in here.mgmt("candidates", "explain", "beta", "fix").stdout
+    unknown = here.mgmt("candidates", "explain", "delta", "fix")
+    assert unknown.returncode == Exit.UNKNOWN and "no candidate delta in fix" in unknown.stderr
+    assert here.mgmt("candidates", "explain", "alpha").returncode == Exit.USAGE
+    assert here.mgmt("candidates", "explain", "a", "b", "--now", "2024-01-01").returncode == Exit.USAGE
+
+
+def test_a_task_that_is_tried_again_teaches_again(here: Place) -> None:
+    told(here, "schedule", "gamma")
+    ended(here)
+    first = listed(here)["gamma"]["probability"]
+    (task,) = json.loads(here.mgmt("task", "list", "--json").stdout)["tasks"]
+    assert here.mgmt("task", "retry", str(task["task"])).returncode == 0
+    until(lambda: listed(here)["gamma"]["probability"] < first)
+    assert metrics(here)['runs_total{outcome="failure"}'] == 2
+
+
+def test_a_daemon_that_schedules_by_itself(place: Place) -> None:
+    """What succeeds is run again after its rest, what failed by chance is not, what waited for a success is."""
+    automatic = {**SETTINGS, "every": "1d", "rest": "1s"}
+    place.configure(candidates=automatic, logging={"level": "DEBUG", "style": "json"})
+    place.started()
+    assert place.mgmt("suite", "create", "work", "--workers", "2").returncode == 0
+    first = {"codebase": "beta", "campaign": "first", "command": "true", "value": 5}
+    late = {**first, "campaign": "late", "requires": ["first"]}
+    load(place, {**WORLD, "candidates": [*WORLD["candidates"], first, late]})
+    until(lambda: runs_of(place, "success") >= 6 and runs_of(place, "failure") >= 2)
+    assert runs_of(place, "transient") == 1
+    assert metrics(place)["passes_total"] <= 3, "at the start, and after the load"
+    log = (place.folder / "state" / "daemon.log").read_text()
+    notes = [json.loads(line) for line in log.splitlines() if "candidates" in line or '"score"' in line]
+    assert "no suite 'work' is known" in notes[0]["text"] and "begins, by itself" in notes[1]["text"]
+    counted = next(one for one in notes if "considered" in one)
+    assert (counted["considered"], counted["queued"], counted["held"]) == (5, 4, 1)
+    assert (counted["suite"], counted["policy"]) == (1, "default")
+    held = [one["held"] for one in notes if one.get("campaign") == "late"]
+    assert held[0] == "waits for first" and "" in held, "each decision is a line"
+
+
+def runs_of(place: Place, outcome: str) -> float:
+    return metrics(place).get(f'runs_total{{outcome="{outcome}"}}', 0.0)
 
 
 def test_a_more_urgent_bucket_goes_first_and_stays(here: Place) -> None:
@@ -149,6 +206,19 @@ def test_reset_takes_out_and_forgets(here: Place) -> None:
     assert (forgotten["cancelled"], forgotten["forgotten"]) == (3, True)
     assert told(here, "list")["total"] == 0
     assert "nothing waits" in here.mgmt("candidates", "deps").stdout
+
+
+def test_a_host_is_left_alone(here: Place) -> None:
+    load(here, {"codebases": [{"name": "beta", "value": 40, "branch_url": "https://git.example/beta"}]})
+    told(here, "schedule")
+    assert "no host" in here.mgmt("candidates", "hosts").stdout
+    assert told(here, "hosts", "git.example", "--for", "1h")["cancelled"] == 1
+    assert "git.example" in here.mgmt("candidates", "hosts").stdout
+    until(lambda: [row["codebase"] for row in told(here, "queue")["queue"]] == ["alpha", "gamma"])
+    assert told(here, "schedule")["held"] == 1
+    assert told(here, "hosts", "git.example", "--again")["hosts"] == []
+    assert told(here, "schedule")["queued"] == 1
+    assert here.mgmt("candidates", "hosts", "git.example").returncode == Exit.USAGE
 
 
 def test_a_dry_run_and_a_limit(here: Place) -> None:

@@ -336,16 +336,28 @@ class Engine:
         dry_run: bool = False,
     ) -> list[Scored]:
         """One pass over all candidates that are selected; one that cannot be scored is told and passed over."""
-        results, most = [], most_of(self.world)
-        for candidate in self.selected(codebases, campaign):
-            try:
-                results.append(self._bulk_one(candidate, most, default_offset, bucket, dry_run))
-            except CompatError as error:
-                results.append(Scored(candidate, str(error)))
-        return results
+        most = most_of(self.world)
+        return [
+            self.scored(candidate, default_offset, bucket, dry_run, most)
+            for candidate in self.selected(codebases, campaign)
+        ]
+
+    def scored(
+        self,
+        candidate: Candidate,
+        default_offset: float = 0.0,
+        bucket: str = "default",
+        dry_run: bool = True,
+        most: float | None = None,
+    ) -> Scored:
+        """One of a pass. `most`: of `most_of`, where it is known."""
+        try:
+            return self._bulk_one(candidate, most, default_offset, bucket, dry_run)
+        except CompatError as error:
+            return Scored(candidate, str(error))
 
     def _bulk_one(
-        self, candidate: Candidate, most: float, default_offset: float, bucket: str, dry_run: bool
+        self, candidate: Candidate, most: float | None, default_offset: float, bucket: str, dry_run: bool
     ) -> Scored:
         assert candidate.publish_policy is not None  # by selected()
         value = policy_value(candidate.value, self.world.policies[candidate.publish_policy])

@@ -186,12 +186,18 @@ class Queue:
         ]  # fmt: skip
 
 
+def host_of(url: str) -> str | None:
+    """What is between `://`, or a user behind it, and the next `/`; None where that is not."""
+    found = _HOST.match(url)
+    return None if found is None else found[1]
+
+
 def _excluded(url: str | None, hosts: Collection[str]) -> bool:
     """Without an address: never. With one of which the database finds no host: whenever any host is excluded."""
     if url is None:
         return False
-    found = _HOST.match(url)
-    return found is None or found[1] in hosts
+    host = host_of(url)
+    return host is None or host in hosts
 
 
 def _vcs_info(codebase: Codebase | None) -> dict[str, str]:

@@ -1,19 +1,15 @@
 """The desk: candidates of this daemon, and the tasks of a suite that they become.
 
 The queue of tasks keeps their rows and runs, and is the truth. Here is a policy that has seen them (`Judge`),
-built when it is asked for and told of each run that ends, and which candidates are in the queue. What takes time,
-reading rows into a judge and a pass over all of them, is computed beside the loop, one after the other.
+built when it is asked for and told of each run that ends, and the lines of candidates in the queue. What takes
+time, reading rows into a judge and a pass over all of them, is computed beside the loop.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import shlex
-from collections import deque
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,158 +17,64 @@ from mgmt.core import effect as fx
 from mgmt.core.event import Computed, Now
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.board import Board
-from mgmt.core.suites.candidate_rows import ChangePriorities, GetRows, PutRows, RecordRun, Row
+from mgmt.core.suites.candidate_rows import GetRows, PutRows, RecordRun, Row, SubmitNew
 from mgmt.core.suites.entry import Entry
-from mgmt.core.suites.specs import CANCELLED
-from mgmt.core.suites.states import ENDED, Task
-from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 
 from . import batches
-from .compat_queue import RANK
+from .beside import Beside, Then
+from .hosts import Hosts
+from .line import Queued, rest_priority
+from .lines import PART, Lines, us
 from .outcomes import outcome_of
-from .policies import AGED, Decision, Judge, Policy, priority_of
-from .records import EPOCH, Candidate, Run
-from .settings import Settings, settings_of
+from .passes import Decided, New, Scene, Wanted, decided, score_in
+from .policies import Decision, Judge, Policy
+from .records import Run
+from .rules import Rules
 from .stored import Stored, build
+from .sums import Key
+from .tasks import LABEL, name_of, packed, run_of_task
 
-Key = tuple[str, str, str]
-Then = Callable[[Now, Any, list[fx.Effect]], None]
-LABEL = "candidates"  # of tasks whose end is not recorded yet
-NAMED = "candidate:"  # begins the label that says which candidate a task is
 BATCHES = 50  # in one page of what is stored
-MOST_TASKS = 1_000_000  # of candidates in the queue
 PREFIX = "candidates_"
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What is set of candidates. `codes`: exit status of a task -> result code; others are `failed-STATUS`."""
+class Passed:
+    """A pass is in the queue, durable. `queued` are new, `changed` have another place."""
 
-    settings: Settings
-    policy: Policy
-    campaigns: frozenset[str]
-    suite: str | None
-    codes: Mapping[str, str]
-
-
-def rules_of(told: Mapping[str, Any]) -> Rules:
-    """Out of the configuration's table, which has checked it."""
-    own = {"policy", "suite", "campaigns", "result_codes"}
-    sections = {name: value for name, value in told.items() if name not in own}
-    return Rules(
-        settings_of(sections),
-        told["policy"],
-        frozenset(told["campaigns"]),
-        told["suite"],
-        told["result_codes"],
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class InQueue:
-    """A candidate's task that has not ended, as far as is known here."""
-
-    task: int
-    priority: int
-    submitted_ms: int
-    probability: float | None = None
-    duration_us: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a pass is about; empty: all. `bucket`: of what it puts into the queue."""
-
-    codebases: frozenset[str] = frozenset()
-    campaigns: frozenset[str] = frozenset()
-    limit: int | None = None
-    bucket: str = "default"
-
-    def has(self, candidate: Candidate) -> bool:
-        return (not self.codebases or candidate.codebase in self.codebases) and (
-            not self.campaigns or candidate.campaign in self.campaigns
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """`new` ones with their task and priority, best first; `changes`: (task, priority) of those in the queue."""
-
-    considered: int
-    new: tuple[tuple[Decision, op.NewTask], ...]
-    changes: tuple[tuple[int, int], ...]
-    held: tuple[Decision, ...]
-    judge: Judge
+    found: Decided
+    queued: int
+    changed: int
 
 
 class Desk:
-    """`rules` says what is set now."""
+    """`rules` says what is set now, `debug` whether each decision is logged. `on_run(now, key, run, out)` is told
+    of each run that is recorded."""
 
-    def __init__(self, board: Board, rules: Callable[[], Rules]) -> None:
-        self.queued: dict[Key, InQueue] = {}
-        self._board, self._rules = board, rules
-        self._open: set[int] = set()  # tasks whose end is not on its way into the records
+    def __init__(self, board: Board, rules: Callable[[], Rules], debug: bool) -> None:
+        self.beside = Beside()
+        self.lines = Lines(board, rules, self._ended)
+        self.hosts = Hosts(board)
+        self.on_run: Callable[[Now, Key, Run, list[fx.Effect]], None] = lambda now, key, run, out: None
+        self.rules, self._debug = rules, debug
+        self._board = board
         self._judges: dict[str, Judge] = {}  # by policy
         self._version = 0  # of what is stored; a judge of older rows is not kept
-        self._jobs: deque[tuple[Callable[[], Any], Then]] = deque()
-        self._number = self._batches = 0
+        self._building: dict[tuple[str, int], list[Then]] = {}  # (policy, version) -> who waits for it
+        self._heard: dict[tuple[str, str], int] = {}  # when the latest run of a series was recorded, us
         self._late: list[Run] = []  # ended while a judge was at work
-
-    def restore(self, now: Now, out: list[fx.Effect]) -> None:
-        """What is in the queue, and tasks whose end the former daemon did not record."""
-        self._sync(now, lambda now, result, out: None, out)
-
-    def _sync(self, now: Now, then: Then, out: list[fx.Effect]) -> None:
-        """Know what is in the queue, which other daemons use, too; `then` gets None, or a MgmtError."""
-
-        def listed(now: Now, result: Any, out: list[fx.Effect]) -> None:
-            if isinstance(result, MgmtError):
-                then(now, result, out)
-                return
-            there = set()
-            for task in result.tasks:
-                key = key_of(task.labels)
-                if key is None:
-                    continue
-                there.add(task.task)
-                if task.task not in self._open:
-                    self._open.add(task.task)
-                    self.queued[key] = InQueue(task.task, task.priority, task.submitted_ms)
-                    self._watch(task.task, key)
-                if task.state in ENDED:
-                    self._board.on_task(task.task, out)
-            gone = [(one.task, key) for key, one in self.queued.items() if one.task and one.task not in there]
-            for number, key in gone:
-                self._gone(number, key)
-            if gone:
-                self.forget()  # another daemon has recorded their runs
-            then(now, None, out)
-
-        self._board.ask(op.ListTasks(op.TaskFilter(labels=(LABEL,)), MOST_TASKS), listed, out)
-
-    # ---- beside the loop ----
-
-    def compute(self, work: Callable[[], Any], then: Then, out: list[fx.Effect]) -> None:
-        """`then(now, result, out)`; `result` may be a MgmtError."""
-        self._jobs.append((work, then))
-        if len(self._jobs) == 1:
-            self._begin(out)
-
-    def _begin(self, out: list[fx.Effect]) -> None:
-        self._number -= 1
-        out.append(fx.Compute(self._number, self._jobs[0][0]))
+        self._tidying: list[tuple[Policy, Then]] | None = None  # who waits for a judge while rows are moved
+        self._batches = 0
+        self._recent: list[tuple[str, Run]] = []  # recorded while a judge is being built, by row
 
     def on_computed(self, now: Now, event: Computed, out: list[fx.Effect]) -> None:
-        _, then = self._jobs.popleft()
         late, self._late = self._late, []
         for run in late:
             self._learn(run)
-        try:
-            then(now, event.result, out)
-        finally:
-            if self._jobs:
-                self._begin(out)
+        self.beside.on_computed(now, event, out)
+
+    # ---- what is stored ----
 
     def with_judge(self, now: Now, policy: Policy, then: Then, out: list[fx.Effect]) -> None:
         """`then` with the judge, or with the MgmtError why there is none."""
@@ -180,11 +82,19 @@ class Desk:
         if known is not None:
             then(now, known, out)
             return
-        version, rows, stored = self._version, list[Row](), Stored()
+        if self._tidying is not None:  # rows move meanwhile, and could be missed
+            self._tidying.append((policy, then))
+            return
+        build_of = policy, self._version
+        waiting = self._building.setdefault(build_of, [])
+        waiting.append(then)
+        if len(waiting) > 1:
+            return  # it is being built
+        rows, stored = list[Row](), Stored()
 
         def page(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
-                then(now, result, out)
+                built(now, result, out)
                 return
             rows.extend(result.rows)
             if result.rows:
@@ -192,18 +102,40 @@ class Desk:
                 few = {"limit": BATCHES} if last.kind == batches.KIND else {}
                 self._board.ask(GetRows((last.kind, last.name), **few), page, out)
             else:
-                settings, now_us = self._rules().settings, us(now)
-                self.compute(partial(build, policy, rows, settings, now_us, stored), built, out)
+                work = partial(build, policy, rows, self.rules().settings, us(now), stored)
+                self.beside.compute(work, built, out)
 
         def built(now: Now, result: Any, out: list[fx.Effect]) -> None:
-            if not isinstance(result, MgmtError) and version == self._version:
-                self._judges[policy] = result
-                if stored.gone:
-                    rows = [self._batch(now, stored.record)] if stored.record else []
-                    self._board.ask(PutRows(rows, gone=stored.gone), lambda now, result, out: None, out)
-            then(now, result, out)
+            waiters = self._building.pop(build_of)
+            if not isinstance(result, MgmtError):
+                judge, names = result
+                for name, run in self._recent:
+                    if name not in names:  # it was recorded after its page was read
+                        judge.finished(run)
+                if build_of[1] == self._version:
+                    self._judges[policy] = judge
+                result = judge
+            if not self._building:
+                self._recent.clear()
+                self._tidy(now, stored, out)
+            for waiter in waiters:
+                waiter(now, result, out)
 
         self._board.ask(GetRows(limit=BATCHES), page, out)
+
+    def _tidy(self, now: Now, stored: Stored, out: list[fx.Effect]) -> None:
+        """Put small rows together, while nobody reads them: other daemons of the queue might."""
+        if not stored.gone or self._board.is_shared:
+            return
+        rows = [self._batch(now, stored.record)] if stored.record else []
+        self._tidying = []
+
+        def done(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            waiting, self._tidying = self._tidying or [], None
+            for policy, then in waiting:
+                self.with_judge(now, policy, then, out)
+
+        self._board.ask(PutRows(rows, gone=stored.gone), done, out)
 
     def _batch(self, now: Now, record: bytes) -> Row:
         """Later ones sort behind."""
@@ -215,9 +147,6 @@ class Desk:
         batch = batches.batch_of(runs)
         return rows if batch is None else [self._batch(now, batches.packed(batch))]
 
-    def default_duration_us(self) -> float:
-        return self._rules().settings.default_duration_s * 1e6
-
     def forget(self) -> None:
         """What is stored has changed, or what is set: judges are built anew."""
         self._judges.clear()
@@ -225,117 +154,215 @@ class Desk:
 
     # ---- passes ----
 
+    def scene(self) -> Scene:
+        return Scene(self.rules(), self.lines.by_key, self._heard, self.hosts.until_us, self._debug)
+
     def decide(self, now: Now, policy: Policy, wanted: Wanted, then: Then, out: list[fx.Effect]) -> None:
         """`then` with what a pass of now would do (`Decided`), or a MgmtError."""
 
-        def judged(now: Now, judge: Any, out: list[fx.Effect]) -> None:
-            if isinstance(judge, MgmtError):
-                then(now, judge, out)
+        def looked(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            if isinstance(result, MgmtError):
+                then(now, result, out)
                 return
-            max_wait_us = round(self._rules().settings.max_wait_s * 1e6)
-            work = partial(decided, judge, us(now), wanted, dict(self.queued), max_wait_us)
-            self.compute(work, then, out)
+            if self.lines.missed:
+                self.lines.missed = False
+                self.forget()
+            self.hosts.read(now, read, out)
 
-        def synced(now: Now, result: Any, out: list[fx.Effect]) -> None:
+        def read(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
                 then(now, result, out)
             else:
                 self.with_judge(now, policy, judged, out)
 
-        self._sync(now, synced, out)
+        def judged(now: Now, judge: Any, out: list[fx.Effect]) -> None:
+            if isinstance(judge, MgmtError):
+                then(now, judge, out)
+            else:
+                self.beside.compute(partial(decided, judge, self.scene(), us(now), wanted), then, out)
+
+        if self._board.is_shared:
+            self.lines.look(now, looked, out)
+        else:
+            looked(now, None, out)
+
+    def pass_over(
+        self,
+        now: Now,
+        entry: Entry,
+        creator: str,
+        policy: Policy,
+        wanted: Wanted,
+        then: Then,
+        out: list[fx.Effect],
+    ) -> None:
+        """Decide, and put that into the queue of a suite; `then` with a `Passed`, or a MgmtError."""
+        metrics, began_ns = self._board.metrics, now.mono_ns
+        why = "by itself" if wanted.automatic else f"for {creator}"
+        about = {"policy": policy, "suite": entry.number}
+        out.append(fx.Note("INFO", f"a pass over candidates begins, {why}", about))
+
+        def found(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            if isinstance(result, MgmtError):
+                done(now, result, out)
+                return
+            metrics.add(f"{PREFIX}processed_total", result.considered)
+            self.push(now, entry, creator, result, done, out)
+
+        def done(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            took_s = (now.mono_ns - began_ns) / 1e9
+            if isinstance(result, MgmtError):
+                fields = {**about, "code": result.code}
+                out.append(fx.Note("WARNING", f"the pass over candidates failed: {result.text}", fields))
+            else:
+                metrics.add(f"{PREFIX}passes_total")
+                metrics.add(f"{PREFIX}pass_seconds_total", took_s)
+                counts = {
+                    "considered": result.found.considered, "queued": result.queued,
+                    "changed": result.changed, "held": result.found.held,
+                    "left_out": len(result.found.judge.faults),
+                }  # fmt: skip
+                text = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+                took = {**about, **counts, "seconds": round(took_s, 6)}
+                out.append(fx.Note("INFO", f"a pass over candidates ended: {text}", took))
+            then(now, result, out)
+
+        self.decide(now, policy, wanted, found, out)
 
     def push(
         self, now: Now, entry: Entry, creator: str, found: Decided, then: Then, out: list[fx.Effect]
     ) -> None:
-        """Put a pass into the queue of a suite; `then` with how many tasks are new, or a MgmtError."""
-        metrics = self._board.metrics
-        metrics.add(f"{PREFIX}processed_total", found.considered)
-        # Another pass may have put it in meanwhile.
-        new = [one for one in found.new if one[0].candidate.key not in self.queued]
+        """Put what was decided into the queue, part by part, so that the loop goes on between them."""
+        for one in found.told:
+            out.append(fx.Note("DEBUG", told_of(one), fields_of(one)))
+        queued = changed = 0
+        steps = max(1, -(-max(len(found.new), len(found.changes)) // PART))
+
+        def part(step: int, now: Now, result: Any, out: list[fx.Effect]) -> None:
+            nonlocal queued, changed
+            if isinstance(result, MgmtError):
+                then(now, result, out)
+                return
+            if result is not None:
+                queued += result
+            if step == steps:
+                then(now, Passed(found, queued, changed), out)
+                return
+            if step:  # others have their turn first
+                self.beside.compute(_nothing, partial(work, step), out)
+            else:
+                work(step, now, None, out)
+
+        def work(step: int, now: Now, result: Any, out: list[fx.Effect]) -> None:
+            nonlocal changed
+            chosen = slice(step * PART, (step + 1) * PART)
+            changed += self._change(found.changes[chosen])
+            self._submit(now, entry, creator, found.new[chosen], partial(part, step + 1), out)
+
+        part(0, now, None, out)
+
+    def _change(self, changes: list[tuple[Decision, str]]) -> int:
+        """Other scores or buckets of those that still wait; how many."""
+        count = 0
+        for decision, bucket in changes:
+            one = self.lines.by_key.get(decision.candidate.key)
+            if one is not None and not one.claimed_ns:
+                one.probability, one.duration_us = decision.probability, decision.duration_us
+                one.late_us = decision.late_us
+                score = score_in(decision)
+                self.lines.line(one.lane).rescore(one, score, decision.duration_us or 0.0, bucket)
+                count += 1
+        return count
+
+    def _submit(
+        self, now: Now, entry: Entry, creator: str, new: list[New], then: Then, out: list[fx.Effect]
+    ) -> None:
+        """`then` with how many are in the queue that were not, or a MgmtError."""
+        lines = self.lines
+        fresh: list[tuple[New, Queued]] = []
+        for one in new:
+            if one.decision.candidate.key not in lines.by_key:  # another pass may have put it in meanwhile
+                made = Queued(
+                    entry.number, 0, rest_priority(one.item.bucket, one.item.score), one.item,
+                    one.decision.probability, one.decision.duration_us, one.decision.late_us,
+                )  # fmt: skip
+                fresh.append((one, made))
+                lines.enter(made)
+        if not fresh:
+            # Other suites' lines, too: changes are of candidates wherever they are.
+            self._order_all(now, lambda now, result, out: then(now, result or 0, out), out)
+            return
+        lines.order(now, entry.number, out)
+        tasks = [(name_of(queued.key), queued.priority, one.spec) for one, queued in fresh]
+        asked = [priority for _, priority, _ in tasks]
 
         def submitted(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
-                for decision, _ in new:
-                    self.queued.pop(decision.candidate.key, None)
+                for _, queued in fresh:
+                    lines.leave(queued)
+                lines.order(now, entry.number, out)
                 then(now, result, out)
                 return
-            metrics.add(f"{PREFIX}queued_total", result.count)
-            for i, (decision, task) in enumerate(new):
-                key = decision.candidate.key
-                self.queued[key] = InQueue(
-                    result.first + i, task.priority, now.real_ms, decision.probability, decision.duration_us
-                )
-                self._open.add(result.first + i)
-                self._watch(result.first + i, key)
-            changed(now, None, out)
+            count, late = 0, []
+            for (_, queued), task, priority in zip(fresh, result.tasks, asked, strict=True):
+                if not task:  # another daemon was first
+                    lines.leave(queued)
+                    continue
+                count += 1
+                lines.number(queued, task)
+                if queued.priority != priority:
+                    late.append(queued)
+            self._board.metrics.add(f"{PREFIX}queued_total", count)
+            lines.correct(late, out)
+            if count < len(fresh):
+                lines.look(now, lambda now, result, out: None, out)
+            self._order_all(now, lambda now, result, out: then(now, result or count, out), out)
 
-        def changed(now: Now, result: Any, out: list[fx.Effect]) -> None:
-            if found.changes:
-                self._board.ask(ChangePriorities(found.changes), done, out)
-            else:
-                done(now, None, out)
+        self._board.ask(SubmitNew(entry.number, tasks, LABEL, creator, now.real_ms), submitted, out)
 
-        def done(now: Now, result: Any, out: list[fx.Effect]) -> None:
-            if isinstance(result, MgmtError):
-                then(now, result, out)
-                return
-            keys = {one.task: key for key, one in self.queued.items()}
-            for task, priority in found.changes:
-                if task in keys:
-                    self.queued[keys[task]] = replace(self.queued[keys[task]], priority=priority)
-            then(now, len(new), out)
+    def _order_all(self, now: Now, then: Then, out: list[fx.Effect]) -> None:
+        left = len(self.lines.by_suite)
+        if not left:
+            then(now, None, out)
 
-        if not new:
-            changed(now, None, out)
-            return
-        for decision, task in new:
-            self.queued[decision.candidate.key] = InQueue(0, task.priority, now.real_ms)
-        self._board.ask(
-            op.Submit(entry.number, [task for _, task in new], creator, now.real_ms), submitted, out
-        )
+        def ordered(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                then(now, result if isinstance(result, MgmtError) else None, out)
+
+        for suite in list(self.lines.by_suite):
+            self.lines.order(now, suite, out, ordered)
 
     # ---- what becomes of tasks ----
 
-    def _watch(self, task: int, key: Key) -> None:
-        def look(now: Now, found: Any, out: list[fx.Effect]) -> bool:
-            if task not in self._open:
-                return True
-            if isinstance(found, MgmtError):
-                if found.code == "unknown-task":
-                    self._gone(task, key)
-                return found.code == "unknown-task"
-            if found.state in ENDED:
-                self._ended(now, key, found, out)
-            return found.state in ENDED
-
-        self._board.task_waiters.setdefault(task, []).append(look)
-
-    def _gone(self, task: int, key: Key) -> InQueue | None:
-        """It is in the queue no longer; what was known of it there."""
-        self._open.discard(task)
-        known = self.queued.get(key)
-        return self.queued.pop(key) if known is not None and known.task == task else None
-
-    def _ended(self, now: Now, key: Key, task: op.TaskRecord, out: list[fx.Effect]) -> None:
+    def _ended(
+        self, now: Now, key: Key, known: Queued | None, task: op.TaskRecord, out: list[fx.Effect]
+    ) -> None:
         """Record the run that it was, and tell the judges once that is durable."""
-        known = self._gone(task.task, key)
-        run = run_of_task(key, task, self._rules().codes)
-        row = None if run is None else Row("runs", f"task {task.task}.{task.attempt}", packed(run))
+        run = run_of_task(key, task, self.rules().result_codes, now.real_ms)
+        name = f"task {task.task}.{task.attempt}"
+        row = None if run is None else Row("runs", name, packed(run))
 
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
-            if not isinstance(result, MgmtError) and run is not None:
+            if isinstance(result, MgmtError):
+                self.lines.moved(now, out)  # it still has the label, and is found again
+            elif run is not None:
                 if known is not None:
                     self._count(known, run)
-                self._late.append(run) if self._jobs else self._learn(run)
+                if self._building:
+                    self._recent.append((name, run))
+                self._late.append(run) if self.beside.is_at_work else self._learn(run)
+                self._heard[key[:2]] = us(now)
+                self.on_run(now, key, run, out)
 
         self._board.ask(RecordRun(task.task, LABEL, row), then, out)
 
     def _learn(self, run: Run) -> None:
-        self._version += 1  # a judge that is being built may not have it
         for judge in self._judges.values():
             judge.finished(run)
 
-    def _count(self, known: InQueue, run: Run) -> None:
+    def _count(self, known: Queued, run: Run) -> None:
         """How good the expectations were with which it went into the queue."""
         metrics, outcome = self._board.metrics, outcome_of(run)
         metrics.add(f"{PREFIX}runs_total", of=("success", "failure", "nothing", "transient")[outcome])
@@ -348,95 +375,19 @@ class Desk:
             metrics.add(f"{PREFIX}duration_error_sum", abs(math.log(known.duration_us / took_us)))
 
 
-# ---- beside the loop -------------------------------------------------------------------------------------
+def told_of(one: Decision) -> str:
+    what = (
+        "held: " + one.held if one.held else f"score {one.score:.6g}" if one.score is not None else "no score"
+    )
+    return f"{one.candidate.codebase} in {one.candidate.campaign}: {what}"
 
 
-def decided(
-    judge: Judge, now_us: int, wanted: Wanted, queued: Mapping[Key, InQueue], max_wait_us: int
-) -> Decided:
-    """One pass. A task in the queue keeps the better of its bucket and this one's; whoever has waited for
-    `max_wait` comes before all others."""
-    told = [one for one in judge.decisions(now_us) if wanted.has(one.candidate)]
-    new: list[tuple[Decision, op.NewTask]] = []
-    changes: list[tuple[int, int]] = []
-    for one in told:
-        known = queued.get(one.candidate.key)
-        if known is None:
-            if not one.held and (wanted.limit is None or len(new) < wanted.limit):
-                new.append((one, task_of(one, wanted.bucket)))
-        elif known.task and not one.held:
-            bucket = better(known.priority, wanted.bucket)
-            aged = now_us - known.submitted_ms * 1000 >= max_wait_us
-            priority = AGED if aged else priority_of(bucket, one.turn)
-            if priority != known.priority:
-                changes.append((known.task, priority))
-    held = tuple(one for one in told if one.held)
-    return Decided(len(told), tuple(new), tuple(changes), held, judge)
-
-
-def better(priority: int, bucket: str) -> str:
-    """The more urgent of a bucket and that of a task with this priority."""
-    return min(bucket, bucket_of(priority), key=RANK.__getitem__)
-
-
-def bucket_of(priority: int) -> str:
-    """The bucket of a task; of one that has waited too long, the most urgent one."""
-    return next(name for name in reversed(RANK) if priority <= priority_of(name, 0.0) or RANK[name] == 0)
-
-
-def task_of(one: Decision, bucket: str) -> op.NewTask:
-    """Its command, split like a shell does, with what it is about in variables."""
-    candidate = one.candidate
-    spec = {
-        "args": shlex.split(candidate.command),
-        "envs": {
-            "CODEBASE": candidate.codebase, "CAMPAIGN": candidate.campaign,
-            "CHANGE_SET": candidate.change_set or "", "CONTEXT": candidate.context or "",
-        },
+def fields_of(one: Decision) -> dict[str, Any]:
+    return {
+        "codebase": one.candidate.codebase, "campaign": one.candidate.campaign, "score": one.score,
+        "probability": one.probability, "held": one.held,
     }  # fmt: skip
-    name = NAMED + json.dumps(candidate.key, ensure_ascii=False)
-    return op.NewTask(frames.pack_body(spec), priority_of(bucket, one.turn), op.Extra((LABEL, name)))
 
 
-def key_of(labels: Collection[str]) -> Key | None:
-    """Whose task it is."""
-    for label in labels:
-        if label.startswith(NAMED):
-            codebase, campaign, change_set = json.loads(label.removeprefix(NAMED))
-            return codebase, campaign, change_set
-    return None
-
-
-def run_of_task(key: Key, task: op.TaskRecord, codes: Mapping[str, str]) -> Run | None:
-    """The run that an ended task was; None for one that never began."""
-    if not task.started_ms:
-        return None
-    if task.message == CANCELLED:
-        code = "cancelled"
-    elif task.state == Task.FAILED or task.status is None:
-        code = "worker-failure"
-    else:
-        code = codes.get(str(task.status), "success" if task.status == 0 else f"failed-{task.status}")
-    context = (frames.unpack(task.spec).get("envs") or {}).get("CONTEXT") if task.spec else None
-    return Run(
-        key[0], key[1], code, task.started_ms * 1000, max(task.started_ms, task.finished_ms) * 1000,
-        context=context or None,
-    )  # fmt: skip
-
-
-def packed(run: Run) -> bytes:
-    """As a row of a file: times in ISO 8601."""
-    return frames.pack_body(
-        {
-            "codebase": run.codebase, "campaign": run.campaign, "result_code": run.result_code,
-            "start_time": iso(run.start_us), "finish_time": iso(run.finish_us), "context": run.context,
-        }
-    )  # fmt: skip
-
-
-def iso(at_us: int | None) -> str | None:
-    return None if at_us is None else (EPOCH + timedelta(microseconds=at_us)).isoformat()
-
-
-def us(now: Now) -> int:
-    return round(now.real_s * 1e6)
+def _nothing() -> None:
+    pass

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from mgmt.kernel.reference_history import TRANSIENT
+
 from . import compat
-from .compat_queue import BUCKETS, RANK
-from .history import Columns
-from .records import Candidate, RowError, Run, World
-from .scoring import Scorer
+from .history import ENDED, STREAK, Columns
+from .outcomes import outcome_of
+from .records import Candidate, Codebase, RowError, Run, World
+from .scoring import CandidateScore, PriorityFactor, Scorer
 from .settings import Settings
+from .sums import Key
 
 Policy = Literal["default", "janitor_compat"]
-LEVELS = 1 << 28  # priorities of tasks within a bucket
-AGED = (1 << 31) - 1  # of a task that has waited too long: before all others
-_SPAN = math.log1p(1e15)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """`turn`: the sum of the scores up to its own in its campaign, by the campaign's weight; lower is earlier.
 
-    `held`: why it cannot run now, else empty. `requires` is the candidate's.
+    `held`: why it cannot run now, else empty; `due_us`: until when, 0 where that is not known. `late_us`: nine of
+    ten runs take less.
     """
 
     candidate: Candidate
@@ -33,6 +34,8 @@ class Decision:
     duration_us: float | None
     turn: float = 0.0
     held: str = ""
+    due_us: int = 0
+    late_us: float | None = None
 
 
 class Judge(Protocol):
@@ -40,12 +43,25 @@ class Judge(Protocol):
 
     faults: list[RowError]
     warnings: set[str]
+    codebases: Mapping[str, Codebase]
 
     def decisions(self, now_us: int) -> list[Decision]:
         """All candidates, the best first; those that are held last."""
 
     def finished(self, run: Run) -> None:
         """One more run; in constant time."""
+
+    def one(self, key: Key, now_us: int) -> Decision | None:
+        """One of them, scored again; without a turn. O(1)."""
+
+    def last(self, key: Key) -> tuple[int, float]:
+        """How many transient failures in a row its latest runs are, and when the latest ended, -inf for never."""
+
+    def dependants(self, codebase: str, campaign: str) -> list[Key]:
+        """Candidates that wait for a success of this one."""
+
+    def explain(self, key: Key, now_us: int) -> CandidateScore | None:
+        """Its score with every factor."""
 
     def cycles(self) -> list[list[str]]:
         """Candidates that require one another."""
@@ -54,7 +70,12 @@ class Judge(Protocol):
 class ByDefault:
     def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
+        self.codebases: Mapping[str, Codebase] = scorer.world.codebases
         self.faults, self.warnings = scorer.faults, scorer.warnings
+        self._dependants: dict[tuple[str, str], list[Key]] = {}
+        for candidate in scorer.candidates:
+            for campaign in candidate.requires:
+                self._dependants.setdefault((candidate.codebase, campaign), []).append(candidate.key)
 
     def finished(self, run: Run) -> None:
         self.scorer.finished(run)
@@ -63,20 +84,42 @@ class ByDefault:
         clocks: dict[str, float] = {}
         ready: list[Decision] = []
         held: list[Decision] = []
-        candidates, weight = self.scorer.candidates, self.scorer.settings.weight
-        for i, score, p, us, not_before_us, waits_for in self.scorer.expected(now_us):
-            candidate, turn, why = candidates[i], 0.0, ""
-            if waits_for:
-                why = f"waits for {', '.join(waits_for)}"
-            elif not_before_us:
-                why = f"pauses for {(not_before_us - now_us) / 1e6:.0f} s after transient failures"
-            elif score is None:
-                why = "nothing is expected of it"
+        scorer, weight = self.scorer, self.scorer.settings.weight
+        late_us = memoryview(scorer.estimates(now_us, 1))[len(scorer.candidates) :]
+        for i, score, p, us, not_before_us, waits_for in scorer.expected(now_us):
+            candidate, turn, why, due_us = scorer.candidates[i], 0.0, "", 0
+            if waits_for or not_before_us or score is None:
+                reason = "nothing is expected of it" if score is None else ""
+                told = CandidateScore(*candidate.key, score, p, us, not_before_us, waits_for, reason)
+                why, due_us = _held(told, now_us)
             else:
                 turn = clocks.get(candidate.campaign, 0.0) + score / weight(candidate.campaign)
                 clocks[candidate.campaign] = turn
-            (held if why else ready).append(Decision(candidate, score, p, us, turn, why))
+            (held if why else ready).append(Decision(candidate, score, p, us, turn, why, due_us, late_us[i]))
         return [*sorted(ready, key=lambda one: (one.turn, one.candidate.key)), *held]
+
+    def one(self, key: Key, now_us: int) -> Decision | None:
+        number = self.scorer.number_of(*key)
+        if number is None:
+            return None
+        found, late_us = self.scorer.score(number, now_us), self.scorer.late_us(number, now_us)
+        why, due_us = _held(found, now_us)
+        return Decision(
+            self.scorer.candidates[number], found.score, found.probability, found.duration_us, 0.0, why, due_us,
+            late_us,
+        )  # fmt: skip
+
+    def last(self, key: Key) -> tuple[int, float]:
+        level = self.scorer.history.series
+        row = level.rows.get(key[:2])
+        return (0, -math.inf) if row is None else (int(level.at(STREAK, row)), level.at(ENDED, row))
+
+    def dependants(self, codebase: str, campaign: str) -> list[Key]:
+        return self._dependants.get((codebase, campaign), [])
+
+    def explain(self, key: Key, now_us: int) -> CandidateScore | None:
+        number = self.scorer.number_of(*key)
+        return None if number is None else self.scorer.explain(number, now_us)
 
     def cycles(self) -> list[list[str]]:
         return [[" ".join(filter(None, key)) for key in cycle] for cycle in self.scorer.order().cycles]
@@ -88,11 +131,58 @@ class ByCompat:
     def __init__(self, world: World, now_us: int) -> None:
         self._history = compat.History(world.runs, world.versions)
         self.engine = compat.Engine(world, now_us, history=self._history)
+        self.codebases: Mapping[str, Codebase] = world.codebases
         self.faults: list[RowError] = []
         self.warnings: set[str] = set()
+        self._candidates = {candidate.key: candidate for candidate in self.engine.selected()}
+        self._last: dict[tuple[str, str], tuple[int, float]] = {}
+        for run in sorted(world.runs, key=_ended_us):
+            self._note(run)
 
     def finished(self, run: Run) -> None:
         self._history.add(run)
+        self._note(run)
+
+    def _note(self, run: Run) -> None:
+        streak, ended_us = self._last.get((run.codebase, run.campaign), (0, -math.inf))
+        streak = streak + 1 if outcome_of(run) == TRANSIENT else 0
+        self._last[run.codebase, run.campaign] = streak, max(ended_us, _ended_us(run))
+
+    def last(self, key: Key) -> tuple[int, float]:
+        return self._last.get((key[0], key[1]), (0, -math.inf))
+
+    def dependants(self, codebase: str, campaign: str) -> list[Key]:
+        return []  # it knows of none
+
+    def one(self, key: Key, now_us: int) -> Decision | None:
+        if key not in self._candidates:
+            return None
+        self.engine.now_us = now_us
+        return self._decision(self.engine.scored(self._candidates[key]))
+
+    def _decision(self, one: compat.Scored) -> Decision:
+        if one.estimate is None:
+            return Decision(one.candidate, None, None, None, 0.0, one.error)
+        p, us = one.estimate.probability, float(one.estimate.duration_us)
+        return Decision(one.candidate, one.offset, p, us, max(0.0, one.offset))
+
+    def explain(self, key: Key, now_us: int) -> CandidateScore | None:
+        if key not in self._candidates:
+            return None
+        self.engine.now_us = now_us
+        one = self.engine.scored(self._candidates[key])
+        if one.estimate is None:
+            return CandidateScore(*key, None, None, None, reason=one.error)
+        found, value = one.estimate, one.value or 1.0
+        factors = (
+            PriorityFactor("value", "expected", value, "publishing included; 1 for none"),
+            PriorityFactor("codebase value", "expected", max(0.1, one.normalized), "at least 0.1"),
+            PriorityFactor("success", "expected", found.probability, f"{found.total} runs that count"),
+            PriorityFactor("duration", "cost", found.duration_us / 1000, "mean, ms"),
+        )
+        return CandidateScore(
+            *key, one.offset, found.probability, float(found.duration_us), factors=factors
+        )  # fmt: skip
 
     def decisions(self, now_us: int) -> list[Decision]:
         self.engine.now_us = now_us
@@ -103,8 +193,7 @@ class ByCompat:
                 key = f"{one.candidate.codebase} {one.candidate.campaign}"
                 self.faults.append(RowError("candidates", key, "", one.error))
                 continue
-            p, us = one.estimate.probability, float(one.estimate.duration_us)
-            found.append(Decision(one.candidate, one.offset, p, us, max(0.0, one.offset)))
+            found.append(self._decision(one))
         return sorted(found, key=lambda one: (one.turn, one.candidate.key))
 
     def cycles(self) -> list[list[str]]:
@@ -132,8 +221,15 @@ def judge_of(
     return judge
 
 
-def priority_of(bucket: str, turn: float) -> int:
-    """The priority of a task, higher ones first: by bucket, then by turn, which 28 bits tell from another whose
-    logarithm differs by 1e-7."""
-    late = min(LEVELS - 1, int(math.log1p(turn) / _SPAN * LEVELS))
-    return (len(BUCKETS) - 1 - RANK[bucket]) * LEVELS - late
+def _held(one: CandidateScore, now_us: int) -> tuple[str, int]:
+    """Why it cannot run now, empty when it can, and until when; 0 where that is not known."""
+    if one.waits_for:
+        return f"waits for {', '.join(one.waits_for)}", 0
+    if one.not_before_us:
+        pause_s = (one.not_before_us - now_us) / 1e6
+        return f"pauses for {pause_s:.0f} s after transient failures", one.not_before_us
+    return one.reason, 0
+
+
+def _ended_us(run: Run) -> float:
+    return float(run.finish_us or run.start_us or 0)

@@ -5,19 +5,24 @@ is next whose clock plus score / weight of its next item is least; a clock moves
 nothing starts where the queue is. So the order depends on the items and on what was taken, and not on the order in
 which items came, and putting one in again changes nothing. An item that has waited for `max_wait` comes before
 everything that came later, in whatever bucket.
+
+What is next takes a look at each campaign, a position a walk over blocks of items (`Sums`), whatever is queued.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Callable, Iterator
-from copy import deepcopy
-from dataclasses import dataclass, replace
-from heapq import heapify, heappop, heappush
+from dataclasses import dataclass, field, replace
+from heapq import heapify, heappop, heappush, heapreplace
 
 from .compat_queue import BUCKETS, RANK
 from .settings import Settings
+from .sums import MOST, Key, Sums
 
-Key = tuple[str, str, str]
+AT_ONCE = 2000  # that `pass_time` moves
+STEP = 1 << 20  # of a clock, for a score of 1 and a weight of 1: scores that differ by less are the same
 
 
 class QueueError(Exception):
@@ -50,25 +55,44 @@ class QueueItem:
         return RANK[self.bucket], self.score
 
 
-class Queue:
-    """Items by key. Every heap may hold what is out of date; that is dropped where it comes up."""
+@dataclass(slots=True)
+class Flow:
+    """Items of one campaign in one bucket, by score. `clock`: where its last one ended that was taken."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    clock: int = 0
+    items: Sums = field(default_factory=Sums)
+
+
+class Queue:
+    """Items by key, each in a flow, among the aged ones, or parked until its time has come.
+
+    `fair` False: by score alone, whatever the campaign. Heaps may hold what is out of date; that is dropped where
+    it comes up.
+    """
+
+    def __init__(self, settings: Settings, fair: bool = True) -> None:
+        self.settings, self.fair = settings, fair
         self._items: dict[Key, QueueItem] = {}
-        self._ready: dict[tuple[int, str], list[tuple[float, Key]]] = {}  # (bucket, campaign) -> (score, key)
-        self._arrived: list[tuple[int, Key]] = []
+        self._flows: dict[tuple[int, str], Flow] = {}
+        self._busy: dict[int, dict[str, Flow]] = {}  # those that have items, by bucket
+        self._now: dict[int, int] = {}  # of a bucket: the start of what was taken last
+        self._arrived: list[tuple[int, Key]] = []  # of what is in flows
+        self._aged: list[tuple[int, Key]] = []
+        self._old: set[Key] = set()  # those that are aged
+        self.overdue: deque[Key] = deque(maxlen=4 * AT_ONCE)
         self._parked: list[tuple[int, Key]] = []
         self._waiting: set[Key] = set()  # those that are parked
-        self._clock: dict[tuple[int, str], float] = {}
-        self._now: dict[int, float] = {}  # of a bucket: the start of what was taken last
-        self._backlog: dict[tuple[int, str], int] = {}
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __contains__(self, key: Key) -> bool:
         return key in self._items
+
+    def get(self, key: Key) -> QueueItem | None:
+        return self._items.get(key)
+
+    # ---- changes ----
 
     def add(self, item: QueueItem) -> QueueItem:
         """What is queued under this key afterwards: the better of bucket and score wins, refresh of either stays,
@@ -99,131 +123,189 @@ class Queue:
             self._enter(item)
         return item
 
+    def _name(self, item: QueueItem) -> str:
+        return item.campaign if self.fair else ""
+
+    def _step(self, item: QueueItem) -> int:
+        weight = self.settings.weight(item.campaign) if self.fair else 1.0
+        return max(1, min(round(item.score * STEP / weight), MOST - 1))
+
     def _enter(self, item: QueueItem) -> None:
-        flow = (RANK[item.bucket], item.campaign)
-        if not self._backlog.get(flow):
-            self._clock[flow] = max(self._clock.get(flow, 0.0), self._now.get(flow[0], 0.0))
-        self._backlog[flow] = self._backlog.get(flow, 0) + 1
-        heappush(self._ready.setdefault(flow, []), (item.score, item.key))
+        self._join(item)
         heappush(self._arrived, (item.arrived_us, item.key))
+        if len(self._arrived) > 2 * len(self._items) + AT_ONCE:  # mostly of what is gone
+            self._arrived = [
+                (one.arrived_us, key) for key, one in self._items.items() if self._flows_have(key)
+            ]
+            heapify(self._arrived)
+
+    def _flows_have(self, key: Key) -> bool:
+        return key not in self._waiting and key not in self._old
+
+    def _join(self, item: QueueItem) -> None:
+        bucket, name = RANK[item.bucket], self._name(item)
+        flow = self._flows.get((bucket, name))
+        if flow is None:
+            flow = self._flows[bucket, name] = Flow()
+        if not flow.items:
+            flow.clock = max(flow.clock, self._now.get(bucket, 0))
+            self._busy.setdefault(bucket, {})[name] = flow
+        flow.items.add(self._step(item), item.key)
+
+    def _leave(self, item: QueueItem) -> Flow:
+        bucket, name = RANK[item.bucket], self._name(item)
+        flow = self._flows[bucket, name]
+        flow.items.remove(self._step(item), item.key)
+        if not flow.items:
+            del self._busy[bucket][name]
+            if not self._busy[bucket]:
+                del self._busy[bucket]
+        return flow
 
     def remove(self, key: Key) -> QueueItem | None:
         """Out of the queue, without a share of it being used."""
+        return self._out(key, taken=False)
+
+    def start(self, key: Key) -> QueueItem | None:
+        """It is run now, whether it was the next or not: its campaign's clock moves on."""
+        return self._out(key, taken=True)
+
+    def _out(self, key: Key, taken: bool) -> QueueItem | None:
         item = self._items.pop(key, None)
-        if item is not None and key in self._waiting:
-            self._waiting.discard(key)
-        elif item is not None:
-            self._backlog[RANK[item.bucket], item.campaign] -= 1
-        return item
-
-    def rescore(self, key: Key, score: float, duration_us: float) -> None:
-        """A new estimate of what is queued; its arrival stays."""
-        item = self.remove(key)
-        if item is not None:
-            self.add(replace(item, score=score, duration_us=duration_us))
-
-    def next(self, now_us: int, allowed: Callable[[QueueItem], bool] | None = None) -> QueueItem | None:
-        """What is to run now; it stays. `allowed` says which may (a host, a codebase); None: all."""
-        self._wake(now_us)
-        return self._aged(now_us, allowed) or self._fair(allowed)
-
-    def take(self, now_us: int, allowed: Callable[[QueueItem], bool] | None = None) -> QueueItem | None:
-        """The same, out of the queue; its campaign's clock moves on."""
-        self._wake(now_us)
-        item = self._aged(now_us, allowed)
-        if item is not None:
-            return self.remove(item.key)  # out of turn: no clock moves
-        item = self._fair(allowed)
         if item is None:
             return None
-        flow = (RANK[item.bucket], item.campaign)
-        start = self._clock[flow]
-        self._now[flow[0]] = max(self._now.get(flow[0], 0.0), start)
-        self._clock[flow] = start + item.score / self.settings.weight(item.campaign)
-        return self.remove(item.key)
+        for _ in range(2):  # so that none is left when all are gone
+            if self._arrived and not self._is_of(self._arrived[0]):
+                heappop(self._arrived)
+        if key in self._waiting:
+            self._waiting.discard(key)
+        elif key in self._old:  # out of turn: no clock moves
+            self._old.discard(key)
+            del self._aged[bisect_left(self._aged, (item.arrived_us, key))]
+        else:
+            flow, bucket = self._leave(item), RANK[item.bucket]
+            if taken:
+                self._now[bucket] = max(self._now.get(bucket, 0), flow.clock)
+                flow.clock += self._step(item)
+        return item
 
-    def _wake(self, now_us: int) -> None:
-        while self._parked and self._parked[0][0] <= now_us:
+    def rescore(self, key: Key, score: float, duration_us: float, bucket: str | None = None) -> None:
+        """A new estimate of what is queued; its arrival stays, and its bucket unless another one is given."""
+        there = self._items.get(key)
+        if there is None:
+            return
+        item = replace(there, score=score, duration_us=duration_us, bucket=bucket or there.bucket)
+        self._items[key] = item
+        if self._flows_have(key):
+            self._leave(there)
+            self._join(item)
+
+    def pass_time(self, now_us: int) -> None:
+        """Whose time has come, and who has waited too long, is where it belongs then. The latter are noted in
+        `overdue`, for whoever wants to know.
+
+        Of very many the first ones: they are next, and the others are when this is asked again.
+        """
+        moved = 0
+        while self._parked and self._parked[0][0] <= now_us and moved < AT_ONCE:
             at_us, key = heappop(self._parked)
             item = self._items.get(key)
             if item is not None and key in self._waiting and item.not_before_us == at_us:
                 self._waiting.discard(key)
                 self._enter(item)
-
-    def _aged(self, now_us: int, allowed: Callable[[QueueItem], bool] | None) -> QueueItem | None:
-        """The oldest, if it has waited too long."""
-        passed, found = [], None
+                moved += 1
         limit_us = now_us - round(self.settings.max_wait_s * 1e6)
-        while self._arrived and found is None and self._arrived[0][0] <= limit_us:
-            entry = self._arrived[0]
-            item = self._items.get(entry[1])
-            if item is None or item.arrived_us != entry[0] or item.key in self._waiting:
-                heappop(self._arrived)
-            elif allowed is None or allowed(item):
-                found = item
-            else:
-                passed.append(heappop(self._arrived))
-        for entry in passed:
-            heappush(self._arrived, entry)
-        return found
+        while self._arrived and self._arrived[0][0] <= limit_us and moved < 2 * AT_ONCE:
+            moved += 1
+            entry = heappop(self._arrived)
+            if self._is_of(entry):
+                self._leave(self._items[entry[1]])
+                insort(self._aged, entry)
+                self._old.add(entry[1])
+                self.overdue.append(entry[1])
 
-    def _fair(self, allowed: Callable[[QueueItem], bool] | None) -> QueueItem | None:
-        best: tuple[int, float, Key] | None = None
-        for flow in self._ready:
-            if not self._backlog.get(flow) or (best is not None and flow[0] > best[0]):
-                continue
-            item = self._head(flow, allowed)
-            if item is None:
-                continue
-            tag = self._clock[flow] + item.score / self.settings.weight(item.campaign)
-            if best is None or (flow[0], tag, item.key) < best:
-                best = (flow[0], tag, item.key)
-        return None if best is None else self._items[best[2]]
+    def due_us(self) -> int | None:
+        """When `pass_time` has something to do next, at the earliest; None for never."""
+        times = [self._parked[0][0]] if self._parked else []
+        if self._arrived:
+            times.append(self._arrived[0][0] + round(self.settings.max_wait_s * 1e6))
+        return min(times, default=None)
 
-    def _head(self, flow: tuple[int, str], allowed: Callable[[QueueItem], bool] | None) -> QueueItem | None:
-        heap, passed, found = self._ready[flow], [], None
-        while heap and found is None:
-            score, key = heap[0]
-            item = self._items.get(key)
-            if item is None or item.score != score or key in self._waiting or RANK[item.bucket] != flow[0]:
-                heappop(heap)
-            elif allowed is None or allowed(item):
-                found = item
-            else:
-                passed.append(heappop(heap))
-        for entry in passed:
-            heappush(heap, entry)
-        return found
+    def oldest_us(self) -> int | None:
+        """When that one arrived that waits longest; None for an empty queue."""
+        first = min(self._aged[:1] + self._arrived[:1], default=None)
+        return None if first is None else first[0]
+
+    def _is_of(self, entry: tuple[int, Key]) -> bool:
+        """Whether this arrival is of what is in a flow."""
+        item = self._items.get(entry[1])
+        return item is not None and item.arrived_us == entry[0] and self._flows_have(entry[1])
+
+    # ---- order ----
+
+    def is_aged(self, key: Key) -> bool:
+        return key in self._old
+
+    def next(self, now_us: int, allowed: Callable[[QueueItem], bool] | None = None) -> QueueItem | None:
+        """What is to run now; it stays. `allowed` says which may (a host, a codebase); None: all."""
+        self.pass_time(now_us)
+        ready = self._ready()
+        return next((item for item in ready if allowed is None or allowed(item)), None)
+
+    def take(self, now_us: int, allowed: Callable[[QueueItem], bool] | None = None) -> QueueItem | None:
+        """The same, out of the queue; its campaign's clock moves on."""
+        item = self.next(now_us, allowed)
+        return None if item is None else self.start(item.key)
+
+    def _ready(self) -> Iterator[QueueItem]:
+        """As they would be taken, one after the other, when nothing else comes."""
+        for _, key in self._aged:
+            yield self._items[key]
+        yield from self.fresh()
+
+    def fresh(self) -> Iterator[QueueItem]:
+        """The same, but for those that have waited too long, which come before."""
+        for bucket in sorted(self._busy):
+            heads: list[tuple[int, Key, Iterator[tuple[int, Key]]]] = []
+            for flow in self._busy[bucket].values():
+                rest = iter(flow.items)
+                step, key = next(rest)
+                heads.append((flow.clock + step, key, rest))
+            heapify(heads)
+            while heads:
+                tag, key, rest = heads[0]
+                yield self._items[key]
+                step, following = next(rest, (0, None))
+                if following is None:
+                    heappop(heads)
+                else:
+                    heapreplace(heads, (tag + step, following, rest))
 
     def items(self, now_us: int) -> Iterator[QueueItem]:
-        """As they would be taken now, one after the other; then those that are parked, the earliest first."""
-        copied = Queue(self.settings)
-        copied.__dict__.update(
-            deepcopy({k: v for k, v in self.__dict__.items() if k not in ("settings", "_items")})
-        )
-        copied._items = dict(self._items)
-        while (item := copied.take(now_us)) is not None:
-            yield item
-        left = [(item.not_before_us, key) for key, item in copied._items.items()]
-        heapify(left)
-        while left:
-            yield copied._items[heappop(left)[1]]
+        """As they would be taken now; then those that are parked, the earliest first."""
+        self.pass_time(now_us)
+        yield from self._ready()
+        parked = [self._items[key] for key in self._waiting]
+        yield from sorted(parked, key=lambda item: (item.not_before_us, item.key))
 
     def position(self, key: Key, now_us: int) -> int | None:
         """Rank from 1, None for one that is not queued."""
-        if key not in self._items:
+        self.pass_time(now_us)
+        item = self._items.get(key)
+        if item is None:
             return None
-        return next(rank for rank, item in enumerate(self.items(now_us), 1) if item.key == key)
-
-    def wait_us(self, key: Key, now_us: int, busy_us: list[float]) -> float | None:
-        """How long until it starts, on workers that are busy for so long each; None without workers."""
-        if not busy_us or key not in self._items:
-            return None
-        free = list(busy_us)
-        heapify(free)
-        for item in self.items(now_us):
-            start_us = max(heappop(free), float(item.not_before_us - now_us))
-            if item.key == key:
-                return start_us
-            heappush(free, start_us + item.duration_us)
-        return None
+        if key in self._old:
+            return bisect_left(self._aged, (item.arrived_us, key)) + 1
+        before = len(self._aged)
+        if key in self._waiting:
+            times = [(self._items[one].not_before_us, one) for one in self._waiting]
+            return len(self._items) - len(times) + sum(one <= (item.not_before_us, key) for one in times)
+        bucket = RANK[item.bucket]
+        for other, flows in self._busy.items():
+            if other < bucket:
+                before += sum(len(flow.items) for flow in flows.values())
+        own = self._busy[bucket][self._name(item)]
+        tag = own.clock + own.items.up_to(self._step(item), key)
+        for flow in self._busy[bucket].values():
+            before += flow.items.below(tag - flow.clock, key)
+        return before + 1

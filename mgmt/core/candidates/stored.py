@@ -10,7 +10,7 @@ from typing import Any
 from mgmt.core.suites.candidate_rows import Row
 from mgmt.protocol import frames
 
-from . import batches
+from . import batches, hosts
 from .batches import Batch
 from .columns import Runs, columns_of
 from .policies import Judge, Policy, judge_of
@@ -26,8 +26,10 @@ class Stored:
     record: bytes | None = None
 
 
-def build(policy: Policy, rows: list[Row], settings: Settings, now_us: int, stored: Stored) -> Judge:
-    """A judge of what is stored."""
+def build(
+    policy: Policy, rows: list[Row], settings: Settings, now_us: int, stored: Stored
+) -> tuple[Judge, frozenset[str]]:
+    """A judge of what is stored, and the names of the runs that are kept one by one."""
     tables: dict[str, list[Any]] = {}
     single, found, names = list[Row](), list[Batch](), list[tuple[str, str]]()
     for row in rows:
@@ -38,11 +40,12 @@ def build(policy: Policy, rows: list[Row], settings: Settings, now_us: int, stor
             single.append(row)
         else:
             tables.setdefault(row.kind, []).append(frames.unpack(row.record))
+    tables.pop(hosts.KIND, None)
     rows.clear()
     world, faults = world_of(tables)
     named = list(_named(single, faults))
     batch = batches.batch_of(named) if named else None
-    alone: list[Run] = []
+    seen, alone = frozenset(row.name for row in single), list[Run]()
     if batch is not None:
         found.insert(0, batch)
         names.insert(0, ("", ""))
@@ -57,9 +60,9 @@ def build(policy: Policy, rows: list[Row], settings: Settings, now_us: int, stor
             world.runs += (run for i, run in enumerate(batches.runs_of(one)) if first + i not in gone)
             first += one.part.n
         world.runs += alone
-        return judge_of(policy, world, settings, now_us, faults)
+        return judge_of(policy, world, settings, now_us, faults), seen
     columns, _ = columns_of(runs, partial(batches.lacked_by, found, gone))
-    return judge_of(policy, world, settings, now_us, faults, columns)
+    return judge_of(policy, world, settings, now_us, faults, columns), seen
 
 
 def _named(rows: Iterable[Row], faults: list[RowError]) -> Iterator[tuple[str, Run]]:

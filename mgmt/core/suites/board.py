@@ -38,6 +38,19 @@ class Permits(Protocol):
         """Whether work of the group may be sent to the node or worker."""
 
 
+class Watcher(Protocol):
+    """Who follows tasks without waiting for each: what the board hears of them, once it is durable."""
+
+    def claimed(self, now: Now, tasks: list[int], out: list[fx.Effect]) -> None:
+        """Somebody has these now."""
+
+    def told(self, now: Now, tasks: list[int], out: list[fx.Effect]) -> None:
+        """These have ended, or may have, or may be ready again."""
+
+    def moved(self, now: Now, out: list[fx.Effect]) -> None:
+        """Tasks went somewhere, and nobody says which: cancelled, given up or given back."""
+
+
 class Board:
     """An Upward of this machine's own crew. `owner` names this daemon among those of one queue."""
 
@@ -59,13 +72,15 @@ class Board:
         self.paused: set[str] = set()  # nodes that start no task, until they or the daemon start anew
         self.failure = ""  # why the queue could not write last time
         self.metrics = Metrics()
+        self.watcher: Watcher | None = None
         self.lanes = Lanes(roster, lambda group, worker: permits(group, "worker", worker))
         self.given_up: dict[str, str] = {}  # why independent workers get no tasks, until they come back
         self._unheld: set[str] = set()  # independent workers that are there and have no holding
         self._by_holder: dict[int, Holding] = {}
         self._crew: Crew  # of this machine: see `attach`
         self._roster = roster
-        self._queue_id, self._owner, self._permits, self._shared = queue_id, owner, permits, shared
+        self._queue_id, self._owner, self._permits = queue_id, owner, permits
+        self.is_shared = shared
         self._auto_close_s = auto_close_s
         self._pending: set[int] = set()  # lanes that have tasks which have not ended
         self._sweeps = self._renews = False  # the timers are set
@@ -106,6 +121,8 @@ class Board:
             self.metrics.queued(result)
             if isinstance(result, op.LaneRecord):
                 self.lanes.adopt(result)
+            if self.watcher is not None and _gives_back(result):
+                self.watcher.moved(now, out)
             counts = result if isinstance(result, op.Counts) else getattr(result, "counts", ())
             self._count(now, (counts,) if isinstance(counts, op.Counts) else counts, out)
         self._then.pop(event.tag[0])(now, result, out)
@@ -124,6 +141,8 @@ class Board:
                 if (known.cancelled, known.failed) != (of_lane.cancelled, of_lane.failed):
                     for task in list(self.task_waiters):  # tasks may end without a result of their own
                         self.on_task(task, out)
+                    if self.watcher is not None:
+                        self.watcher.moved(now, out)
                 entry.follow(of_lane, now.real_ms)
                 self._on_counted(now, entry, out)
             elif of_lane.lane in self.lanes.records:
@@ -210,7 +229,7 @@ class Board:
         if mine is not None and mine.holder not in self._by_holder:
             self._crew.end(now, mine.holder, Ending.ABORT, "its time was up", out)
         self._watch(now, out)
-        if self._shared:
+        if self.is_shared:
             out.append(fx.SetTimer(("suites", "look"), now.mono_ns + int(LOOK_S * 1e9)))
         self.match(now, out)
 
@@ -521,6 +540,11 @@ class Board:
                 return  # not written: it is said again
             if result.claims:
                 self.metrics.fetched((now.mono_ns - asked_ns) / 1e9)
+            if self.watcher is not None:
+                # Together, as a node has both in hand: what it gives up is not what it gets.
+                told = [one.task for one in results] + [task for task, _ in returned]
+                self.watcher.claimed(now, [claim.task for claim in result.claims], out)
+                self.watcher.told(now, told, out)
             claims = [
                 (
                     claim.task,
@@ -657,6 +681,8 @@ class Board:
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
             holding.unsure = holding.unsure or _is_unwritten(result)
             self.on_task(task, out)
+            if self.watcher is not None:
+                self.watcher.told(now, [task], out)
 
         return then
 
@@ -877,6 +903,13 @@ AGEING_S = 60.0  # a suite that waits so long counts as one step more urgent
 
 def _is_unwritten(result: Any) -> bool:
     return isinstance(result, MgmtError) and result.code in ("not-durable", "internal")
+
+
+def _gives_back(result: Any) -> bool:
+    """Whether tasks are ready again that are not named."""
+    if isinstance(result, op.Returned):
+        return result.tasks > 0
+    return isinstance(result, op.Swept | op.Reconciled) and result.returned > 0
 
 
 def _ignored(now: Now, result: Any, out: list[fx.Effect]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Row(NamedTuple):
@@ -46,6 +46,53 @@ class RecordRun:
     task: int
     label: str
     row: Row | None
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitNew:
+    """New tasks of one lane, each with the label that names it, but for those whose name a task has that has not
+    ended; answer: `SubmittedNew`. Whoever asks at the same time waits, so that a name is there once.
+
+    `tasks`: (name, priority, spec). `label`: of all of them.
+    """
+
+    lane: int
+    tasks: Sequence[tuple[str, int, bytes]]
+    label: str
+    creator: str
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class SubmittedNew:
+    """`tasks`: the number of each that is new, 0 of one that is there already. `counts`: of the lane."""
+
+    tasks: tuple[int, ...]
+    counts: Any  # an operations.Counts
+
+
+class Labelled(NamedTuple):
+    """A task with a label, and its other labels."""
+
+    task: int
+    lane: int
+    state: int
+    priority: int
+    submitted_ms: int
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GetLabelled:
+    """At most `limit` tasks with this label after number `after`. Answer: tuple of `Labelled`.
+
+    `begun`: only those that run or have ended.
+    """
+
+    label: str
+    after: int = 0
+    begun: bool = False
+    limit: int = 2000
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,18 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from mgmt.core.suites.blobs import BlobAnswer, BlobOp, BlobQuery
-from mgmt.core.suites.candidate_rows import Changed, ChangePriorities, GetRows, PutRows, RecordRun, Rows
+from mgmt.core.suites.candidate_rows import (
+    Changed,
+    ChangePriorities,
+    GetLabelled,
+    GetRows,
+    Labelled,
+    PutRows,
+    RecordRun,
+    Rows,
+    SubmitNew,
+    SubmittedNew,
+)
 
 # ---- parts ------------------------------------------------------------------------------------------------
 
@@ -380,10 +391,14 @@ class ChangeTask:
 
 @dataclass(frozen=True, slots=True)
 class RetryTask:
-    """An ended task is Ready again, its strikes and retries forgotten. Answer: `Counts`; else `conflict`."""
+    """An ended task is Ready again, its strikes and retries forgotten. Answer: `Counts`; else `conflict`.
+
+    `labels`: it has these, too, from now on.
+    """
 
     task: int
     now_ms: int
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -603,11 +618,13 @@ class Swept:
 Op = (
     CreateSuite | CloseSuite | CancelSuite | ChangeSuite | OpenLane | Submit | CancelTasks | ChangeTask | RetryTask
     | Prune | OpenHolder | RenewHolders | EndHolder | Reconcile | Exchange | ExecStates | ReportDeath | Sweep
-    | BlobOp | PutRows | RecordRun | ChangePriorities
+    | BlobOp | PutRows | RecordRun | ChangePriorities | SubmitNew
 )  # fmt: skip
-Query = ListSuites | GetSuite | ListLanes | ListTasks | GetTask | ListHolders | BlobQuery | GetRows
+Query = (
+    ListSuites | GetSuite | ListLanes | ListTasks | GetTask | ListHolders | BlobQuery | GetRows | GetLabelled
+)
 Answer = (
     SuiteRecord | Suites | LaneRecord | tuple[LaneRecord, ...] | Counts | Submitted | Cancelled | Tasks
     | TaskRecord | Pruned | HolderRecord | tuple[HolderRecord, ...] | Renewed | Returned | Reconciled | Exchanged
-    | Struck | Swept | BlobAnswer | Changed | Rows
+    | Struck | Swept | BlobAnswer | Changed | Rows | SubmittedNew | tuple[Labelled, ...]
 )  # fmt: skip

@@ -74,6 +74,10 @@ def retry_task(db: Connection, op: ops.RetryTask) -> ops.Counts:
     if flags & Flag.RETRY:
         db.change("UPDATE retries SET used = 0 WHERE task = ?", (op.task,))
     kept = flags & (Flag.LABELS | Flag.RETRY)
+    if op.labels:
+        kept |= Flag.LABELS
+        rows = [(label, op.task) for label in op.labels]
+        db.many("INSERT INTO labels (label, task) VALUES (?, ?) ON CONFLICT DO NOTHING", rows)
     db.change(
         "UPDATE tasks SET state = 1, flags = ?, blocked = 0, holder = NULL, exit_status = NULL, message = NULL, "
         "detail = NULL, started_ms = NULL, finished_ms = NULL WHERE id = ?",

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mgmt.core.suites import operations as ops
+from mgmt.core.suites.candidate_rows import SubmitNew
 from mgmt.protocol.errors import MgmtError
 from mgmt.store.queue.connection import Connection
 from mgmt.store.queue.dispatch import OPERATIONS, QUERIES
@@ -194,7 +195,7 @@ class _Worker:
 
 def _tasks_of(op: ops.Op | ops.Query) -> int:
     """What it costs, in tasks."""
-    if isinstance(op, ops.Submit):
+    if isinstance(op, ops.Submit | SubmitNew):
         return 1 + len(op.tasks)
     if isinstance(op, ops.Exchange):
         return 1 + len(op.results) + op.want

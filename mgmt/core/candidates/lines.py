@@ -1,0 +1,297 @@
+"""Candidates in the queue of tasks: a mirror of it, in step with what the daemon does and hears.
+
+The queue of tasks is the truth. What this daemon submits, and what its nodes claim and end, is known at once; what
+others do to the tasks, and what comes back without being named, is looked up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any
+
+from mgmt.core import effect as fx
+from mgmt.core.event import Now
+from mgmt.core.suites import operations as op
+from mgmt.core.suites.board import Board
+from mgmt.core.suites.candidate_rows import ChangePriorities, GetLabelled, Labelled
+from mgmt.core.suites.states import ENDED, Task
+from mgmt.protocol.errors import MgmtError
+
+from .line import HEAD, Line, Queued, bucket_of, score_of
+from .queue import QueueItem
+from .rules import Rules
+from .sums import Key
+from .tasks import LABEL, key_of
+
+Then = Callable[[Now, Any, list[fx.Effect]], None]
+Ended = Callable[[Now, Key, Queued | None, op.TaskRecord, list[fx.Effect]], None]
+PART = 2000  # tasks that are asked about, or changed, at once
+LOOK_S = 1.0  # between two looks at what others did
+
+
+class Lines:
+    """`ended` is told of each task of a candidate that has ended, once; a Watcher of the board."""
+
+    def __init__(self, board: Board, rules: Callable[[], Rules], ended: Ended) -> None:
+        self.by_key: dict[Key, Queued] = {}
+        self.by_suite: dict[int, Line] = {}
+        self.missed = False  # runs were recorded by another daemon
+        self._by_task: dict[int, Key] = {}
+        self._board, self._rules, self._ended = board, rules, ended
+        self._asked: set[int] = set()  # tasks whose end is on its way
+        self._looking = self._look_again = False
+        self._next_look_ns = 0
+
+    # ---- what is in the queue ----
+
+    def line(self, suite: int) -> Line:
+        found = self.by_suite.get(suite)
+        if found is None:
+            rules = self._rules()
+            found = self.by_suite[suite] = Line(rules.settings, rules.policy == "default")
+        return found
+
+    def reset(self, now: Now, out: list[fx.Effect]) -> None:
+        """Other settings hold: shares and bounds are others."""
+        rules = self._rules()
+        for suite, old in self.by_suite.items():
+            line = self.by_suite[suite] = Line(rules.settings, rules.policy == "default")
+            for one in old.all.values():
+                line.enter(one)
+                if one.claimed_ns:
+                    line.start(one, one.claimed_ns)
+            self.order(now, suite, out)
+
+    def enter(self, one: Queued) -> None:
+        """It is in the queue, or about to be; its task has a number or gets it later."""
+        self.by_key[one.key] = one
+        if one.task:
+            self._by_task[one.task] = one.key
+        self.line(one.lane).enter(one)
+
+    def number(self, one: Queued, task: int) -> None:
+        one.task = task
+        self._by_task[task] = one.key
+
+    def leave(self, one: Queued) -> None:
+        if self.by_key.get(one.key) is one:
+            del self.by_key[one.key]
+            self.line(one.lane).leave(one)
+        self._by_task.pop(one.task, None)
+
+    def arrange(self, now: Now, suite: int) -> list[Queued]:
+        """Those whose priority has to be another one now, and is, here."""
+        line = self.line(suite)
+        return line.told(us(now), self._head(suite))
+
+    def order(self, now: Now, suite: int, out: list[fx.Effect], then: Then | None = None) -> None:
+        """Have the tasks' priorities say what the line is now; `then` when they do."""
+        changes = [(one.task, one.priority) for one in self.arrange(now, suite) if one.task]
+        if changes:
+            for start in range(0, len(changes), PART):
+                last = start + PART >= len(changes)
+                some = ChangePriorities(changes[start : start + PART])
+                self._board.ask(some, then if then is not None and last else _ignored, out)
+        elif then is not None:
+            then(now, None, out)
+        self._set_age(now, out)
+
+    def correct(self, some: Collection[Queued], out: list[fx.Effect]) -> None:
+        """Their tasks were submitted with priorities that are others by now."""
+        if some:
+            self._board.ask(ChangePriorities([(one.task, one.priority) for one in some]), _ignored, out)
+
+    def _head(self, suite: int) -> int:
+        """More than can be claimed before the line is told anew."""
+        entry = self._board.entries.get(suite)
+        if entry is None:
+            return HEAD
+        nodes = sum(1 for holding in self._board.holdings.values() if holding.suite == suite)
+        return max(HEAD, 4 * nodes * int(entry.worker["worker_count"]))
+
+    def _set_age(self, now: Now, out: list[fx.Effect]) -> None:
+        dues = [due for line in self.by_suite.values() if (due := line.queue.due_us()) is not None]
+        if dues:
+            wait_ns = max(
+                1_000_000, (min(dues) - us(now)) * 1000
+            )  # what is overdue is more than once can move
+            out.append(fx.SetTimer(("candidates", "age"), now.mono_ns + wait_ns))
+
+    def on_age(self, now: Now, out: list[fx.Effect]) -> None:
+        for suite in self.by_suite:
+            self.order(now, suite, out)
+
+    # ---- what the board hears ----
+
+    def claimed(self, now: Now, tasks: list[int], out: list[fx.Effect]) -> None:
+        suites = set()
+        for task in tasks:
+            one = self._of(task)
+            if one is not None:
+                self.line(one.lane).start(one, now.mono_ns)
+                suites.add(one.lane)
+        for suite in sorted(suites):
+            self.order(now, suite, out)
+
+    def told(self, now: Now, tasks: list[int], out: list[fx.Effect]) -> None:
+        for task in tasks:
+            if task in self._by_task:
+                self._ask(task, out)
+
+    def moved(self, now: Now, out: list[fx.Effect]) -> None:
+        if not self._by_task:
+            return
+        if self._looking:
+            self._look_again = True
+        elif now.mono_ns < self._next_look_ns:
+            out.append(fx.SetTimer(("candidates", "look"), self._next_look_ns))
+        else:
+            self._looking = True
+            self.look(now, self._looked, out, begun=True)
+
+    def _looked(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
+        self._looking = False
+        self._next_look_ns = now.mono_ns + int(LOOK_S * 1e9)
+        if self._look_again or isinstance(result, MgmtError):
+            self._look_again = False
+            self.moved(now, out)
+
+    def _of(self, task: int) -> Queued | None:
+        key = self._by_task.get(task)
+        one = self.by_key.get(key) if key is not None else None
+        return one if one is not None and one.task == task else None
+
+    def _ask(self, task: int, out: list[fx.Effect]) -> None:
+        """What became of it."""
+        if task in self._asked:
+            return
+        self._asked.add(task)
+
+        def then(now: Now, found: Any, out: list[fx.Effect]) -> None:
+            self._asked.discard(task)
+            one, key = self._of(task), self._by_task.get(task)
+            if key is None:
+                return
+            if isinstance(found, MgmtError):
+                if found.code == "unknown-task":
+                    self._gone(task, one)
+            elif found.state in ENDED:
+                self._gone(task, one)
+                self._ended(now, key, one, found, out)
+                if one is not None:
+                    self.order(now, one.lane, out)
+            elif one is not None and found.state == Task.READY:
+                self._back([one], now, out)
+
+        self._board.ask(op.GetTask(task), then, out)
+
+    def _gone(self, task: int, one: Queued | None) -> None:
+        if one is not None:
+            self.leave(one)
+        self._by_task.pop(task, None)
+
+    def _back(self, some: Iterable[Queued], now: Now, out: list[fx.Effect]) -> None:
+        """These do not run any more."""
+        suites = set()
+        for one in some:
+            self.line(one.lane).give_back(one)
+            suites.add(one.lane)
+        for suite in sorted(suites):
+            self.order(now, suite, out)
+
+    # ---- what is looked up ----
+
+    def look(self, now: Now, then: Then, out: list[fx.Effect], begun: bool = False) -> None:
+        """Know what is in the queue, whoever put it there; `then` gets None, or a MgmtError.
+
+        `begun`: only what runs or has ended, which is quickly told where very many wait.
+        """
+        there: set[int] = set()
+        asked_ns, known = now.mono_ns, set() if begun else set(self._by_task)
+
+        def page(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            if isinstance(result, MgmtError):
+                then(now, result, out)
+                return
+            for row in result:
+                there.add(row.task)
+                self._see(now, row, out)
+            if len(result) == PART:
+                self._board.ask(GetLabelled(LABEL, result[-1].task, begun, PART), page, out)
+            else:
+                self._compare(now, there, known, asked_ns, out)
+                then(now, None, out)
+
+        self._board.ask(GetLabelled(LABEL, 0, begun, PART), page, out)
+
+    def _see(self, now: Now, row: Labelled, out: list[fx.Effect]) -> None:
+        key = key_of(row.labels)
+        if key is None:
+            return
+        if row.task not in self._by_task:
+            self._by_task[row.task] = key
+            known = self.by_key.get(key)
+            if known is not None and not known.task:
+                return  # it is being submitted, and is told then that it is there
+            if known is None and row.state not in ENDED:
+                self.enter(restored(key, row))
+        one = self._of(row.task)
+        if row.state in ENDED:
+            self._ask(row.task, out)
+        elif one is not None and row.state == Task.RUNNING:
+            self.line(one.lane).start(one, now.mono_ns)
+
+    def _compare(
+        self, now: Now, there: set[int], known: Collection[int], asked_ns: int, out: list[fx.Effect]
+    ) -> None:
+        """What is not as it was believed to be."""
+        running = [one for line in self.by_suite.values() for one in line.running.values()]
+        self._back([one for one in running if one.task not in there and one.claimed_ns < asked_ns], now, out)
+        for task in known:
+            if task not in there and task in self._by_task and task not in self._asked:
+                self._gone(task, self._of(task))
+                self.missed = True
+        for suite in self.by_suite:
+            self.order(now, suite, out)
+
+    def retried(self, now: Now, task: int, key: Key, out: list[fx.Effect]) -> None:
+        """An ended task of a candidate is ready again."""
+        self._by_task[task] = key
+
+        def then(now: Now, found: Any, out: list[fx.Effect]) -> None:
+            if isinstance(found, MgmtError) or key in self.by_key or found.state in ENDED:
+                return  # it has another one, whose line it is; this one is recorded all the same
+            labels = tuple(found.labels)
+            row = Labelled(task, found.lane, found.state, found.priority, found.submitted_ms, labels)
+            one = restored(key, row)
+            self.enter(one)
+            if found.state == Task.RUNNING:
+                self.line(one.lane).start(one, now.mono_ns)
+            self.order(now, found.lane, out)
+
+        self._board.ask(op.GetTask(task), then, out)
+
+    def changed(self, now: Now, task: int, priority: int, out: list[fx.Effect]) -> None:
+        """Somebody gave it another priority: by hand, so its score is what that means."""
+        one = self._of(task)
+        if one is not None and one.priority != priority:
+            one.priority = priority
+            bucket = bucket_of(priority)
+            self.line(one.lane).rescore(one, score_of(priority), one.duration_us or 0.0, bucket)
+            self.order(now, one.lane, out)
+
+
+def restored(key: Key, row: Labelled) -> Queued:
+    """One that this daemon did not put in: its score is what its priority says."""
+    item = QueueItem(
+        *key, LABEL, score_of(row.priority), row.submitted_ms * 1000, bucket=bucket_of(row.priority)
+    )  # fmt: skip
+    return Queued(row.lane, row.task, row.priority, item)
+
+
+def us(now: Now) -> int:
+    return round(now.real_s * 1e6)
+
+
+def _ignored(now: Now, result: Any, out: list[fx.Effect]) -> None:
+    pass

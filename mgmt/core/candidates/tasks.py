@@ -1,0 +1,78 @@
+"""A candidate as a task of a suite, and an ended task as the run that it was."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Collection, Mapping
+from datetime import timedelta
+
+from mgmt.core.suites import operations as op
+from mgmt.core.suites.specs import CANCELLED
+from mgmt.core.suites.states import Task
+from mgmt.protocol import frames
+
+from .records import EPOCH, Candidate, Run
+from .sums import Key
+
+LABEL = "candidates"  # of tasks whose end is not recorded yet
+NAMED = "candidate:"  # begins the label that says which candidate a task is
+
+
+def name_of(key: Key) -> str:
+    """The label of its tasks."""
+    return NAMED + json.dumps(key, ensure_ascii=False)
+
+
+def key_of(labels: Collection[str]) -> Key | None:
+    """Whose task it is."""
+    for label in labels:
+        if label.startswith(NAMED):
+            codebase, campaign, change_set = json.loads(label.removeprefix(NAMED))
+            return codebase, campaign, change_set
+    return None
+
+
+def spec_of(candidate: Candidate) -> bytes:
+    """Its command, split like a shell does, with what it is about in variables."""
+    spec = {
+        "args": shlex.split(candidate.command),
+        "envs": {
+            "CODEBASE": candidate.codebase, "CAMPAIGN": candidate.campaign,
+            "CHANGE_SET": candidate.change_set or "", "CONTEXT": candidate.context or "",
+        },
+    }  # fmt: skip
+    return frames.pack_body(spec)
+
+
+def run_of_task(key: Key, task: op.TaskRecord, codes: Mapping[str, str], now_ms: int) -> Run | None:
+    """The run that an ended task was; None for one that never began. By a node's clock that is ahead it may end
+    after now, and would be the latest one for long: it ended now, then."""
+    if not task.started_ms:
+        return None
+    if task.message == CANCELLED:
+        code = "cancelled"
+    elif task.state == Task.FAILED or task.status is None:
+        code = "worker-failure"
+    else:
+        code = codes.get(str(task.status), "success" if task.status == 0 else f"failed-{task.status}")
+    context = (frames.unpack(task.spec).get("envs") or {}).get("CONTEXT") if task.spec else None
+    took_ms = max(0, task.finished_ms - task.started_ms)
+    end_ms = min(max(task.started_ms, task.finished_ms), now_ms)
+    return Run(
+        key[0], key[1], code, (end_ms - took_ms) * 1000, end_ms * 1000, context=context or None
+    )  # fmt: skip
+
+
+def packed(run: Run) -> bytes:
+    """As a row of a file: times in ISO 8601."""
+    return frames.pack_body(
+        {
+            "codebase": run.codebase, "campaign": run.campaign, "result_code": run.result_code,
+            "start_time": iso(run.start_us), "finish_time": iso(run.finish_us), "context": run.context,
+        }
+    )  # fmt: skip
+
+
+def iso(at_us: int | None) -> str | None:
+    return None if at_us is None else (EPOCH + timedelta(microseconds=at_us)).isoformat()
