@@ -585,8 +585,9 @@ def test_small_rows_are_put_together_while_nobody_reads_them(
     there = make()
     there.candidates("a", "b")
     for day in (1, 2, 3):
-        there.load("runs", {"codebase": "a", "campaign": "fix", "result_code": "success",
-                            "start_time": f"2024-05-0{day}T10:00:00", "finish_time": f"2024-05-0{day}T10:05:00"})  # fmt: skip
+        at = f"2024-05-0{day}T10:0"
+        run = {"codebase": "a", "campaign": "fix", "result_code": "success"}
+        there.load("runs", {**run, "start_time": f"{at}0:00", "finish_time": f"{at}5:00"})
     there.pump()
 
     def stored() -> list[str]:
