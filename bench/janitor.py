@@ -126,7 +126,7 @@ def _cold(url: str) -> None:
 
 def _compat(url: str) -> None:
     with Database(url) as source:
-        passes.compat_pass(source, passes.Choice(), NOW_US)
+        passes.compat_pass(source, passes.Choice(), Settings(), NOW_US)
 
 
 def _one_by_one(url: str) -> float:

@@ -84,6 +84,10 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
             "policy": "That of the configuration when absent.",
         },
     ),
+    "candidates-export": (
+        "Read what is stored of candidates and runs, by table and name, a page at a time.",
+        {},
+    ),
     "candidates-hosts": (
         "Show which hosts are left alone, after that of `host` was changed. Candidates of codebases there wait.",
         {
@@ -448,12 +452,13 @@ VERBS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "task-submit": (
-        "Submit tasks, all or none. Answered when they are durable.",
+        "Submit tasks, all or none. Answered when they are durable; with `wait`, when the result is.",
         {
             "suite": "None: independent tasks, for independent workers.",
             "group": "Of independent tasks; your own when absent.",
             "tags": "Of independent tasks: their worker must have all of these.",
             "key": "Submitting again with the same key and tasks changes nothing.",
+            "wait": "Of one task: answer when it has ended; the request's deadline bounds that, not the task.",
         },
     ),
     "task-wait": (

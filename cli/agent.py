@@ -53,10 +53,12 @@ def agent(
 ) -> int:
     """Stays in the foreground. The daemon decides what runs here; that goes on while the daemon is away, and when
     this agent is killed and started again. Over tcp it needs --key, whose role is agent:NAME, and --server-key.
+    It waits for a daemon that is not there yet; with --timeout no longer than that.
     With --token-file the token's user, who brings this node, manages it.
     `mgmt --endpoint ipc://DIR/run/control status` asks it locally."""
     options = {
         "--name": name,
+        "--join-timeout": invocation.timeout_s and str(invocation.timeout_s),
         "--state-dir": state_dir and os.path.abspath(state_dir),
         "--key": spawn.absolute(invocation.key),
         "--server-key": spawn.absolute(invocation.server_key),

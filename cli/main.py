@@ -116,6 +116,9 @@ def report(invocation: Invocation, argv: list[str], call: Callable[[], int]) -> 
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.UsageError as error:
+        if error.message.startswith("Usage: "):  # a group alone: newer click raises its help
+            click.echo(error.message, err=True)
+            return Exit.USAGE
         invocation.json |= "--json" in argv  # it may stand behind the argument that was refused
         command = error.ctx.command_path if error.ctx else "mgmt"
         text = f"{error.format_message()} See `{command} --help`."

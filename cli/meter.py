@@ -51,7 +51,7 @@ def line(done: int, total: int | None, per_s: float, more: str = "") -> str:
     rate = f"{per_s:,.0f}/s" if per_s >= 10 else f"{per_s:.1f}/s"
     if total is None:
         return f"{done:,}  {rate}{more and '  '}{more}"
-    share = f"{100 * done / total:.0f}%" if total else "-"
+    share = f"{100 * done // total}%" if total else "-"  # 100 when all are
     eta = f"ETA {duration((total - done) / per_s)}" if per_s > 0 and done < total else ""
     parts = [f"{bar(done, total)} {done:,}/{total:,} {share}", more, rate, eta]
     return "  ".join(part for part in parts if part)

@@ -91,6 +91,18 @@ QUEUE_ITEM = _object(
     duration_s=_maybe(NUMBER),
 )
 FACTOR = _object(name=STRING, kind={"enum": ["expected", "cost", "about"]}, value=NUMBER, source=STRING)
+RUN_FIGURES = _object(
+    name=STRING,
+    runs=COUNT,
+    success=COUNT,
+    failure=COUNT,
+    nothing=COUNT,
+    transient=COUNT,
+    rate=_maybe(NUMBER),
+    p50_s=_maybe(NUMBER),
+    p90_s=_maybe(NUMBER),
+    trend=_maybe(NUMBER),
+)
 FIGURES = _object(
     policy=STRING,
     predicted=COUNT,
@@ -102,7 +114,10 @@ FIGURES = _object(
     value_per_hour=_maybe(NUMBER),
     regret=_maybe(NUMBER),
 )
-STORE = _object(path=STRING, rows={"type": "object", "additionalProperties": COUNT}, text=STRING)
+ROWS = {"type": "object", "additionalProperties": COUNT}
+SPANS = {"type": "object", "additionalProperties": _list(_list(COUNT))}
+QUEUE = _object(path=STRING, rows=ROWS, text=STRING, lost=SPANS, mended=_list(STRING))
+STORE = _object(path=STRING, rows=ROWS, text=STRING, queue=_maybe(QUEUE))
 KEY = _object(name=STRING, role=STRING, comment=STRING, public=STRING, file=_maybe(STRING))
 
 TOKEN = _object(
@@ -177,6 +192,7 @@ OWN: dict[str, Schema] = {
     "mgmt.candidates-load/1": _object(
         file=STRING, rows={"type": "object", "additionalProperties": COUNT}, faults=_list(ROW_FAULT)
     ),
+    "mgmt.candidates-export/1": _object(file=STRING, rows={"type": "object", "additionalProperties": COUNT}),
     "mgmt.candidates-import/1": _object(file=STRING, rows={"type": "object", "additionalProperties": COUNT}),
     "mgmt.candidates-pass/1": _object(
         policy=STRING,
@@ -191,6 +207,15 @@ OWN: dict[str, Schema] = {
         warnings=NAMES_LIST,
     ),
     "mgmt.candidates-explain/1": _object(**CANDIDATE_SCORE, now=STRING, of=COUNT, factors=_list(FACTOR)),
+    "mgmt.candidates-analytics/1": _object(
+        now=STRING,
+        runs=COUNT,
+        period_days=NUMBER,
+        all=_maybe(RUN_FIGURES),
+        campaigns=_list(RUN_FIGURES),
+        codebases=_list(RUN_FIGURES),
+        faults=_list(ROW_FAULT),
+    ),
     "mgmt.candidates-compare/1": _object(
         now=STRING,
         candidates=COUNT,

@@ -187,6 +187,7 @@ def scheduled(service: dict[str, Any]) -> list[str]:
     degraded = service.get("degraded", "")
     return [
         *([f"degraded: {degraded}"] if degraded else []),
+        *(f"alert: {alert}" for alert in service.get("alerts", [])),
         *([f"{what}: mgmt schedule show"] if count else []),
     ]
 

@@ -13,6 +13,7 @@ import click
 from mgmt.protocol import places
 from mgmt.protocol.errors import Exit, MgmtError
 
+from . import queue_file
 from .invocation import Invocation, shared_options, verb
 
 if TYPE_CHECKING:
@@ -30,34 +31,42 @@ def store() -> None:
 @store.add_command
 @verb("check", "Read the whole store and say whether it is sound.")
 def check(invocation: Invocation) -> int:
-    """Exits 1 when it is damaged, with the reason; nothing is changed."""
+    """Exits 1 when it, or the queue of tasks beside it, is damaged, with the reason; nothing is changed."""
+    from mgmt.store import QUEUE_NAME
+
     with held() as path:
         rows = count(path)
-    told(invocation, "mgmt.store-check/1", path, rows, "is sound" if rows else "is not there yet")
+        tasks = queue_file.count(path.with_name(QUEUE_NAME))
+    told(invocation, "mgmt.store-check/1", path, rows, "is sound" if rows else "is not there yet", tasks)
     return Exit.OK
 
 
 @store.add_command
 @verb("recover", "Save what can be read of a damaged store into a new one; the old one is kept beside it.")
 def recover(invocation: Invocation) -> int:
-    """A sound store is left as it is. Units that run and are not in the new store are ended by the next
-    daemon: nobody could tell any more what they are."""
+    """A sound store is left as it is, and so is a sound queue of tasks beside it. Units that run and are not in
+    the new store are ended by the next daemon: nobody could tell any more what they are."""
+    from mgmt.store import QUEUE_NAME
+
+    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    with held() as path:
+        rows, text = _recovered(path, stamp)
+        tasks = queue_file.recovered(path.with_name(QUEUE_NAME), stamp)
+    told(invocation, "mgmt.store-recover/1", path, rows, text, tasks)
+    return Exit.OK
+
+
+def _recovered(path: Path, stamp: str) -> tuple[dict[str, int], str]:
     from mgmt.store.sqlite import recover as save
 
-    with held() as path:
-        try:
-            told(invocation, "mgmt.store-recover/1", path, count(path), "is sound; nothing was changed")
-            return Exit.OK
-        except MgmtError as error:
-            if error.code != "bad-store" or "version" in error.detail:
-                raise  # one of a newer program is not damaged
-            reason = error.detail.get("reason", error.text)
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        rows = save(path, stamp)
-    aside = path.with_name(f"{path.name}.damaged-{stamp}")
-    kept = f"; the old one is {aside}" if aside.exists() else ""
-    told(invocation, "mgmt.store-recover/1", path, rows, f"was damaged ({reason}) and is new{kept}")
-    return Exit.OK
+    try:
+        return count(path), "is sound; nothing was changed"
+    except MgmtError as error:
+        if error.code != "bad-store" or "version" in error.detail:
+            raise  # one of a newer program is not damaged
+        reason = error.detail.get("reason", error.text)
+    rows = save(path, stamp)
+    return rows, f"was damaged ({reason}) and is new{queue_file.kept(path, stamp)}"
 
 
 @store.add_command
@@ -160,8 +169,19 @@ def count(path: Path) -> dict[str, int]:
     }
 
 
-def told(invocation: Invocation, schema: str, path: Path, rows: dict[str, int], text: str) -> None:
+def told(
+    invocation: Invocation,
+    schema: str,
+    path: Path,
+    rows: dict[str, int],
+    text: str,
+    tasks: queue_file.Told | None,
+) -> None:
     counts = ", ".join(f"{count} {table}" for table, count in rows.items())
     invocation.say(f"{path} {text}{f': {counts}' if counts else ''}")
+    if tasks is not None:
+        for line in tasks.lines():
+            invocation.say(line)
     if invocation.json:
-        invocation.emit(schema, {"path": str(path), "rows": rows, "text": text})
+        value = {"path": str(path), "rows": rows, "text": text}
+        invocation.emit(schema, {**value, "queue": tasks.value() if tasks is not None else None})

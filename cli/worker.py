@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import Any
 
 import click
@@ -16,8 +17,8 @@ from .groups import NearGroup, sub
 from .invocation import Duration, Invocation, shared_options, verb
 from .suite.asking import nearest
 
-HEADER = ["WORKER", "NODE", "SUITE", "STATE", "TASK", "DONE", "PID", "CPUS", "TAGS"]
-RIGHT = "SUITE TASK DONE PID"
+HEADER = ["WORKER", "NODE", "SUITE", "STATE", "TASK", "DONE", "PID", "SINCE", "CPUS", "TAGS"]
+RIGHT = "SUITE TASK DONE PID SINCE"
 
 
 @click.group("worker", cls=NearGroup, params=shared_options())
@@ -77,13 +78,15 @@ def run(
 ) -> int:
     """Stays in the foreground; `mgmt worker shutdown` ends it when what it runs has ended. Started again with
     the same name it goes on, and tells what ended meanwhile. With --token-file the token's user, who brings it,
-    manages it; its scope is worker. Over tcp it needs --key, whose role is agent:NAME, and --server-key."""
+    manages it; its scope is worker. It waits for a daemon that is not there yet; with --timeout no
+    longer than that. Over tcp it needs --key, whose role is agent:NAME, and --server-key."""
     options = {
         "--name": name,
         "--workers": str(workers),
         "--kind": kind,
         "--prefetch": prefetch and str(prefetch),
         "--lifetime": lifetime and str(lifetime),
+        "--join-timeout": invocation.timeout_s and str(invocation.timeout_s),
         "--state-dir": state_dir and os.path.abspath(state_dir),
         "--key": spawn.absolute(invocation.key),
         "--server-key": spawn.absolute(invocation.server_key),
@@ -126,6 +129,8 @@ def list_(
     lines = render.table(HEADER, [_row(one) for one in reply["workers"]], RIGHT)[1 if no_headers else 0 :]
     if lines:
         click.echo("\n".join(lines))
+    for one in reply.get("unreachable", ()):
+        click.echo(f"node {one['node']} does not tell of its workers: {one['reason']}", err=True)
     return Exit.OK
 
 
@@ -162,11 +167,11 @@ def show(invocation: Invocation, name: str) -> int:
         ("Suite", "none: it is independent" if one["independent"] else render.dashed(one["suite"])),
         (
             "Runs",
-            f"{one['workers']} tasks at a time, {one['done']} done"
+            f"{one['workers']} task{'s' if one['workers'] != 1 else ''} at a time, {one['done']} done"
             + (f", {one['kind']}" if one["kind"] else ""),
         ),
         ("Node", one["node"] or "-"),
-        ("Pid", render.dashed(one["pid"])),
+        ("Pid", render.dashed(one["pid"]) + (f", since {_age(one)}" if one.get("started_at") else "")),
         ("CPUs", render.cpu_list(one["cpus"])),
         ("Tags", ", ".join(one["tags"]) or "-"),
         ("Groups", ", ".join(f"{group} ({role})" for group, role in sorted(one["roles"].items())) or "-"),
@@ -242,6 +247,12 @@ def _pause(invocation: Invocation, node: str, paused: bool) -> int:
     return Exit.OK
 
 
+def _age(one: dict[str, Any]) -> str:
+    """How long its process runs; clocks of other machines may be ahead of this one's."""
+    started_at = one.get("started_at")
+    return render.duration(None if started_at is None else max(0.0, time.time() - started_at))
+
+
 def _row(one: dict[str, Any]) -> list[str]:
     return [
         one["worker"],
@@ -251,6 +262,7 @@ def _row(one: dict[str, Any]) -> list[str]:
         render.dashed(one["task"]),
         str(one["done"]),
         render.dashed(one["pid"]),
+        _age(one),
         render.cpu_list(one["cpus"]),
         ",".join(one["tags"]) or "-",
     ]

@@ -65,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     joins.add_argument("--workers", type=int, default=1, metavar="N", help="tasks at a time")
     joins.add_argument("--kind", choices=("process", "resident"), default="process", help="what runs tasks")
     joins.add_argument("--prefetch", type=int, default=defaults.TASK_PREFETCH, metavar="N")
+    joins.add_argument("--join-timeout", type=float, metavar="S", help="end when not joined within this time")
     joins.add_argument("--lifetime", type=float, metavar="S", help="seconds after which it ends by itself")
     arguments = parser.parse_args(argv)
     runtime, state_dir = places.runtime_dir(), places.state_dir()
@@ -120,6 +121,7 @@ def _agent(arguments: argparse.Namespace) -> agents.AgentOptions:
         token=token,
         groups=tuple(dict.fromkeys(arguments.group)),
         worker=_worker(arguments) if arguments.worker else None,
+        join_s=arguments.join_timeout,
     )
 
 

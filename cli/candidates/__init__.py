@@ -19,6 +19,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "compare",
         "Run two policies on the same history and show who was right, and where they differ.",
     ),
+    "analytics": (
+        "analytics",
+        "Show how many runs there were, how well they went, how long they took, and the trend.",
+    ),
     "load": ("load", "Store the candidates and runs of a file in the daemon."),
     "list": ("list_", "Show the daemon's candidates with their scores, the next to be run first."),
     "queue": ("queue", "Show the candidates in the queue in the order in which they are run."),
@@ -28,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "deps": ("deps", "Show what the daemon's candidates wait for, and those that require one another."),
     "hosts": ("hosts", "Leave a host of repositories alone for a while, or show which are."),
     "reset": ("reset", "Take candidates out of the queue that do not run yet, or forget all of them."),
+    "export": ("export", "Write the candidates and runs of the daemon into a file."),
     "import": ("import_", "Write the candidates and runs of a Janitor's database into a file."),
     "schedule": ("schedule", "Score all candidates and put them into the queue."),
     "replay": (
@@ -51,4 +56,5 @@ def candidates() -> None:
     \b
     FILE is JSON with tables: codebases, policies, candidates, runs, versions, or those
     of a Janitor's database; or JSON lines, each a row with the name of its `table`.
-    Commands without a file ask the daemon, which is given them by `load`."""
+    Commands without a file ask the daemon, which is given them by `load`; `compare`
+    and `analytics` do so when none is named."""

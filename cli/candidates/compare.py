@@ -12,29 +12,35 @@ from mgmt.protocol.errors import Exit
 from .. import render
 from ..invocation import Invocation, verb
 from . import COMMANDS
-from .files import load, shared
+from .files import loaded, shared
 
 
 @verb("compare", COMMANDS["compare"][1])
-@click.argument("file", type=click.Path())
+@click.argument("file", type=click.Path(), required=False)
 @click.option("--top", type=click.IntRange(1, 1000), default=20, help="How many first ones are compared.")
 @click.option("--svg", metavar="OUT", type=click.Path(), help="Draw it into this file as well.")
 @shared
 def compare(
-    invocation: Invocation, file: str, top: int, svg: str | None, now: str | None, settings: str | None
+    invocation: Invocation,
+    file: str | None,
+    top: int,
+    svg: str | None,
+    now: str | None,
+    settings: str | None,
 ) -> int:
-    """Each policy is told of a run only after it was asked what to expect of it. Brier score and calibration are
-    of runs that succeeded or failed; the duration error is the middle |ln(expected / real)|; regret is what the
-    first ones bring less per hour than the best ones would, by the default policy's estimates."""
+    """Without FILE of the daemon's own history, with its settings; the work is done here. Each policy is told of a
+    run only after it was asked what to expect of it. Brier score and calibration are of runs that succeeded or
+    failed; the duration error is the middle |ln(expected / real)|; regret is what the first ones bring less per
+    hour than the best ones would, by the default policy's estimates."""
     from mgmt.core.candidates.comparison import compared
 
-    loaded = load(file, now, settings)
-    told = {"now": loaded.now, **compared(loaded.world, loaded.settings, loaded.now_us, top=top)}
-    told["faults"] = [fault.as_row() for fault in loaded.faults] + told["faults"]
+    found = loaded(invocation, file, now, settings)
+    told = {"now": found.now, **compared(found.world, found.settings, found.now_us, top=top)}
+    told["faults"] = [fault.as_row() for fault in found.faults] + told["faults"]
     if svg is not None:
         from .picture import svg as draw
 
-        Path(svg).write_text(draw(Path(file).name, told), encoding="utf-8")
+        Path(svg).write_text(draw(Path(file).name if file else "the daemon", told), encoding="utf-8")
     if invocation.json:
         invocation.emit("mgmt.candidates-compare/1", told)
     else:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +16,7 @@ import click
 from mgmt.protocol import defaults
 from mgmt.protocol.errors import MgmtError
 
+from ..invocation import Invocation
 from ..schedule.files import read_text
 
 if TYPE_CHECKING:
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from mgmt.core.candidates.settings import Settings
 
 CODE = "bad-candidates"
+FETCH_S = 60.0  # of one page
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,58 @@ def load(file: str, now: str | None, settings: str | None) -> Loaded:
     if not world.candidates and not faults:
         raise MgmtError(CODE, f"{file}: has no candidates; they belong into a list `candidates`")
     return Loaded(world, faults, clock_us(now or own), chosen(settings))
+
+
+def loaded(invocation: Invocation, file: str | None, now: str | None, settings: str | None) -> Loaded:
+    """Of the file, else what the daemon has, with its settings where none are named."""
+    return load(file, now, settings) if file is not None else fetched(invocation, now, settings)
+
+
+def fetched(invocation: Invocation, now: str | None, settings: str | None) -> Loaded:
+    """All rows of the daemon, page by page."""
+    from mgmt.core.candidates.records import world_of
+    from mgmt.core.candidates.settings import settings_of
+
+    found: dict[str, list[Any]] = {}
+    own: dict[str, Any] = {}
+    for told in pages(invocation):
+        own = told["settings"]
+        for row in told["rows"]:
+            found.setdefault(row["table"], []).append(row["record"])
+    if not found:
+        raise MgmtError(
+            CODE, "the daemon has no candidates and no runs: `mgmt candidates load FILE` stores them"
+        )
+    world, faults = world_of(found)
+    told_settings = chosen(settings) if settings is not None else settings_of(own)
+    return Loaded(world, faults, clock_us(now), told_settings)
+
+
+def pages(invocation: Invocation) -> Iterator[dict[str, Any]]:
+    """What the daemon answers to candidates-export, until it has no more."""
+    after: dict[str, Any] = {}
+    with invocation.client(FETCH_S) as client:
+        while True:
+            told = client.request("candidates-export", after)
+            yield told
+            if told["next_table"] is None:
+                return
+            after = {"after_table": told["next_table"], "after_name": told["next_name"]}
+
+
+def written(path: Path, lines: Iterator[str]) -> None:
+    """A whole file, or none."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise MgmtError(CODE, f"{path}: {error.strerror}: name another file with -o") from None
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def clock_us(now: str | None) -> int:

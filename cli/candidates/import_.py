@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 
 import click
 
-from mgmt.protocol.errors import Exit, MgmtError
+from mgmt.protocol.errors import Exit
 
 from ..invocation import Invocation, verb
 from . import COMMANDS
-from .files import CODE
+from .files import written
 from .janitor import adapter
 
 TABLES = ("codebases", "policies", "change_sets", "versions", "candidates", "runs")
@@ -29,7 +28,7 @@ def import_(invocation: Invocation, database: str, output: str) -> int:
     memory, however large the tables are. The database is only read."""
     counts: dict[str, int] = {}
     with adapter("database", "postgres").Database(database) as source, source.snapshot():
-        _write(Path(output), _lines(source, counts))
+        written(Path(output), _lines(source, counts))
     told = {"file": output, "rows": counts}
     if invocation.json:
         invocation.emit("mgmt.candidates-import/1", told)
@@ -48,17 +47,3 @@ def _lines(source: Any, counts: dict[str, int]) -> Iterator[str]:
 
 def _plain(value: object) -> str | float:
     return value.isoformat() if isinstance(value, date) else float(str(value))
-
-
-def _write(path: Path, lines: Iterator[str]) -> None:
-    part = path.with_name(f"{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise MgmtError(CODE, f"{path}: {error.strerror}: name another file with -o") from None
-    finally:
-        part.unlink(missing_ok=True)

@@ -44,8 +44,8 @@ def svg(title: str, told: Mapping[str, Any]) -> str:
         f'<title id="title">{escape(title)}</title><desc id="about">{escape(about)}</desc>',
         f"<style>{STYLE}</style>",
         f'<rect class="paper" width="{WIDTH}" height="{height}"/>',
-        _text(24, 32, f"Two policies on {title}", "title"),
-        _text(24, 52, about, "soft"),
+        text(24, 32, f"Two policies on {title}", "title"),
+        text(24, 52, about, "soft"),
         *_calibration(told["policies"]),
         *_ranks(rows, told),
         "</svg>\n",
@@ -56,12 +56,12 @@ def svg(title: str, told: Mapping[str, Any]) -> str:
 def _calibration(policies: list[Mapping[str, Any]]) -> Iterator[str]:
     """Predicted against what happened: on the diagonal is right; a disc's area is the number of runs."""
     left, bottom = 64, TOP + SIDE
-    yield _text(left, TOP - 14, "chance of success: predicted, and what came true")
+    yield text(left, TOP - 14, "chance of success: predicted, and what came true")
     for tenth in range(0, 11, 2):
         at = SIDE * tenth / 10
         yield f'<path class="grid" d="M{left + at} {TOP}V{bottom}M{left} {bottom - at}H{left + SIDE}"/>'
-        yield _text(left + at, bottom + 16, f"{tenth / 10:g}", "soft", "middle")
-        yield _text(left - 8, bottom - at + 4, f"{tenth / 10:g}", "soft", "end")
+        yield text(left + at, bottom + 16, f"{tenth / 10:g}", "soft", "middle")
+        yield text(left - 8, bottom - at + 4, f"{tenth / 10:g}", "soft", "end")
     yield f'<path class="axis" d="M{left} {bottom}L{left + SIDE} {TOP}"/>'
     most = max((count for one in policies for _, _, count in one["calibration"]), default=1)
     for color, one in zip(COLORS, policies, strict=True):
@@ -75,7 +75,7 @@ def _calibration(policies: list[Mapping[str, Any]]) -> Iterator[str]:
     for i, (color, one) in enumerate(zip(COLORS, policies, strict=True)):
         y = bottom + 48 + 40 * i
         yield f'<circle cx="{left + 6}" cy="{y - 4}" r="6" fill="{color}"/>'
-        yield _text(left + 20, y, one["policy"])
+        yield text(left + 20, y, one["policy"])
         figures = [
             f"{name} {one[key]:.3f}"
             for name, key in (
@@ -85,29 +85,29 @@ def _calibration(policies: list[Mapping[str, Any]]) -> Iterator[str]:
             )
             if one[key] is not None
         ]
-        yield _text(left + 20, y + 16, ", ".join(figures), "soft")
+        yield text(left + 20, y + 16, ", ".join(figures), "soft")
 
 
 def _ranks(rows: list[Mapping[str, Any]], told: Mapping[str, Any]) -> Iterator[str]:
     """The first ones of both side by side; a line joins the places of one that both have there."""
     left, right, top = 560, 800, told["top"]
     names = [one["policy"] for one in told["policies"]]
-    yield _text(left, TOP - 14, names[0], "", "end")
-    yield _text(right, TOP - 14, names[1])
+    yield text(left, TOP - 14, names[0], "", "end")
+    yield text(right, TOP - 14, names[1])
     for row in rows:
         name = f"{row['codebase']} {row['campaign']}"
         cut = name if len(name) <= 20 else f"{name[:19]}…"
         at = [TOP + ROW * place for place in (row["left"] or 0, row["right"] or 0)]
         shown = [bool(row[side]) and row[side] <= top for side in ("left", "right")]
         if shown[0]:
-            yield _text(left, at[0] - 6, f"{cut}  {row['left']}", "", "end", name)
+            yield text(left, at[0] - 6, f"{cut}  {row['left']}", "", "end", name)
         if shown[1]:
-            yield _text(right, at[1] - 6, f"{row['right']}  {cut}", "", "start", name)
+            yield text(right, at[1] - 6, f"{row['right']}  {cut}", "", "start", name)
         if all(shown):
             yield f'<path class="link" d="M{left + 8} {at[0] - 10}L{right - 8} {at[1] - 10}"/>'
 
 
-def _text(x: float, y: float, words: str, kind: str = "", anchor: str = "start", about: str = "") -> str:
+def text(x: float, y: float, words: str, kind: str = "", anchor: str = "start", about: str = "") -> str:
     of_kind = f' class="{kind}"' if kind else ""
     to = f' text-anchor="{anchor}"' if anchor != "start" else ""
     told = f"<title>{escape(about)}</title>" if about else ""

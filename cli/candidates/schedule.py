@@ -134,7 +134,7 @@ class _Source:
         if self._policy == "default":
             done = self.passes.default_pass(self._follower, wanted, now_us)
         else:
-            done = self.passes.compat_pass(self._database, wanted, now_us)
+            done = self.passes.compat_pass(self._database, wanted, self._settings, now_us)
         told = {
             "policy": self._policy, "now": moment(now_us), "dry_run": wanted.dry_run,
             "considered": done.considered, "decided": [_item(item) for item in done.decided],

@@ -59,6 +59,10 @@ def cancel(invocation: Invocation, queued_only: bool, **options: Any) -> int:
         invocation.emit("mgmt.task-cancel/1", reply)
     else:
         click.echo(f"{reply['cancelled']} tasks will not run, {reply['ending']} running ones are being ended")
+        if not (reply["cancelled"] or reply["ending"]):
+            click.echo(
+                "mgmt: none of these has still to run; `mgmt task list` shows those there are", err=True
+            )
     return Exit.OK
 
 

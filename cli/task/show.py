@@ -13,6 +13,8 @@ from ..invocation import Invocation, verb
 from . import COMMANDS, tables
 from .watch import WAIT_TIMEOUT_S, task_argument
 
+TAIL_BYTES = 4096  # of the output of a task that does not keep it
+
 
 @verb("show", COMMANDS["show"][1])
 @task_argument
@@ -66,7 +68,11 @@ def logs(invocation: Invocation, task: int, follow: bool) -> int:
         tail = shown["result"]["tail"]
         invocation.emit("mgmt.task-log/1", {"task": task, "whole": whole}, {"tail": tail})
     else:
-        click.echo(shown["result"]["tail"], nl=False)
+        tail = shown["result"]["tail"]
+        click.echo(tail, nl=False)
+        if len(tail.encode()) >= TAIL_BYTES:
+            text = "that was the end of it: `mgmt task submit --output` has all of a task's output kept"
+            click.echo(f"mgmt: {text}", err=True)
     return Exit.OK
 
 

@@ -78,6 +78,7 @@ class Json(click.ParamType):  # type: ignore[type-arg]  # generic in the newest 
 @click.option("--cwd", metavar="FOLDER", help="Working folder on the node; a fresh one by default.")
 @click.option("--task-timeout", type=Duration(), help="End a task with all it started after this time.")
 @click.option("--output", is_flag=True, help="Keep all its output, not just the end.")
+@click.option("--exec-log", is_flag=True, help="Keep what it leaves in its folder $MITO_EXEC_DIR.")
 @click.option(
     "--retries", type=click.IntRange(0, 1000), help="Run it again so often when it does not exit with 0."
 )
@@ -185,6 +186,8 @@ def _task(options: dict[str, Any]) -> dict[str, Any]:
         task["timeout_s"] = options["task_timeout"]
     if options["output"]:
         task["terminal_output"] = True
+    if options["exec_log"]:
+        task["exec_log"] = True
     if options["after_success"]:
         task["after_condition"] = "success"
     if options["retries"]:

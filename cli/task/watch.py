@@ -19,7 +19,13 @@ WAIT_TIMEOUT_S = 86_400.0
 ENDED = ("FINISHED", "CANCELLED", "FAILED")
 # Stations of an execution that people care for, in order; those that were skipped count as passed.
 STATIONS = ("FetchResource", "ExecPending", "ExecSpawned", "ExecFinished", "UploadResult", "TaskCommitted")
-task_argument = click.argument("task", type=click.IntRange(1))
+
+
+class TaskNumber(click.IntRange):
+    name = "task number"
+
+
+task_argument = click.argument("task", type=TaskNumber(1))
 
 
 @verb("wait", COMMANDS["wait"][1])

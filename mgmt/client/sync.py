@@ -178,7 +178,7 @@ class Client:
         arrived = self._poller.poll(timeout_ms)
         self._read_at_s = now_s = time.monotonic()
         if arrived:
-            self._wires.read(now_s)
+            self._wires.read(now_s, [socket for socket, _ in arrived])
         conversation.tick(now_s)
         self._carry_out(now_s)
 

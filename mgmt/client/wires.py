@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import socket as posix
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import zmq
@@ -102,22 +102,25 @@ class Wires:
                 text = f"{conversation.endpoint!r} is not an endpoint ({error.strerror})"
                 raise MgmtError("unreachable", f"{text}: ipc:///path or tcp://host:port") from None
             self._control, self._monitor = control, monitor
-            self._opened(monitor)
+            # In this order they are looked at: when an answer has come, what broke before it is known.
             self._opened(control)
+            self._opened(monitor)
 
-    def read(self, now_s: float) -> None:
-        """Give everything that has arrived to the conversation.
+    def read(self, now_s: float, ready: Collection[zmq.Socket[bytes]] | None = None) -> None:
+        """Give everything that has arrived to the conversation; `ready`: at these sockets, by default at all.
 
         Order matters: answers that a backend gave count before the news of its death, and a broken connection
         before what its successor says.
         """
         conversation = self._conversation
         for socket in tuple(self._data.values()):
+            if ready is not None and socket not in ready:
+                continue
             for message in _arrived(socket):
                 conversation.received_data(now_s, message)
-        if self._monitor is not None:
+        if self._monitor is not None and (ready is None or self._monitor in ready):
             self._read_monitor(now_s, self._monitor)
-        if self._control is not None:
+        if self._control is not None and (ready is None or self._control in ready):
             for message in _arrived(self._control):
                 conversation.received(now_s, message[0])
 

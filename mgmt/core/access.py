@@ -12,6 +12,7 @@ from typing import NoReturn
 from mgmt.core import effect as fx
 from mgmt.core import event as ev
 from mgmt.core.event import ADMINISTRATOR, MACHINE, OWNER, Asked, Caller, Now
+from mgmt.core.nodes import Node
 from mgmt.core.sessions import Session
 from mgmt.core.state import State
 from mgmt.core.users import Token
@@ -200,8 +201,17 @@ def owns(session: Session, grant: Grant | None) -> bool:
     return session.key == key_of(grant)
 
 
+def shut_out(
+    state: State, now: Now, sessions: list[Session], nodes: list[Node], reason: str, out: list[fx.Effect]
+) -> None:
+    """Who opened these is out at once. What agents and workers among them run is ended, to be done by others."""
+    close(state, sessions, out)
+    for node in nodes:
+        state.board.abort(now, node.name, reason, out)
+        state.roster.shut_out(node, reason, out)
+
+
 def close(state: State, sessions: list[Session], out: list[fx.Effect]) -> None:
-    """Who opened them is shut out."""
     for session in sessions:
         out.append(fx.Tell(session.peer, session.id, "session-gone", {}))
         state.sessions.end(session, out)
@@ -209,7 +219,10 @@ def close(state: State, sessions: list[Session], out: list[fx.Effect]) -> None:
 
 def on_keys_revoked(state: State, now: Now, event: ev.KeysRevoked, out: list[fx.Effect]) -> None:
     """The keys are gone or have another role: what they opened is closed."""
-    close(state, [session for session in state.sessions.by_id.values() if session.key in event.keys], out)
+    theirs = [session for session in state.sessions.by_id.values() if session.key in event.keys]
+    known = state.roster.nodes
+    nodes = [known[name] for name in sorted(event.nodes) if name in known]
+    shut_out(state, now, theirs, nodes, "its key was revoked or changed", out)
     for name in sorted(event.keys.values()):
         reason = f"key {name!r} was revoked or changed; its sessions are closed"
         state.journal.record(now, "daemon", {"what": "key-revoked", "reason": reason}, out)

@@ -10,6 +10,8 @@ from typing import Any
 from mgmt.core import access
 from mgmt.core import effect as fx
 from mgmt.core.event import Asked, Now
+from mgmt.core.nodes import Node, NodeState
+from mgmt.core.sessions import Session
 from mgmt.core.state import State
 from mgmt.core.supervision import LOCAL
 from mgmt.core.users import Group, Token, User, UserState
@@ -77,10 +79,17 @@ def _spare_oneself(asked: Asked, name: str) -> None:
 
 def _shut_out(state: State, now: Now, asked: Asked, user: User, how: str, out: list[fx.Effect]) -> None:
     theirs = [session for session in state.sessions.by_id.values() if session.user == user.name]
-    access.close(state, theirs, out)
-    reason = f"user {user.name!r} was {how} by {asked.by.user}; their {len(theirs)} sessions are closed"
+    nodes = [node for node in state.roster.nodes.values() if node.user == user.name]
+    reason = f"user {user.name!r} was {how} by {asked.by.user}; {_closed(theirs, nodes)}"
+    access.shut_out(state, now, theirs, nodes, f"user {user.name!r}, who brought it, was {how}", out)
     state.journal.record(now, "daemon", {"what": f"user-{how}", "reason": reason}, out)
     out.append(fx.Note("INFO", reason, {}))
+
+
+def _closed(sessions: list[Session], nodes: list[Node]) -> str:
+    there = [node.name for node in nodes if node.peer or node.state is not NodeState.LOST]
+    agents = f", and those of {', '.join(sorted(there))}" if there else ""
+    return f"{len(sessions)} sessions are closed{agents}"
 
 
 # ---- tokens ----------------------------------------------------------------------------------------------
@@ -121,10 +130,11 @@ def _token_revoke(state: State, now: Now, asked: Asked, body: ask.TokenRevoke, o
     token = state.users.tokens.get(user.name, body.name)
     state.users.tokens.remove(token)
     theirs = [session for session in state.sessions.by_id.values() if session.token == token.id]
+    nodes = [node for node in state.roster.nodes.values() if node.token == token.id]
     # First: it may be the token of whoever asks.
     state.sessions.answer(asked.route, frames.Outcome.OK, _token_body(now, token), out)
-    access.close(state, theirs, out)
-    reason = f"token {token.id!r} was revoked by {asked.by.user}; its {len(theirs)} sessions are closed"
+    reason = f"token {token.id!r} was revoked by {asked.by.user}; {_closed(theirs, nodes)}"
+    access.shut_out(state, now, theirs, nodes, f"its token {token.id!r} was revoked", out)
     state.journal.record(now, "daemon", {"what": "token-revoked", "reason": reason}, out)
     out.append(fx.Note("INFO", reason, {}))
     return None
@@ -137,7 +147,7 @@ def _token_revoke(state: State, now: Now, asked: Asked, body: ask.TokenRevoke, o
 def _group_create(state: State, now: Now, asked: Asked, body: ask.GroupCreate, out: list[fx.Effect]) -> Body:
     group = state.users.create_group(now, asked, body.group)
     _note(asked, f"group {group.name!r} is made", out)
-    return _group_body(group)
+    return _group_body(state, group)
 
 
 @handles("groups")
@@ -146,14 +156,14 @@ def _groups(state: State, now: Now, asked: Asked, body: ask.Groups, out: list[fx
         chosen = [state.users.group(name) for name in body.groups]
     else:
         chosen = _visible(state, asked)
-    return {"groups": [_group_body(group) for group in chosen]}
+    return {"groups": [_group_body(state, group) for group in chosen]}
 
 
 @handles("group-delete")
 def _group_delete(state: State, now: Now, asked: Asked, body: ask.GroupDelete, out: list[fx.Effect]) -> Body:
     group = state.users.delete_group(body.group)
     _note(asked, f"group {group.name!r} is deleted", out)
-    return _group_body(group)
+    return _group_body(state, group)
 
 
 @handles("group-add")
@@ -183,7 +193,7 @@ def _set_member(
 ) -> Body:
     found = state.users.set_member(group, user, role, new=new)
     _note(asked, f"user {user!r} has the role {role if role is not None else 'none'} in group {group!r}", out)
-    return _group_body(found)
+    return _group_body(state, found)
 
 
 @handles("group-grant")
@@ -202,7 +212,7 @@ def _group_grant(state: State, now: Now, asked: Asked, body: ask.GroupGrant, out
     state.board.look_again(now, out)
     what = role if role is not None else "none"
     _note(asked, f"group {group.name!r} has the role {what} on {kind} {name!r}", out)
-    return _group_body(group)
+    return _group_body(state, group)
 
 
 # ---- quotas ----------------------------------------------------------------------------------------------
@@ -297,7 +307,7 @@ def _token_body(now: Now, token: Token) -> dict[str, Any]:
     }
 
 
-def _group_body(group: Group) -> dict[str, Any]:
+def _group_body(state: State, group: Group) -> dict[str, Any]:
     """A GroupStatus."""
 
     def granted(kind: str) -> list[dict[str, Any]]:
@@ -313,7 +323,7 @@ def _group_body(group: Group) -> dict[str, Any]:
         "workers": granted("worker"),
         "storage_quota_bytes": group.storage_quota_bytes,
         "storage_used_bytes": group.storage_used_bytes,
-        "tasks": group.tasks,
+        "tasks": state.board.tasks_of(group.name),
     }
 
 

@@ -28,7 +28,7 @@ OPEN = frozenset(
             "logs",
             "explain",
         ),
-        *("dump", "lease", "release", "stop-service", "nodes", "schedule-stat"),
+        *("dump", "lease", "release", "stop-service", "nodes", "schedule-stat", "workers"),
     }
 )
 
@@ -80,9 +80,21 @@ def on_refused(state: State, now: Now, event: ev.Refused, out: list[fx.Effect]) 
 
 
 def _refused(state: State, now: Now, error: MgmtError, out: list[fx.Effect]) -> None:
-    if not of(state).on_refused(now, error, out) and not state.quit_said:
+    if not of(state).on_refused(now, error, out):
+        _give_up(state, error, out)
+
+
+def on_joining(state: State, now: Now, what: str, out: list[fx.Effect]) -> None:
+    error = of(state).on_joining(now, what, out)
+    if error is not None:
+        out.append(fx.Note("ERROR", error.text, {"code": error.code}))
+        _give_up(state, error, out)
+
+
+def _give_up(state: State, error: MgmtError, out: list[fx.Effect]) -> None:
+    if not state.quit_said:
         state.stopping = state.quit_said = True
-        state.sessions.close(MgmtError("stopping", "the agent was refused by its daemon"), out)
+        state.sessions.close(MgmtError("stopping", f"the agent ends: {error.text}"), out)
         out.append(fx.Quit(int(error.row.exit)))
 
 

@@ -34,7 +34,7 @@ def _agent_hello(state: State, now: Now, asked: Asked, body: msg.AgentHello, out
         text = f"groups are given by whoever brings the {kind}: use --token-file with a token of it"
         raise MgmtError("denied", text, node=body.node)
     node, replay = state.roster.hello(now, asked.route.peer, body, out)
-    node.token = asked.by.token
+    node.user, node.token = asked.by.user, asked.by.token
     state.users.enrol(kind, node.name, planned)
     # The welcome goes first: what is pushed is of the session that it opens.
     state.board.metrics.joined(node.name, body.incarnation, not body.epoch)

@@ -414,19 +414,20 @@ class Relink:
     connect_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class FollowSchedule:
+    """The event of the same name, once the schedule that is in force now is written and told."""
+
+
 # ---- task suites ----
 
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Have the queue of tasks carry out an operation; Queued with the same tag follows when it is durable.
-
-    `in_order`: a question, too, is answered after what was asked before it, and with it.
-    """
+    """Have the queue of tasks carry out an operation; Queued with the same tag follows when it is durable."""
 
     tag: tuple[Any, ...]
     operation: Any  # of mgmt.core.suites.operations
-    in_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -549,6 +550,7 @@ class KeepOutputs:
     attempt: int
     results: str | None
     log: str | None
+    exec_log: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -617,6 +619,7 @@ Effect = (
     | ToDaemon
     | OpenRelay
     | Relink
+    | FollowSchedule
     | Queue
     | MakeSuiteFolder
     | ToWorker

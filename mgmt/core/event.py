@@ -109,9 +109,10 @@ class Noticed:
 
 @dataclass(frozen=True, slots=True)
 class KeysRevoked:
-    """These keys, with their names, may not speak any more, or not as what they were."""
+    """These keys, with their names, may not speak any more, or not as what they were; nor for these nodes."""
 
     keys: dict[str, str]
+    nodes: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,6 +282,11 @@ class TasksStaged:
     version: int
     started: bool
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowSchedule:
+    """What is run has to follow what is in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -481,6 +487,7 @@ Event = (
     | ConfigRead
     | Computed
     | TasksStaged
+    | FollowSchedule
     | TaskReported
     | HandOver
     | Faulted

@@ -192,8 +192,9 @@ def _read(state: State, now: Now, asked: Asked, body: msg.BlobRead, out: list[fx
 
     def found(now: Now, blobs: op.Blobs, out: list[fx.Effect]) -> None:
         if not blobs.blobs:
+            where = "artifact" if wanted.tasks else "attachment"
             raise MgmtError(
-                "unknown-blob", f"there is no file {body.blob!r}; `mgmt attachment list` shows files"
+                "unknown-blob", f"there is no file {body.blob!r}; `mgmt {where} list` shows those there are"
             )
         record = blobs.blobs[0]
         if suite is None:

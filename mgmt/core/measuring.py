@@ -19,8 +19,8 @@ Gauges = Counter[tuple[str, str]]
 
 @handles("metrics")
 def _metrics(state: State, now: Now, asked: Asked, body: msg.Metrics, out: list[fx.Effect]) -> Body:
-    taken = _suites(state) + _independent(state) + _nodes(state) + _candidates(now, state)
-    gauges: dict[tuple[str, str], float] = dict(taken)
+    counted = _suites(state) + _independent(state) + _nodes(state) + _candidates(now, state)
+    gauges: dict[tuple[str, str], float] = {**counted, **state.desk.watch.gauges(now)}
     gauges["taken_timestamp_seconds", ""] = now.real_s
     return {"metrics": metrics.told((state.board.metrics, state.crew.pool.metrics), gauges)}
 

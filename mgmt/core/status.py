@@ -76,6 +76,7 @@ def service_body(state: State, now: Now) -> dict[str, Any]:
         "seq": state.journal.seq,
         "counters": dict(state.counters),
         "degraded": state.board.failure,
+        "alerts": state.desk.watch.alerts(now),
     }
 
 

@@ -19,6 +19,7 @@ from mgmt.core import (
     filing,
     measuring,
     operate,
+    reviewing,
     scheduling,
     selecting,
     status,
@@ -46,6 +47,7 @@ __all__ = [
     "LEGACY_PLANE",
     "accounts",
     "measuring",
+    "reviewing",
     "scheduling",
     "selecting",
     "step",
@@ -78,7 +80,10 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
         cluster.settle(state, now, out)
     if state.schedules.changed:
         state.schedules.changed = False
-        state.execution.follow(now, state.schedules.entries, state.stopping, out)
+        if state.execution.is_new(state.schedules.entries):
+            out.append(fx.FollowSchedule())  # who asked need not wait for a thousand processes to be started
+        else:
+            state.execution.follow(now, state.schedules.entries, state.stopping, out)
     touched = bool(supervisor.dirty)
     while touched or supervisor.changes or sessions.ended or sessions.abandoned:
         # First, so that the slices above see what goes on at once as going on, never as at rest.
@@ -98,6 +103,7 @@ def _settle(state: State, now: Now, out: list[fx.Effect]) -> None:
         version = supervisor.version
         state.crew.look(now, out)
         touched = touched or supervisor.version != version
+    state.crew.look_for_room(now, out)
     _forget_undeclared(state, out)
     if state.agent is not None:
         state.agent.tell(now, state.stopping, out)
@@ -529,6 +535,8 @@ def _on_timer(state: State, now: Now, event: ev.TimerFired, out: list[fx.Effect]
         state.execution.on_stage_timer(now, out)
     elif what == "fence":
         pass  # what it is for is done at every event
+    elif what == "joining":
+        agency.on_joining(state, now, about, out)
     elif what == "uplink":
         agency.of(state).on_timer(now, out)
     elif what.startswith("probe."):
@@ -725,6 +733,9 @@ _ON: dict[type[Any], Callable[[State, Now, Any, list[fx.Effect]], None]] = {
     ev.Refused: agency.on_refused,
     ev.DaemonNoticed: agency.on_daemon_noticed,
     ev.TasksStaged: agency.on_tasks_staged,
+    ev.FollowSchedule: lambda state, now, event, out: state.execution.follow(
+        now, state.schedules.entries, state.stopping, out
+    ),
     ev.TaskReported: agency.on_task_reported,
     ev.Queued: lambda state, now, event, out: state.board.on_queued(now, event, out),
     ev.SuiteFolderMade: lambda state, now, event, out: state.crew.on_folder(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from mgmt.core import effect as fx
@@ -15,18 +16,22 @@ from mgmt.core.suites import operations as op
 from mgmt.core.suites.blobs import BlobKind
 from mgmt.core.suites.identity import Kind
 from mgmt.core.suites.lanes import FUNCTION
-from mgmt.core.suites.specs import CANCELLED, exec_state, new_task_of
+from mgmt.core.suites.specs import CANCELLED, command_of, exec_state, new_task_of
 from mgmt.core.suites.states import ENDED, Exec, Task, has_reached
 from mgmt.core.suiting import entry_of, groups_of, owner, require
 from mgmt.core.verbs import Body, handles, later, refuse_while_stopping
 from mgmt.protocol import frames
 from mgmt.protocol import messages_suites as msg
 from mgmt.protocol.errors import MgmtError
+from mgmt.protocol.table import Role
 
 
 @handles("task-submit")
 def _submit(state: State, now: Now, asked: Asked, body: msg.TaskSubmit, out: list[fx.Effect]) -> Body:
     refuse_while_stopping(state)
+    if body.wait and len(body.tasks) > 1:
+        text = f"`wait` is for one task, not for {len(body.tasks)}: submit them without, then ask `task-wait`"
+        raise MgmtError("bad-body", text)
     if body.suite is None:
         return _submit_independent(state, now, asked, body, out)
     entry = entry_of(state, body.suite)
@@ -74,19 +79,61 @@ def _submit_to(
     _, creator = owner(state, asked, None)
     submit = op.Submit(lane, tasks, creator, now.real_ms, body.key or "")
 
-    def reply(now: Now, result: op.Submitted, out: list[fx.Effect]) -> dict[str, Any]:
+    def reply(now: Now, result: op.Submitted, out: list[fx.Effect]) -> dict[str, Any] | None:
         numbers = list(range(result.first, result.first + result.count))
-        return {"suite": suite, "tasks": numbers, "already": result.known}
+        told = {"suite": suite, "tasks": numbers, "already": result.known}
+        if not body.wait:
+            return told
 
-    later(state, now, asked, submit, reply, out)
-    state.board.claim_for(now, lane, out)
+        def answer(task: op.TaskRecord) -> dict[str, Any] | None:
+            return {**told, "ended": _end_body(task)} if task.state in ENDED else None
+
+        _await(state, asked, result.first, answer)
+        if result.known or tasks[0].extra is not None:  # else it is ready, and its end is still to come
+            state.board.on_task(result.first, out)
+        return None
+
+    later(state, now, asked, submit, reply, out, partial(state.board.submit, now))
+
+
+def _await(
+    state: State, asked: Asked, task: int, answer: Callable[[op.TaskRecord], dict[str, Any] | None]
+) -> None:
+    """Answer a parked request as soon as there is an `answer` for what the queue says of the task."""
+
+    def look(now: Now, found: op.TaskRecord | MgmtError, out: list[fx.Effect]) -> bool:
+        if asked.route not in state.sessions.calls:
+            return True
+        try:
+            if isinstance(found, MgmtError):
+                raise found
+            body = answer(found)
+        except MgmtError as error:
+            state.sessions.refuse(asked.route, error, out)
+            return True
+        if body is not None:
+            state.sessions.answer(asked.route, frames.Outcome.OK, body, out)
+        return body is not None
+
+    state.board.task_waiters.setdefault(task, []).append(look)
+
+
+def _end_body(task: op.TaskRecord) -> dict[str, Any]:
+    """A TaskEnd."""
+    detail = frames.unpack(task.detail) if task.detail else {}
+    value = detail.get("value")
+    return {
+        "exit_status": task.status,
+        "message": task.message,
+        "tail": detail.get("tail", b"").decode("utf-8", "replace"),
+        "value": frames.unpack(value) if value is not None else detail.get("repr"),
+        "state": Task(task.state).name,
+    }
 
 
 def task_body(state: State, task: op.TaskRecord) -> dict[str, Any]:
     """A TaskStatus."""
-    spec = frames.unpack(task.spec) if task.spec else {}
     detail = frames.unpack(task.detail) if task.detail else {}
-    words = spec.get("args") or [spec.get("function", "")]
     ended = task.state in ENDED
     reached = Exec.TASK_COMMITTED if ended else Exec(task.exec_state) if task.exec_state is not None else None
     return {
@@ -101,7 +148,7 @@ def task_body(state: State, task: op.TaskRecord) -> dict[str, Any]:
         "attempt": task.attempt,
         "node": task.node,
         "worker": detail.get("worker", ""),
-        "command": " ".join(words)[:200],
+        "command": command_of(task.spec)[:200],
         "exit_status": task.status,
         "message": task.message,
         "submitted_at": task.submitted_ms / 1000,
@@ -127,7 +174,7 @@ def _filter(state: State, asked: Asked, body: msg.TaskFilter, role: str) -> op.T
         require(state, asked, entry.record.group, role)
         lane = entry.number
     elif body.group is not None:
-        require(state, asked, body.group, role)
+        state.users.require(asked, group=body.group, role=Role[role.upper()])
         groups = (body.group,)
     else:
         allowed = groups_of(state, asked, role)
@@ -165,16 +212,10 @@ def _tasks(state: State, now: Now, asked: Asked, body: msg.Tasks, out: list[fx.E
 def _show(state: State, now: Now, asked: Asked, body: msg.TaskShow, out: list[fx.Effect]) -> Body:
     def detail(task: op.TaskRecord, now: Now) -> dict[str, Any]:
         require(state, asked, task.group, "read")
-        detail = frames.unpack(task.detail) if task.detail else {}
         result = None
         if task.state in ENDED:
-            value = detail.get("value")
-            result = {
-                "exit_status": task.status,
-                "message": task.message,
-                "tail": detail.get("tail", b"").decode("utf-8", "replace"),
-                "value": frames.unpack(value) if value is not None else detail.get("repr"),
-            }
+            result = _end_body(task)
+            del result["state"]  # it is in the status
         return {
             "status": task_body(state, task),
             "spec": frames.unpack(task.spec) if task.spec else {},
@@ -346,37 +387,25 @@ def _task_change(state: State, now: Now, asked: Asked, body: msg.TaskChange, out
 def _task_wait(state: State, now: Now, asked: Asked, body: msg.TaskWait, out: list[fx.Effect]) -> Body:
     wanted = exec_state(body.state)
     state.sessions.park(now, asked, out)
-
-    def look(now: Now, task: op.TaskRecord | MgmtError, out: list[fx.Effect]) -> bool:
-        if asked.route not in state.sessions.calls:
-            return True
-        try:
-            answer = _reached(state, asked, body, wanted, task)
-        except MgmtError as error:
-            state.sessions.refuse(asked.route, error, out)
-            return True
-        if answer is None:
-            return False
-        state.sessions.answer(asked.route, frames.Outcome.OK, answer, out)
-        return True
-
-    state.board.task_waiters.setdefault(body.task, []).append(look)
+    _await(state, asked, body.task, lambda task: _reached(state, asked, body, wanted, task))
     state.board.on_task(body.task, out)
     return None
 
 
 def _reached(
-    state: State, asked: Asked, body: msg.TaskWait, wanted: int, task: op.TaskRecord | MgmtError
+    state: State, asked: Asked, body: msg.TaskWait, wanted: int, task: op.TaskRecord
 ) -> dict[str, Any] | None:
     """The answer to a wait for a task; None as long as it has not come so far, MgmtError when it never will."""
-    if isinstance(task, MgmtError):
-        raise task
     require(state, asked, task.group, "read")
     ended = task.state in ENDED
     given = Exec.TASK_COMMITTED if ended else task.exec_state
-    if given is not None and has_reached(wanted, given):
+    # What ended passed all stations; but what never began had none, whatever its end.
+    began = task.started_ms or (wanted < Exec.EXEC_SPAWNED and task.state == Task.FINISHED)
+    counts = not ended or began or wanted == Exec.TASK_COMMITTED
+    if counts and given is not None and has_reached(wanted, given):
         return task_body(state, task)
     if ended:
-        text = f"task {body.task} has ended without having been {body.state}"
+        how = f"{Task(task.state).name}{f': {task.message}' if task.message else ''}"
+        text = f"task {body.task} has ended without having been {body.state} ({how})"
         raise MgmtError("conflict", text, task=body.task)
     return None

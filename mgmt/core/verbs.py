@@ -40,8 +40,22 @@ def refuse_while_stopping(state: State) -> None:
 Reply = Callable[[Now, Any, list[fx.Effect]], dict[str, Any] | None]
 
 
-def later(state: State, now: Now, asked: Asked, operation: Any, reply: Reply, out: list[fx.Effect]) -> None:
-    """Park the request, ask the queue, and answer with what `reply` makes of its result; None: it does itself."""
+Ask = Callable[[Any, Callable[[Now, Any, list[fx.Effect]], None], list[fx.Effect]], None]
+
+
+def later(
+    state: State,
+    now: Now,
+    asked: Asked,
+    operation: Any,
+    reply: Reply,
+    out: list[fx.Effect],
+    ask: Ask | None = None,
+) -> None:
+    """Park the request, ask the queue, and answer with what `reply` makes of its result; None: it does itself.
+
+    `ask`: the board's `ask`, or one of the same kind.
+    """
     state.sessions.park(now, asked, out)
 
     def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
@@ -56,4 +70,4 @@ def later(state: State, now: Now, asked: Asked, operation: Any, reply: Reply, ou
         if body is not None:
             state.sessions.answer(asked.route, frames.Outcome.OK, body, out)
 
-    state.board.ask(operation, then, out)
+    (ask or state.board.ask)(operation, then, out)

@@ -37,8 +37,11 @@ if IMPLEMENTATION == "c":
     estimate = _kernel.estimate
     history = _kernel.history
     by_end = _kernel.by_end
+    hashes = _kernel.hashes
     members = _kernel.members
+    places = _kernel.places
     recent = _kernel.recent
+    repeats = _kernel.repeats
     superseded = _kernel.superseded
     run_times = _kernel.run_times
     tally = _kernel.tally
@@ -65,7 +68,7 @@ else:
         compat_least_loaded,
         compat_target_node_priority,
     )
-    from .reference_runs import by_end, members, run_times, superseded, tally, words
+    from .reference_runs import by_end, hashes, members, places, repeats, run_times, superseded, tally, words
     from .reference_score import score, top_k
     from .reference_strict import Placement, best_fit
     from .reference_table import table, table_fault

@@ -331,12 +331,28 @@ def run_times(
     an end before its beginning, is NaN.
     """
 
+def hashes(columns: Sequence[bytes | bytearray | memoryview], n: int) -> Sequence[int]:
+    """Of each of `n` rows of words a number that other rows hardly have (64 bits of a hash); 0 where the last of
+    its words is empty. Columns as of `words`."""
+
+def places(number: Sequence[int], known: Sequence[int]) -> Sequence[int]:
+    """Where each number is in `known`, of equal ones the first; -1 for what is not there, and for 0."""
+
 def by_end(
     series: Sequence[int], kind: Sequence[int], outcome_of: Sequence[int], end: Sequence[float],
-    duration: Sequence[float],
-) -> tuple[Sequence[int], Sequence[float], Sequence[float]]:  # fmt: skip
-    """Keys (series * 4 + outcome_of[kind]), ends and durations in the order of the ends; without those whose
-    end is NaN or whose outcome is -1."""
+    duration: Sequence[float], own: Sequence[int], other: Sequence[int],
+) -> tuple[Sequence[int], Sequence[float], Sequence[float], Sequence[int], Sequence[int]]:  # fmt: skip
+    """Keys (series * 4 + outcome_of[kind]), ends, durations and both contexts in the order of the ends; without
+    those whose end is NaN or whose outcome is -1."""
+
+def repeats(
+    key: Sequence[int], ended: Sequence[float], own: Sequence[int], other: Sequence[int], *,
+    reference: float = 0.0, half_life: float = 1.0, penalty: float = 0.0,
+) -> Sequence[float]:  # fmt: skip
+    """What each run weighs less because it fails in a context that was tried before: `penalty` of the lesser of
+    their weights, else 0. Runs are in the order of their ends. `own` and `other`: numbers of the context of each
+    in its series, and of what it was made for, 0 for none. The first of them that there is is looked for; both are
+    tried then. Transient runs are no attempts. Weights as of `history`."""
 
 def recent(
     key: Sequence[int],

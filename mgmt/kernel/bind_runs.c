@@ -171,65 +171,194 @@ done:
     return result;
 }
 
+/* One with its first n entries. */
+static PyObject *cut_of(PyObject *view, Py_ssize_t n)
+{
+    return PyMemoryView_GET_BUFFER(view)->len == n * 8 ? Py_NewRef(view) : PySequence_GetSlice(view, 0, n);
+}
+
 static PyObject *by_end(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
 {
-    static const char *const names[] = {"series", "kind", "outcome_of", "end", "duration", NULL};
-    PyObject *given[5], *views[3] = {NULL}, *result = NULL;
-    struct bind_column series = {0}, kind = {0}, outcome_of = {0}, end = {0}, duration = {0};
+    static const char *const names[] = {"series", "kind", "outcome_of", "end", "duration", "own", "other", NULL};
+    enum { SERIES, KIND, OUTCOME, END, DURATION, OWN, OTHER, COUNT, ORDERED = 5 };
+    PyObject *given[COUNT], *views[ORDERED] = {NULL}, *result = NULL;
+    struct bind_column column[COUNT] = {0};
     void *memory = NULL;
     size_t room = 0;
-    int64_t *key;
-    if (!bind_arguments("by_end", names, 5, 5, args, nargs, kwnames, given))
+    struct run_order into;
+    if (!bind_arguments("by_end", names, COUNT, COUNT, args, nargs, kwnames, given))
         return NULL;
-    if (!bind_ints(given[0], "series", &series) || !bind_ints_copy(given[1], "kind", &kind) ||
-        !bind_ints_copy(given[2], "outcome_of", &outcome_of) || !bind_doubles(given[3], "end", &end) ||
-        !bind_doubles(given[4], "duration", &duration) || !like(&kind, "kind", series.n) ||
-        !like(&end, "end", series.n) || !like(&duration, "duration", series.n) ||
-        !among(&series, "series", 0, (Py_ssize_t)1 << 60, "must be a series") ||
-        !among(&kind, "kind", 0, outcome_of.n, "must be an index of outcome_of") ||
-        !among(&outcome_of, "outcome_of", -1, 4, "must be an outcome, or -1"))
+    for (int c = 0; c < COUNT; c++) {
+        bool copied = c == KIND || c == OUTCOME, doubles = c == END || c == DURATION;
+        if (!(copied ? bind_ints_copy : doubles ? bind_doubles : bind_ints)(given[c], names[c], &column[c]) ||
+            (c != OUTCOME && !like(&column[c], names[c], column[SERIES].n)))
+            goto done;
+    }
+    Py_ssize_t rows_n = column[SERIES].n;
+    if (!among(&column[SERIES], "series", 0, (Py_ssize_t)1 << 60, "must be a series") ||
+        !among(&column[KIND], "kind", 0, column[OUTCOME].n, "must be an index of outcome_of") ||
+        !among(&column[OUTCOME], "outcome_of", -1, 4, "must be an outcome, or -1"))
         goto done;
-    if (series.n >= (Py_ssize_t)UINT32_MAX) {
+    if (rows_n >= (Py_ssize_t)UINT32_MAX) {
         PyErr_SetString(PyExc_ValueError, "there are more than 2**32 - 2 runs");
         goto done;
     }
-    room = k_by_end_room((size_t)series.n);
+    room = k_by_end_room((size_t)rows_n);
     memory = bind_memory(room);
-    views[0] = bind_new_ints(module, series.n, &key);
-    views[1] = bind_new_doubles(module, series.n);
-    views[2] = bind_new_doubles(module, series.n);
-    if (!memory || !views[0] || !views[1] || !views[2]) {
+    views[0] = bind_new_ints(module, rows_n, &into.key);
+    views[1] = bind_new_doubles(module, rows_n);
+    views[2] = bind_new_doubles(module, rows_n);
+    views[3] = bind_new_ints(module, rows_n, &into.own);
+    views[4] = bind_new_ints(module, rows_n, &into.other);
+    if (!memory || !views[0] || !views[1] || !views[2] || !views[3] || !views[4]) {
         if (!PyErr_Occurred())
             PyErr_NoMemory();
         goto done;
     }
-    struct run_rows rows = {(size_t)series.n, series.data, kind.data, outcome_of.data, end.doubles, duration.doubles};
+    into.end = doubles_of(views[1]);
+    into.duration = doubles_of(views[2]);
+    struct run_rows rows = {(size_t)rows_n, column[SERIES].data, column[KIND].data, column[OUTCOME].data,
+                            column[END].doubles, column[DURATION].doubles, column[OWN].data, column[OTHER].data};
     struct k_arena arena = {memory, room};
     size_t n;
-    BIND_UNLOCKED(series.n >= UNLOCK_FROM,
-                  n = k_by_end(&rows, arena, key, doubles_of(views[1]), doubles_of(views[2])));
-    if (n == SIZE_MAX)
+    BIND_UNLOCKED(rows_n >= UNLOCK_FROM, n = k_by_end(&rows, arena, &into));
+    if (n == SIZE_MAX) {
         bind_failed(K_NOMEM, "by_end");
-    else if (n == rows.n)
-        result = PyTuple_Pack(3, views[0], views[1], views[2]);
-    else {
-        PyObject *cut[3];
-        for (size_t i = 0; i < 3; i++)
-            cut[i] = PySequence_GetSlice(views[i], 0, (Py_ssize_t)n);
-        if (cut[0] && cut[1] && cut[2])
-            result = PyTuple_Pack(3, cut[0], cut[1], cut[2]);
-        for (size_t i = 0; i < 3; i++)
-            Py_XDECREF(cut[i]);
+        goto done;
+    }
+    PyObject *cut[ORDERED];
+    bool all = true;
+    for (size_t i = 0; i < ORDERED; i++)
+        all = (cut[i] = cut_of(views[i], (Py_ssize_t)n)) != NULL && all;
+    if (all)
+        result = PyTuple_Pack(ORDERED, cut[0], cut[1], cut[2], cut[3], cut[4]);
+    for (size_t i = 0; i < ORDERED; i++)
+        Py_XDECREF(cut[i]);
+done:
+    for (int c = 0; c < COUNT; c++)
+        bind_release(&column[c]);
+    bind_memory_free(memory, room);
+    for (size_t i = 0; i < ORDERED; i++)
+        Py_XDECREF(views[i]);
+    return result;
+}
+
+static PyObject *hashes(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"columns", "n", NULL};
+    PyObject *given[2], *columns = NULL, *result = NULL;
+    Py_buffer views[WIDTH_MOST] = {{0}};
+    struct words_column texts[WIDTH_MOST];
+    Py_ssize_t n, width = 0;
+    size_t fault = 0;
+    int64_t *numbers;
+    if (!bind_arguments("hashes", names, 2, 2, args, nargs, kwnames, given) || !number(given[1], "n", &n) ||
+        !(columns = PySequence_List(given[0])))
+        return NULL;
+    if (!PyList_GET_SIZE(columns) || PyList_GET_SIZE(columns) > WIDTH_MOST) {
+        PyErr_Format(PyExc_ValueError, "there must be 1 to %d columns", WIDTH_MOST);
+        goto done;
+    }
+    for (; width < PyList_GET_SIZE(columns); width++) {
+        if (PyObject_GetBuffer(PyList_GET_ITEM(columns, width), &views[width], PyBUF_SIMPLE) < 0)
+            goto done;
+        texts[width] = (struct words_column){views[width].buf, (size_t)views[width].len};
+    }
+    result = bind_new_ints(module, n, &numbers);
+    if (!result)
+        goto done;
+    enum k_status status;
+    BIND_UNLOCKED(n >= UNLOCK_FROM, status = k_hashes(texts, (size_t)width, (size_t)n, numbers, &fault));
+    if (status != K_OK) {
+        Py_CLEAR(result);
+        PyErr_Format(PyExc_ValueError, "columns[%zu] has not %zd words", fault, n);
     }
 done:
-    bind_release(&series);
-    bind_release(&kind);
-    bind_release(&outcome_of);
-    bind_release(&end);
-    bind_release(&duration);
+    for (Py_ssize_t c = 0; c < width; c++)
+        PyBuffer_Release(&views[c]);
+    Py_XDECREF(columns);
+    return result;
+}
+
+static PyObject *places(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"number", "known", NULL};
+    PyObject *given[2], *result = NULL;
+    struct bind_column from = {0}, known = {0};
+    void *memory = NULL;
+    size_t room = 0;
+    int64_t *at;
+    if (!bind_arguments("places", names, 2, 2, args, nargs, kwnames, given))
+        return NULL;
+    if (!bind_ints(given[0], "number", &from) || !bind_ints_copy(given[1], "known", &known))
+        goto done;
+    room = k_places_room((size_t)known.n);
+    memory = bind_memory(room);
+    result = bind_new_ints(module, from.n, &at);
+    if (!memory || !result) {
+        Py_CLEAR(result);
+        if (!PyErr_Occurred())
+            PyErr_NoMemory();
+        goto done;
+    }
+    struct k_arena arena = {memory, room};
+    bool done_all;
+    BIND_UNLOCKED(from.n >= UNLOCK_FROM,
+                  done_all = k_places(from.data, (size_t)from.n, known.data, (size_t)known.n, arena, at));
+    if (!done_all) {
+        Py_CLEAR(result);
+        bind_failed(K_NOMEM, "places");
+    }
+done:
+    bind_release(&from);
+    bind_release(&known);
     bind_memory_free(memory, room);
-    for (size_t i = 0; i < 3; i++)
-        Py_XDECREF(views[i]);
+    return result;
+}
+
+static PyObject *repeats(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"key", "ended", "own", "other", "reference", "half_life", "penalty", NULL};
+    PyObject *given[7], *result = NULL;
+    struct bind_column key = {0}, ended = {0}, own = {0}, other = {0};
+    struct repeat_rule rule = {0.0, 1.0, 0.0};
+    void *memory = NULL;
+    size_t room = 0;
+    if (!bind_arguments("repeats", names, 4, 4, args, nargs, kwnames, given) ||
+        !bind_number(given[4], "reference", &rule.reference) || !bind_number(given[5], "half_life", &rule.half_life) ||
+        !bind_number(given[6], "penalty", &rule.penalty))
+        return NULL;
+    if (!(rule.half_life > 0)) {
+        PyErr_SetString(PyExc_ValueError, "half_life must be positive");
+        return NULL;
+    }
+    if (!bind_ints(given[0], "key", &key) || !bind_doubles(given[1], "ended", &ended) ||
+        !bind_ints_copy(given[2], "own", &own) || !bind_ints_copy(given[3], "other", &other) ||
+        !like(&ended, "ended", key.n) || !like(&own, "own", key.n) || !like(&other, "other", key.n))
+        goto done;
+    room = k_repeats_room((size_t)key.n, own.data, other.data);
+    memory = bind_memory(room);
+    result = bind_new_doubles(module, key.n);
+    if (!memory || !result) {
+        Py_CLEAR(result);
+        if (!PyErr_Occurred())
+            PyErr_NoMemory();
+        goto done;
+    }
+    struct k_arena arena = {memory, room};
+    bool done_all;
+    BIND_UNLOCKED(key.n >= UNLOCK_FROM, done_all = k_repeats((size_t)key.n, key.data, ended.doubles, own.data, other.data,
+                                                            &rule, arena, doubles_of(result)));
+    if (!done_all) {
+        Py_CLEAR(result);
+        bind_failed(K_NOMEM, "repeats");
+    }
+done:
+    bind_release(&key);
+    bind_release(&ended);
+    bind_release(&own);
+    bind_release(&other);
+    bind_memory_free(memory, room);
     return result;
 }
 
@@ -322,7 +451,12 @@ PyMethodDef bind_runs_methods[] = {
     {"words", FAST(words), PyDoc_STR("words($module, columns, n, *, known=(), grow=True)\n--\n\nNumbers of rows of words.")},
     {"run_times", FAST(run_times), PyDoc_STR("run_times($module, began, ended, *, epoch=0.0)\n--\n\nEnds and durations.")},
     {"by_end", FAST(by_end),
-     PyDoc_STR("by_end($module, series, kind, outcome_of, end, duration)\n--\n\nRuns in the order of their ends.")},
+     PyDoc_STR("by_end($module, series, kind, outcome_of, end, duration, own, other)\n--\n\nRuns in the order of their ends.")},
+    {"hashes", FAST(hashes), PyDoc_STR("hashes($module, columns, n)\n--\n\nA number for each row of words.")},
+    {"places", FAST(places), PyDoc_STR("places($module, number, known)\n--\n\nWhere numbers are among others.")},
+    {"repeats", FAST(repeats),
+     PyDoc_STR("repeats($module, key, ended, own, other, *, reference=0.0, half_life=1.0, penalty=0.0)\n--\n\n"
+               "What failures weigh less that repeat one.")},
     {"superseded", FAST(superseded), PyDoc_STR("superseded($module, key)\n--\n\nThose that come once more behind.")},
     {"members", FAST(members), PyDoc_STR("members($module, group, wanted)\n--\n\nThose of wanted groups.")},
     {"tally", FAST(tally), PyDoc_STR("tally($module, group, kind, value, groups, kinds)\n--\n\nCounts and sums.")},

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from .reference_history import TRANSIENT
+from .reference_history import FAILURE, TRANSIENT, exp2
 
 BETWEEN = b"\x1f"
 NONE = -(1 << 63)  # no time
 FIELDS = 4  # of a tally
+WORD = (1 << 64) - 1
 
 
 def words(
@@ -20,14 +22,7 @@ def words(
     known: Sequence[bytes] = (),
     grow: bool = True,
 ) -> tuple[Sequence[int], list[bytes]]:
-    if not 1 <= len(columns) <= 16:
-        raise ValueError("there must be 1 to 16 columns")
-    split = []
-    for i, column in enumerate(columns):
-        found = bytes(column).split(BETWEEN) if n or bytes(column) else []
-        if len(found) != n:
-            raise ValueError(f"columns[{i}] has not {n} words")
-        split.append(found)
+    split = list(_split(columns, n))
     rows = list(known)
     at: dict[bytes, int] = {}
     for i, row in enumerate(rows):
@@ -40,6 +35,46 @@ def words(
             rows.append(row)
         ids.append(at.get(row, -1))
     return ids, rows
+
+
+def _split(columns: Sequence[bytes | bytearray | memoryview], n: int) -> Iterator[list[bytes]]:
+    if not 1 <= len(columns) <= 16:
+        raise ValueError("there must be 1 to 16 columns")
+    for i, column in enumerate(columns):
+        found = bytes(column).split(BETWEEN) if n or bytes(column) else []
+        if len(found) != n:
+            raise ValueError(f"columns[{i}] has not {n} words")
+        yield found
+
+
+def hashes(columns: Sequence[bytes | bytearray | memoryview], n: int) -> Sequence[int]:
+    numbers = array("q")
+    for cells in zip(*_split(columns, n), strict=True):
+        number = 0
+        for cell in cells:
+            number = _mixed(number ^ _hash(cell))
+        number = (number or 1) if cells[-1] else 0
+        numbers.append(number - (number >> 63 << 64))
+    return numbers
+
+
+def _mixed(number: int) -> int:
+    number = number * 0xD6E8FEB86659FD93 & WORD
+    return number ^ number >> 32
+
+
+def _hash(text: bytes) -> int:
+    number = 0x9E3779B97F4A7C15 ^ len(text)
+    for i in range(0, len(text) - len(text) % 8 + 1, 8):
+        number = _mixed(number ^ int.from_bytes(text[i : i + 8].ljust(8, b"\0"), sys.byteorder))
+    return _mixed(number)
+
+
+def places(number: Sequence[int], known: Sequence[int]) -> Sequence[int]:
+    at: dict[int, int] = {}
+    for i, one in enumerate(known):
+        at.setdefault(one, i)
+    return array("q", [at.get(one, -1) if one else -1 for one in number])
 
 
 def run_times(
@@ -61,8 +96,11 @@ def by_end(
     outcome_of: Sequence[int],
     end: Sequence[float],
     duration: Sequence[float],
-) -> tuple[Sequence[int], Sequence[float], Sequence[float]]:
-    for name, column in (("kind", kind), ("end", end), ("duration", duration)):
+    own: Sequence[int],
+    other: Sequence[int],
+) -> tuple[Sequence[int], Sequence[float], Sequence[float], Sequence[int], Sequence[int]]:
+    columns = {"kind": kind, "end": end, "duration": duration, "own": own, "other": other}
+    for name, column in columns.items():
         _like(name, column, len(series))
     _among("series", series, 0, 1 << 60, "must be a series")
     _among("kind", kind, 0, len(outcome_of), "must be an index of outcome_of")
@@ -73,7 +111,36 @@ def by_end(
         array("q", [series[i] * 4 + outcome_of[kind[i]] for i in order]),
         array("d", [end[i] for i in order]),
         array("d", [duration[i] for i in order]),
+        array("q", [own[i] for i in order]),
+        array("q", [other[i] for i in order]),
     )
+
+
+def repeats(
+    key: Sequence[int],
+    ended: Sequence[float],
+    own: Sequence[int],
+    other: Sequence[int],
+    *,
+    reference: float = 0.0,
+    half_life: float = 1.0,
+    penalty: float = 0.0,
+) -> Sequence[float]:
+    if not half_life > 0:
+        raise ValueError("half_life must be positive")
+    for name, column in (("ended", ended), ("own", own), ("other", other)):
+        _like(name, column, len(key))
+    latest: dict[int, float] = {}
+    less = array("d", bytes(8 * len(key)))
+    for i, contexts in enumerate(zip(own, other, strict=True)):
+        if contexts == (0, 0) or key[i] & 3 == TRANSIENT:
+            continue
+        weight = exp2((ended[i] - reference) / half_life)
+        before = latest.get(contexts[0] or contexts[1])
+        if before is not None and key[i] & 3 == FAILURE:
+            less[i] = penalty * min(weight, before)
+        latest |= {context: weight for context in contexts if context}
+    return less
 
 
 def superseded(key: Sequence[int]) -> list[int]:

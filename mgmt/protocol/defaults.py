@@ -40,6 +40,7 @@ MISSED_BEATS = (
 )
 # After the time that a unit of a lost node has to end, for its shim to be scheduled and to kill what is left.
 NODE_FENCE_S = 1.0
+JOIN_SAY_S = 1.0  # after which an agent says that it waits for a daemon
 NODE_HELLO_S = 5.0  # for the answer to an agent's hello, slow links included; then it connects anew
 MAX_NODE_TAGS = 64  # tags or labels of one node
 NODE_RECONNECT_MIN_S = 0.1  # first pause before a broken link is tried again; doubles with each try

@@ -111,6 +111,29 @@ FAMILIES: dict[str, Family] = {
     "candidates_brier_sum": Family("counter", "Sum of (predicted chance - outcome) squared of these."),
     "candidates_timed_total": Family("counter", "Runs whose duration was predicted."),
     "candidates_duration_error_sum": Family("counter", "Sum of |ln(predicted / real duration)| of these."),
+    "candidates_beside_predicted_total": Family(
+        "counter", "Successes and failures whose chance the policy predicted that only looks on."
+    ),
+    "candidates_beside_brier_sum": Family("counter", "Sum of (its chance - outcome) squared of these."),
+    "candidates_fallback_total": Family(
+        "counter", "Candidates and passes that janitor_compat decided, as the default policy failed."
+    ),
+    "candidates_shadow_rank_correlation": Family(
+        "gauge", "Of the orders of both policies in the latest pass; 0 without the mode shadow."
+    ),
+    "candidates_shadow_overlap": Family("gauge", "Share of the first 20 that both have there."),
+    "candidates_accuracy": Family(
+        "gauge",
+        "How far predictions were off lately; 0 before there are enough of them.",
+        "measure",
+        ("brier", "calibration", "duration"),
+    ),
+    "candidates_alert": Family(
+        "gauge",
+        "1 while predictions are worse than they may be.",
+        "measure",
+        ("brier", "calibration", "duration"),
+    ),
 }
 
 # What the crew of each node counts, agents and independent workers included; the daemon adds it up.

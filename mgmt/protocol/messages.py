@@ -14,7 +14,18 @@ from pydantic import Field, ValidationError
 
 from mgmt.protocol import defaults
 from mgmt.protocol.frames import FrameError, Request
-from mgmt.protocol.table import EVENTS, NOTICES, REQUESTS, Audience, Message, Name, Need, Role, Verb
+from mgmt.protocol.table import (
+    EVENTS,
+    NOTICES,
+    REQUESTS,
+    Audience,
+    Message,
+    Name,
+    Need,
+    NodeProblem,
+    Role,
+    Verb,
+)
 from mgmt.protocol.table import enter_event as _event
 from mgmt.protocol.table import enter_notice as _notice
 from mgmt.protocol.table import enter_request as _request
@@ -145,6 +156,7 @@ class ServiceStatus(Message):
     seq: int = Field(description="sequence number of the last event")
     counters: dict[str, int]
     degraded: str = Field(default="", description="why the queue of tasks cannot be written now")
+    alerts: list[str] = Field(default=[], description="what somebody should look at, though all goes on")
 
 
 # ---- sessions --------------------------------------------------------------------------------------------
@@ -628,13 +640,6 @@ class TaskStatistics(Message):
     observed: Observed | None = Field(
         default=None, description="by the kernel; none: it has no process, or off"
     )
-
-
-class NodeProblem(Message):
-    """A node that has not answered, and why."""
-
-    node: str
-    reason: str
 
 
 class ScheduleStatistics(Message):

@@ -48,6 +48,28 @@ class CandidatesLoad(Message):
     rows: list[dict[str, Any]] = Field(max_length=defaults.MAX_CANDIDATE_ROWS)
 
 
+class CandidateRow(Message):
+    table: Table
+    record: dict[str, Any] = Field(description="the row as it was loaded or recorded")
+
+
+class CandidateExportReply(Message):
+    """A page. `next_table`, `next_name`: after which the next one begins; null: this was the last."""
+
+    rows: list[CandidateRow]
+    next_table: str | None
+    next_name: str | None
+    settings: dict[str, Any] = Field(description="of the policy, as in the configuration")
+
+
+@request("candidates-export", CandidateExportReply)
+class CandidatesExport(Message):
+    """Read what is stored of candidates and runs, by table and name, a page at a time."""
+
+    after_table: str = ""
+    after_name: str = ""
+
+
 class CandidateStatus(Message):
     """`turn`: its place by weight in its campaign, lower is earlier. `task`: in the queue under this number."""
 

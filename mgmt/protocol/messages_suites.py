@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from mgmt.protocol import defaults, references
-from mgmt.protocol.table import Audience, Message, Name, Need, Role
+from mgmt.protocol.table import Audience, Message, Name, Need, NodeProblem, Role
 from mgmt.protocol.table import enter_notice as notice
 from mgmt.protocol.table import enter_request as request
 
@@ -321,7 +321,10 @@ class Task(Message):
     timeout_s: Positive | None = Field(default=None, description="then it is ended with all it started")
     priority: Priority = Field(default=0, description="tasks with more go first")
     labels: Labels = Field(**NOTHING_LISTED)
-    terminal_output: bool = Field(default=False, description="keep all its output, as an artifact")
+    terminal_output: bool = Field(default=False, description="keep all its output, as the artifact std-log")
+    exec_log: bool = Field(
+        default=False, description="keep what it leaves in $MITO_EXEC_DIR, as the artifact exec-log"
+    )
     resources: list[Resource] = Field(**NOTHING_LISTED, max_length=256)
     retries: Retries | None = Field(
         default=None, description="None: an exit status is a result, whatever it is"
@@ -342,15 +345,29 @@ class Task(Message):
         return self
 
 
+class TaskResult(Message):
+    """How a task ended."""
+
+    exit_status: int | None = Field(description="exit code, or the negative number of the signal")
+    message: str = Field(description="what else there is to say, such as ExecTimeout")
+    tail: str = Field(description="the end of its output")
+    value: Any = Field(default=None, description="what its function returned")
+
+
+class TaskEnd(TaskResult):
+    state: TaskState
+
+
 class TasksSubmitted(Message):
     suite: int | None
     tasks: list[int] = Field(description="their numbers, in the order of the request")
     already: bool = Field(default=False, description="the key was used before, with the same tasks")
+    ended: TaskEnd | None = Field(default=None, description="with `wait`: how the task ended")
 
 
 @request("task-submit", TasksSubmitted, Audience.USER, WRITE_IN_GROUP)
 class TaskSubmit(Message):
-    """Submit tasks, all or none. Answered when they are durable."""
+    """Submit tasks, all or none. Answered when they are durable; with `wait`, when the result is."""
 
     suite: SuiteKey | None = Field(
         default=None, description="None: independent tasks, for independent workers"
@@ -361,15 +378,10 @@ class TaskSubmit(Message):
     key: Annotated[str, Field(min_length=1, max_length=128)] | None = Field(
         default=None, description="submitting again with the same key and tasks changes nothing"
     )
-
-
-class TaskResult(Message):
-    """How a task ended."""
-
-    exit_status: int | None = Field(description="exit code, or the negative number of the signal")
-    message: str = Field(description="what else there is to say, such as ExecTimeout")
-    tail: str = Field(description="the end of its output")
-    value: Any = Field(default=None, description="what its function returned")
+    wait: bool = Field(
+        default=False,
+        description="of one task: answer when it has ended; the request's deadline bounds that, not the task",
+    )
 
 
 class TaskStatus(Message):
@@ -497,6 +509,7 @@ class WorkerStatus(Message):
     task: int | None
     done: int = Field(description="tasks since it was started")
     pid: int | None
+    started_at: float | None = Field(default=None, description="of its process, in epoch seconds")
     cpus: list[int]
     tags: list[str]
     independent: bool = False
@@ -508,6 +521,7 @@ class WorkerStatus(Message):
 
 class WorkersReply(Message):
     workers: list[WorkerStatus]
+    unreachable: list[NodeProblem] = Field(default=[], description="nodes that did not tell of theirs")
 
 
 class WorkerFilter(Message):
@@ -621,3 +635,8 @@ class CrewPhase(Message):
     failed: bool = Field(description="it gave the suite up")
     completed: int = Field(ge=0)
     held: list[list[int]] | None = Field(description="[task, attempt]; others are done again")
+    crowded: bool = Field(
+        default=False,
+        description="others have its CPUs; told anew without this when they are free",
+        json_schema_extra={"since": 2},
+    )

@@ -174,7 +174,7 @@ class GroupStatus(Message):
     workers: list[Granted]
     storage_quota_bytes: int
     storage_used_bytes: int
-    tasks: int = Field(description="number of its last task")
+    tasks: int = Field(description="in its suites, and independent ones")
 
 
 class GroupsReply(Message):

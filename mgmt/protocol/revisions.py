@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # What each brought. An older one is given up, if ever, when no version that speaks only that is in use any more.
 BROUGHT = {
     1: "everything else on this page",
-    2: "agents tell what their workers and hooks count",
+    2: "agents tell what their workers and hooks count, and that a suite waits for CPUs there",
 }
 SPOKEN = tuple(BROUGHT)
 

@@ -19,6 +19,13 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
+class NodeProblem(Message):
+    """A node that has not answered, and why."""
+
+    node: str
+    reason: str
+
+
 class Audience(StrEnum):
     """Who may say it at all; `core.access` has what each key and token counts as."""
 

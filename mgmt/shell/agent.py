@@ -41,6 +41,7 @@ class AgentOptions:
     token: str | None = field(default=None, repr=False)
     groups: tuple[str, ...] = ()
     worker: dict[str, Any] | None = None  # it is an independent worker: what it runs
+    join_s: float | None = None  # how long it waits for a daemon that is not there
 
 
 def folders(
@@ -126,6 +127,7 @@ def facts_of(
         options.token,
         options.groups,
         options.worker,
+        options.join_s,
     )
 
 

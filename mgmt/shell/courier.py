@@ -14,7 +14,7 @@ import shutil
 import tarfile
 from asyncio import AbstractEventLoop
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -228,13 +228,17 @@ class Courier:
                     packed = Path(f"{effect.results}.tar.gz")
                     await self._thread(pack, effect.results, packed)
                     await self._upload({**about, "kind": "result"}, packed)
+                if effect.exec_log is not None and await self._thread(os.path.lexists, effect.exec_log):
+                    packed = Path(f"{effect.exec_log}.tar.gz")
+                    await self._thread(pack, effect.exec_log, packed)
+                    await self._upload({**about, "kind": "exec-log"}, packed)
                 if effect.log is not None and await self._thread(os.path.exists, effect.log):
                     await self._upload({**about, "kind": "std-log"}, Path(effect.log))
         except TimeoutError:
             message = wire.UPLOAD_RESULT_TIMEOUT
         except (MgmtError, OSError, tarfile.TarError) as error:
             message = f"what it left was not kept: {error}"
-        await self._thread(remove, effect.results, effect.log)
+        await self._thread(remove, (effect.results, effect.exec_log), effect.log)
         self._emit(ev.OutputsKept(effect.holder, effect.task, effect.attempt, message))
 
     async def _upload(self, about: dict[str, Any], path: Path) -> None:
@@ -301,16 +305,17 @@ def _gzip(path: Path) -> Iterator[Any]:
         yield file
 
 
-def remove(results: str | None, log_path: str | None) -> None:
+def remove(folders: Iterable[str | None], log_path: str | None) -> None:
     """What a task left, after it was kept. At once: half a folder would be kept anew by the next life of this."""
-    if results is not None:
-        kept = f"{results}.kept"
-        try:
-            os.rename(results, kept)
-        except FileNotFoundError:
-            pass
-        remove_tree(kept)
-        remove_tree(f"{results}.tar.gz")
+    for folder in folders:
+        if folder is not None:
+            kept = f"{folder}.kept"
+            try:
+                os.rename(folder, kept)
+            except FileNotFoundError:
+                pass
+            remove_tree(kept)
+            remove_tree(f"{folder}.tar.gz")
     if log_path is not None:
         remove_tree(log_path)
 

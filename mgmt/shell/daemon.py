@@ -320,6 +320,7 @@ class Daemon:
             fx.DropJobs: self._courier.drop,
             fx.ToWorker: self._suite_workers.send,
             fx.CloseWorker: self._suite_workers.close_one,
+            fx.FollowSchedule: lambda effect: self._post(ev.FollowSchedule()),
             fx.Relink: lambda effect: self._up().relink(effect),
         }
 
@@ -543,7 +544,7 @@ class Daemon:
             self._post(ev.Queued(effect.tag, result))
 
         assert self._tasks is not None, "agents have no queue"
-        self._tasks.ask(effect.operation, done, effect.in_order)
+        self._tasks.ask(effect.operation, done)
 
     def _remove_tree(self, effect: fx.RemoveTree) -> None:
         """Its name is free at once: the next of that name may be made before all of it is removed."""
@@ -650,9 +651,8 @@ class Daemon:
         self._read_config(fx.ReadConfig(None, apply=True, config=None, path=None))
 
     def _on_revoked(self, gone: list[Grant]) -> None:
-        self.emit(ev.KeysRevoked({grant.key: grant.name for grant in gone}))
-        if self._nodes is not None:
-            self._nodes.revoke({grant.node for grant in gone if grant.node})
+        nodes = frozenset(grant.node for grant in gone if grant.node)
+        self.emit(ev.KeysRevoked({grant.key: grant.name for grant in gone}, nodes))
 
     def _beat(self, interval_s: float) -> None:
         # Runs in the loop, so a loop that is stuck stops beating: that is the point.

@@ -114,15 +114,6 @@ class NodesPlane:
             self._tokens[effect.node] = effect.token.encode()
             self._speakers[effect.node] = effect.peer
 
-    def revoke(self, nodes: set[str]) -> None:
-        """The keys of these nodes are not allowed any more: their agents are as good as gone."""
-        for node in nodes & self._speakers.keys():
-            peer = self._speakers.pop(node)
-            self.router.send(peer, (frames.encode_notice(0, "node-gone", {}),))
-            self._let_go(node)
-            self._tokens.pop(node, None)
-            self._emit(ev.NodePeerLost(peer, "its key was revoked"))
-
     def carry(self, node: str, unit: str, message: list[Any]) -> bool:
         """Send a request (tag, payload...) to a unit's agent; False when there is no way to it now."""
         peer = self._carriers.get(node)

@@ -23,6 +23,7 @@ _MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 UP = zmq.EVENT_HANDSHAKE_SUCCEEDED
 DOWN = zmq.EVENT_DISCONNECTED
 FROM_DAEMON = frozenset({"crew-work", "node-heartbeat", "node-push", "node-gone"})
+ASKED = frozenset({"logs", "explain", "schedule-stat", "workers"})  # by the daemon, on somebody's behalf
 ASK_TIMEOUT_S = 60.0  # of a request of this agent
 
 
@@ -256,7 +257,7 @@ class Uplink:
         ask, verb, timeout_ms = body["ask"], body["verb"], body["timeout_ms"]
         route = Route(self._serial(), UPLINK_PLANE, b"", ask)
         try:
-            if verb not in ("logs", "explain", "schedule-stat"):
+            if verb not in ASKED:
                 raise MgmtError("denied", f"a daemon does not ask its agents for {verb!r}")
             question = messages.validate(frames.Request(ask, 0, verb, body["body"], timeout_ms, ""))
         except MgmtError as error:

@@ -47,26 +47,31 @@ class Folders:
         )
         return top, exec_, result, resource
 
-    def collect(self, name: str) -> tuple[str | None, bytes | None, bool]:
-        """After a call: (folder of its results or None, its new task or None, whether that is unusable).
+    def collect(self, name: str, exec_log: bool) -> tuple[str | None, str | None, bytes | None, bool]:
+        """After a call: (folder of its results or None, of what it left in exec or None, its new task or None,
+        whether that is unusable).
 
         `name` is TASK.ATTEMPT. The folders are empty afterwards.
         """
-        results = None
-        try:
-            if os.listdir(self.result):
-                results = f"{self.out}/{name}"
-                remove(results)
-                os.rename(self.result, results)
-        except OSError:
-            results = None
+        results = self._keep(self.result, f"{self.out}/{name}")
+        left = self._keep(self.exec, f"{self.out}/{name}.exec") if exec_log else None
         new_task, bad = self._read_new_task()
         for path in (self.exec, self.result, self.resource):
             self._make_empty(path)
         for folder in self._watched:
             os.close(folder)
         self._watched = self._open()
-        return results, new_task, bad
+        return results, left, new_task, bad
+
+    def _keep(self, folder: str, path: str) -> str | None:
+        try:
+            if os.listdir(folder):
+                remove(path)
+                os.rename(folder, path)
+                return path
+        except OSError:
+            pass
+        return None
 
     def _read_new_task(self) -> tuple[bytes | None, bool]:
         try:

@@ -84,12 +84,11 @@ class Line:
         else:
             left = max(0.0, self._retry_at - time.monotonic())
             timeout_s = left if timeout_s is None else min(left, timeout_s)
+        ready: list[tuple[int, int]] = []
         if not self._stopping or timeout_s is not None:
-            poll.poll(None if timeout_s is None else timeout_s * 1000 + 1)
-        try:
+            ready = poll.poll(None if timeout_s is None else timeout_s * 1000 + 1)
+        if any(descriptor == self._wake[0] for descriptor, _ in ready):
             os.read(self._wake[0], 512)
-        except BlockingIOError:
-            pass
         with self._lock:
             self._service()
 
@@ -122,9 +121,11 @@ class Line:
         """Connects, reads and writes, as far as that goes without waiting."""
         if self._socket is None:
             self._connect()
+        if self._welcomed:
+            self._flush()
         if self._socket is not None:
             self._receive()
-        if self._welcomed:
+        if self._welcomed and self._unsent:
             self._flush()
 
     def _connect(self) -> None:

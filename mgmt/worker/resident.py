@@ -2,8 +2,8 @@
 
 It speaks `mgmt.worker.wire`. A task's spec is {function: "module:function", params: [..], kw: {..}} and, each
 optional, envs, cwd (also put on sys.path; of two with modules of the same name the first stays imported),
-timeout_s, terminal_output, resources. A module is imported once. What a function raises is a result with status 1
-(SystemExit: its own code), the exception as message and the traceback in the tail.
+timeout_s, terminal_output, exec_log, resources. A module is imported once. What a function raises is a result with
+status 1 (SystemExit: its own code), the exception as message and the traceback in the tail.
 
 One thread calls, reads and writes, many messages at a time. A second one, the watchdog, reads and writes while a
 call lasts, and ends the process for a timeout, a cancel or a stop: a function cannot be ended otherwise.
@@ -129,6 +129,7 @@ class Resident(Line):
         status, message, tail = 0, "", b""
         value: object = None
         log: str | None = None
+        exec_log = False
         resources: str | None = None
         environ: dict[str, str | None] = {}
         function: Function | None = None
@@ -143,6 +144,7 @@ class Resident(Line):
                 self._armed = True
             elif self._armed:
                 self._disarm()
+            exec_log = bool(spec.get("exec_log"))
             if spec.get("resources"):
                 resources = f"{folders.inside}/{task}.{attempt}"
             environ = self._change_environ(spec.get("envs"), uuid, upstream, resources)
@@ -190,7 +192,7 @@ class Resident(Line):
         if value is not None:
             self._keep_value(value, extra)
         if folders.touched():
-            message = self._collect(f"{task}.{attempt}", message, extra)
+            message = self._collect(f"{task}.{attempt}", exec_log, message, extra)
         frame = wire.encode(_DONE, task, attempt, status, message, start_ns, end_ns, tail, extra)
         self._unsent.append(frame)
         self._box_bytes += len(frame)
@@ -228,12 +230,14 @@ class Resident(Line):
             text = f"<{type(value).__name__}, whose repr() raised {type(error).__name__}>"
         extra["repr"] = text.encode(errors="replace").decode()[: wire.TAIL_BYTES]
 
-    def _collect(self, name: str, message: str, extra: dict[str, Any]) -> str:
+    def _collect(self, name: str, exec_log: bool, message: str, extra: dict[str, Any]) -> str:
         assert self._folders is not None
-        results, new_task, bad = self._folders.collect(name)
+        results, left, new_task, bad = self._folders.collect(name, exec_log)
         self._cwd = ""  # it is another folder now
         if results is not None:
             extra["results"] = results
+        if left is not None:
+            extra["exec_log"] = left
         if new_task is not None:
             extra["new_task"] = new_task
         return message or (wire.SUBMIT_NEW_TASK_FAILED if bad else "")

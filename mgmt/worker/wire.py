@@ -17,6 +17,7 @@ Worker to crew
           new_task: bin      what the task wrote to $MITO_NEW_TASK; more than NEW_TASK_BYTES is
                              SubmitNewTaskFailed instead
           results: text      folder with what it left in $MITO_RESULT_DIR; whoever takes the DONE owns it
+          exec_log: text     folder with what it left in $MITO_EXEC_DIR, where the spec has exec_log; as `results`
           log: text, log_bytes: int, truncated: true
                              file of its whole output, where the spec has terminal_output; truncated: there was
                              more than output_limit_bytes, or the disk was full

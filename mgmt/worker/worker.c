@@ -237,7 +237,7 @@ struct done {
     int status;
     const char *message;
     int64_t start_ns, end_ns;
-    const char *results; /* "" for none */
+    const char *results, *exec_log; /* "" for none */
     const struct bytes *new_task; /* or NULL */
 };
 
@@ -255,7 +255,8 @@ static void say_done(const struct job *j, const struct done *d, const struct out
     write_int(to, d->end_ns);
     write_binary(to, o ? o->tail : "", o ? o->tail_bytes : 0);
     bool log = o && o->log_path[0];
-    write_map(to, (unsigned)((d->new_task != NULL) + (d->results[0] != 0) + (log ? 2 + o->truncated : 0)));
+    write_map(to, (unsigned)((d->new_task != NULL) + (d->results[0] != 0) + (d->exec_log[0] != 0)
+                             + (log ? 2 + o->truncated : 0)));
     if (d->new_task) {
         write_text(to, "new_task");
         write_binary(to, d->new_task->b, d->new_task->n);
@@ -263,6 +264,10 @@ static void say_done(const struct job *j, const struct done *d, const struct out
     if (d->results[0]) {
         write_text(to, "results");
         write_text(to, d->results);
+    }
+    if (d->exec_log[0]) {
+        write_text(to, "exec_log");
+        write_text(to, d->exec_log);
     }
     if (log) {
         write_text(to, "log");
@@ -286,7 +291,7 @@ static void say_done(const struct job *j, const struct done *d, const struct out
 
 static void refuse_task(const struct job *j, int status, const char *message)
 {
-    struct done d = {.status = status, .message = message, .results = ""};
+    struct done d = {.status = status, .message = message, .results = "", .exec_log = ""};
     say_done(j, &d, NULL);
 }
 
@@ -322,14 +327,15 @@ static void clear_run(void)
 static void finish_task(void)
 {
     static struct bytes new_task;
-    char results[PATH_MAX], said[256];
-    struct done d = {run.status, run.message, run.start_ns, run.end_ns, results, NULL};
+    char results[PATH_MAX], exec_log[PATH_MAX] = "", said[256];
+    struct done d = {run.status, run.message, run.start_ns, run.end_ns, results, exec_log, NULL};
     output_end(&output);
     remove_resources();
-    if (!keep_results(run.job, results)) {
+    if (!keep_folder(place.result, run.job, "", results)
+        || (run.spec.exec_log && !keep_folder(place.exec, run.job, ".exec", exec_log))) {
         snprintf(said, sizeof said, "its results cannot be kept in %.100s: %s", place.out, strerror(errno));
         d.message = run.message[0] ? run.message : said;
-        results[0] = 0;
+        results[0] = exec_log[0] = 0;
     }
     new_task.n = 0;
     switch (read_new_task(&new_task)) {

@@ -60,17 +60,38 @@ class Truth:
     failed: set[str] = field(default_factory=set)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What kind of a world it is. Rates are by day; `drift`: share of candidates whose chance changes."""
+
+    outages: float = 1 / 8
+    outage_hours: float = 12.0
+    drift: float = 0.2
+    duration_log: tuple[float, float] = (6.2, 0.9)  # mean and deviation of ln(seconds)
+    slow: float = 0.01
+    spread: float = 6.0  # how much alike candidates of one campaign are
+    repeats: float = 0.15  # chance of what failed in the same context already, as its share
+    guesses: float = 0.5  # share of candidates of which a fair guess is given
+    past: int = 12  # runs before the month at most
+
+
+USUAL = Shape()
+
+
 class Month:
     """The same truth for every policy, and the same dice for the same attempt.
 
     A success earns the candidate's value, publishing included, times its codebase's share; a second one in the
-    same context finds nothing to do, and one that failed there mostly fails again. A fifth of the candidates
+    same context finds nothing to do, and one that failed there mostly fails again. Some of the candidates
     change their chance in the middle of the month. Codebases are out of reach for hours at a time, in which every
     run fails for its time-out, as transient. Of half of them a fair guess of the chance is given. Now and then
     a run takes twenty times as long.
     """
 
-    def __init__(self, seed: int, codebases: int = 60, campaigns: int = 4, days: int = 30) -> None:
+    def __init__(
+        self, seed: int, shape: Shape = USUAL, codebases: int = 60, campaigns: int = 4, days: int = 30
+    ) -> None:
+        self.shape = shape
         self.seed, self.start_us, self.end_us = seed, NOW_US, NOW_US + days * DAY_US
         dice = Random(seed)
         self.world = World(policies={"propose": ["propose"], "build": ["build-only"]})
@@ -84,7 +105,7 @@ class Month:
             for k in range(campaigns):
                 self.one(dice, name, f"k{k}", usual[k], max(0.1, (value or 500) / 1000), days)
         for key in self.truths:
-            for _ in range(dice.randrange(12)):
+            for _ in range(dice.randrange(self.shape.past)):
                 at_us = self.start_us - round((1 + 60 * dice.random()) * DAY_US)
                 self.world.runs.append(self.attempt(key, "old", at_us, len(self.world.runs))[0])
         found = []
@@ -95,25 +116,27 @@ class Month:
         self.upload_us, self.uploads = [one[0] for one in found], [one[2] for one in found]
 
     def outages(self, dice: Random, days: int) -> list[tuple[float, float]]:
-        found, at = [], dice.expovariate(1 / 8)
+        found, at = [], dice.expovariate(self.shape.outages)
         while at < days:
-            hours = dice.expovariate(1 / 12)
+            hours = dice.expovariate(1 / self.shape.outage_hours)
             found.append((self.start_us + at * DAY_US, self.start_us + at * DAY_US + hours * HOUR_US))
-            at += hours / 24 + dice.expovariate(1 / 8)
+            at += hours / 24 + dice.expovariate(self.shape.outages)
         return found
 
     def one(self, dice: Random, name: str, campaign: str, usual: float, share: float, days: int) -> None:
-        chance, other = (dice.betavariate(6 * usual + 0.3, 6.3 - 6 * usual) for _ in range(2))
+        spread = self.shape.spread
+        alike = spread * usual + 0.3, spread * (1 - usual) + 0.3
+        chance, other = (dice.betavariate(*alike) for _ in range(2))
         value, publish = dice.randrange(20, 400), dice.choice(["propose", "build"])
-        seconds = dice.lognormvariate(6.2, 0.9)
+        seconds = dice.lognormvariate(*self.shape.duration_log)
         at, every, news_us = 0.0, dice.choice([1, 4, 15]), []
         while (at := at + dice.expovariate(1 / every)) < days:
             news_us.append(self.start_us + round(at * DAY_US))
         self.truths[name, campaign] = Truth(
-            chance, other if dice.random() < 0.2 else chance, seconds, seconds * dice.uniform(0.2, 1.5),
-            share * (value + (400 if publish == "propose" else 0)), news_us,
+            chance, other if dice.random() < self.shape.drift else chance, seconds,
+            seconds * dice.uniform(0.2, 1.5), share * (value + (400 if publish == "propose" else 0)), news_us,
         )  # fmt: skip
-        guess = min(max(dice.gauss(chance, 0.15), 0.02), 0.98) if dice.random() < 0.5 else None
+        guess = min(max(dice.gauss(chance, 0.15), 0.02), 0.98) if dice.random() < self.shape.guesses else None
         self.world.candidates.append(Candidate(name, campaign, "run", value, guess, "v0", publish))
 
     def reset(self) -> None:
@@ -129,9 +152,9 @@ class Month:
         """The run, and what it earned."""
         truth, dice = self.truths[key], Random(f"{self.seed} {key} {number}")
         chance = truth.chance if at_us < (self.start_us + self.end_us) / 2 else truth.later_chance
-        slow = 20.0 if dice.random() < 0.01 else dice.lognormvariate(0, 0.3)
+        slow = 20.0 if dice.random() < self.shape.slow else dice.lognormvariate(0, 0.3)
         earned, transient, past = 0.0, None, context == "old"
-        chance *= 0.15 if context in truth.failed else 1.0
+        chance *= self.shape.repeats if context in truth.failed else 1.0
         if any(a_us <= at_us < b_us for a_us, b_us in self.away_us[key[0]]):
             code, seconds, transient = "worker-failure", 900.0, True
         elif context in truth.done and not past:

@@ -185,6 +185,7 @@ class World:
         self.now_ns = START_NS
         self.deaths = 0
         self.dies_after: int | None = None  # effects of the next event
+        self.follows = True  # a new schedule, at once
         self.oneshot_status = 0  # how commands that run once end
         self.store: dict[str, dict[str, Any]] = {}
         self.workloads: dict[str, dict[str, Any]] = {}
@@ -245,6 +246,8 @@ class World:
         check(self.state)
         self._check_promises()
         self._check_store()
+        if self.follows and any(isinstance(effect, fx.FollowSchedule) for effect in effects):
+            effects = [*effects, *self.feed(ev.FollowSchedule())]
         return effects
 
     def die(self, same_boot: bool = True) -> None:
@@ -659,6 +662,8 @@ class World:
                 self.suite_effects.append(effect)
             case fx.Queue() | fx.File() | fx.MakeSuiteFolder() | fx.ToWorker() | fx.CloseWorker():
                 self.suite_effects.append(effect)
+            case fx.FollowSchedule():
+                pass  # `feed` does
             case fx.Quit():
                 self._quits += 1
                 if not self.state.handed_over:

@@ -79,7 +79,7 @@ class Suited(Cluster):
     def _answer_queue(self) -> None:
         asked = self.asked.popleft()
         result: Any
-        reads = type(asked.operation).__name__ in ("GetTask", "GetSuite", "ListTasks") and not asked.in_order
+        reads = type(asked.operation).__name__ in ("GetTask", "GetSuite", "ListTasks")
         if self.disk_full and not reads:
             result = MgmtError("not-durable", "the disk is full")
         else:

@@ -11,9 +11,11 @@ import pytest
 
 from mgmt.core.candidates import batches
 from mgmt.core.candidates.batches import KIND, batch_of, packed, unpacked
-from mgmt.core.candidates.policies import ByDefault, judge_of
+from mgmt.core.candidates.modes import Mode, judge_of
+from mgmt.core.candidates.policies import ByDefault
 from mgmt.core.candidates.records import Run, World
-from mgmt.core.candidates.settings import Settings
+from mgmt.core.candidates.rules import Rules
+from mgmt.core.candidates.settings import Settings, settings_of
 from mgmt.core.candidates.stored import Stored, build
 from mgmt.core.suites.candidate_rows import Row
 from mgmt.protocol import frames
@@ -62,6 +64,10 @@ def table(world: World) -> list[Row]:
     return rows
 
 
+def rules(mode: Mode = "native", **sections: Any) -> Rules:
+    return Rules(settings_of(sections), "default", mode, frozenset(), None, {}, None, True, 0.0)
+
+
 def rows_of(parts: list[list[tuple[str, Run]]]) -> list[Row]:
     rows = []
     for i, part in enumerate(parts):
@@ -99,7 +105,7 @@ def test_what_fits_into_no_batch_stays_alone(run: Run) -> None:
     assert batch_of([("1", run)]) is None
     row = Row("runs", "1", frames.pack_body({"codebase": run.codebase, "campaign": run.campaign,
                                              "result_code": "success"}))  # fmt: skip
-    judge, _ = build("default", [*table(the_world([])), row], Settings(), NOW_US, Stored())
+    judge, _ = build("default", [*table(the_world([])), row], rules(), NOW_US, Stored())
     assert any(fault.table == "runs" for fault in judge.faults)
 
 
@@ -109,7 +115,7 @@ def test_batches_say_what_runs_say_one_by_one_and_learn_on() -> None:
         (name, replace(run, result_code="build-failed", failure_details=None)) for name, run in named[:30]
     ]
     rows = rows_of([named[:150], named[150:], changed])
-    judge, _ = build("default", [*table(the_world([])), *rows], Settings(), NOW_US, Stored())
+    judge, _ = build("default", [*table(the_world([])), *rows], rules(), NOW_US, Stored())
     runs = [run for _, run in [*named[30:], *changed]]
     other = judge_of("default", the_world(list(runs)), Settings(), NOW_US, ())
     assert told(judge) == told(other) and len(judge.scorer.history) == 400  # type: ignore[attr-defined]
@@ -118,9 +124,34 @@ def test_batches_say_what_runs_say_one_by_one_and_learn_on() -> None:
         judge.finished(run)
         other.finished(run)
     assert told(judge) == told(other)
-    compat, _ = build("janitor_compat", [*table(the_world([])), *rows], Settings(), NOW_US, Stored())
+    compat, _ = build("janitor_compat", [*table(the_world([])), *rows], rules(), NOW_US, Stored())
     wanted = judge_of("janitor_compat", the_world(runs), Settings(), NOW_US, ())
     assert compat.decisions(NOW_US) == wanted.decisions(NOW_US)
+
+
+@pytest.mark.parametrize(
+    ("mode", "sections"),
+    [
+        ("fallback", {}),
+        ("shadow", {}),
+        ("native", {"parts": {"probability": False}}),
+        ("native", {"parts": {"duration": False}}),
+        ("native", {"success_estimation": {"historical_data_window": "20d"}}),
+    ],
+)
+def test_whatever_mode_and_parts_batches_say_what_runs_say(mode: Mode, sections: dict[str, Any]) -> None:
+    named = some_runs(Random(5), 400)
+    runs, chosen = [run for _, run in named], rules(mode, **sections)
+    judge, _ = build("default", [*table(the_world([])), *rows_of([named])], chosen, NOW_US, Stored())
+    other = judge_of("default", the_world(list(runs)), chosen.settings, NOW_US, (), mode)
+    for now_us in (NOW_US, NOW_US + 5 * 86_400_000_000):
+        one, two = judge.decisions(now_us), other.decisions(now_us)
+        assert [(d.candidate.key, d.held) for d in one] == [(d.candidate.key, d.held) for d in two]
+        assert [d.score for d in one] == pytest.approx([d.score for d in two], rel=1e-9)
+        assert [d.duration_us for d in one] == pytest.approx([d.duration_us for d in two], rel=1e-9)
+        for run in runs[:7]:
+            judge.finished(run)
+            other.finished(run)
 
 
 def test_many_small_rows_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,17 +164,17 @@ def test_many_small_rows_are_put_together(monkeypatch: pytest.MonkeyPatch) -> No
         (single,) = rows_of([[(name, run)]])
         rows.append(single._replace(name=f"x{i}"))
     stored = Stored()
-    first, _ = build("default", list(rows), Settings(), NOW_US, stored)
+    first, _ = build("default", list(rows), rules(), NOW_US, stored)
     assert len(stored.gone) == 12 and stored.record is not None
     gone = set(stored.gone)
     left = [row for row in rows if (row.kind, row.name) not in gone]
     assert len(left) == len(rows) - 12
-    again, _ = build("default", [*left, Row(KIND, "y", stored.record)], Settings(), NOW_US, Stored())
+    again, _ = build("default", [*left, Row(KIND, "y", stored.record)], rules(), NOW_US, Stored())
     assert told(again) == told(first)
     assert unpacked(stored.record).keys != array("q")
 
 
 def test_few_small_rows_are_left_alone() -> None:
     stored = Stored()
-    build("default", rows_of([some_runs(Random(4), 3)]), Settings(), NOW_US, stored)
+    build("default", rows_of([some_runs(Random(4), 3)]), rules(), NOW_US, stored)
     assert not stored.gone and stored.record is None

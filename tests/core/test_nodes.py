@@ -287,6 +287,7 @@ def test_an_agent_decides_nothing_that_is_its_daemons() -> None:
         if row.audience in (messages.Audience.OPERATOR, messages.Audience.USER) and verb not in (
             "stop-service",
             "dump",
+            "workers",  # those of its own crew
         ):
             body = drift_frames.example(row.body, full=False)
             code, text = client.ask(verb, **body).refusal

@@ -64,6 +64,62 @@ def test_all_nodes_start_at_one_instant(cluster: Cluster) -> None:
     assert [generations(cluster, node) for node in ("a", "b", "local")] == 3 * [generations(cluster, "a")]
 
 
+def test_killed_between_its_answer_and_the_start_of_its_processes_they_start(cluster: Cluster) -> None:
+    cluster.daemon.follows = False
+    assert submit(cluster, THREE).ok["version"]
+    cluster.advance(1.0)
+    assert cluster.running("w.x") == [] and generations(cluster, "a") != []
+    cluster.kill_daemon()
+    cluster.daemon.follows = True
+    cluster.heal("a")
+    cluster.heal("b")
+    cluster.advance(8.0)
+    (t0_ns,) = starts(cluster)
+    assert t0_ns > 0 and cluster.running("w.x") == ["a"] and cluster.running("w.y") == ["b"]
+    assert [generations(cluster, node) for node in ("a", "b", "local")] == 3 * [generations(cluster, "a")]
+
+
+def test_removed_before_it_was_followed_nothing_is_left(cluster: Cluster) -> None:
+    cluster.daemon.follows = False
+    submit(cluster, BOTH)
+    assert cluster.ask("schedule-remove", workload="w").ok
+    cluster.daemon.follows = True
+    cluster.daemon.feed(ev.FollowSchedule())
+    cluster.advance(2.0)
+    assert generations(cluster, "a") == generations(cluster, "b") == [] and cluster.running("w.x") == []
+
+
+@pytest.mark.parametrize("then", ["replaced", "removed"])
+def test_what_concerns_processes_that_run_is_followed_with_the_schedule(cluster: Cluster, then: str) -> None:
+    submit(cluster, BOTH)
+    cluster.advance(1.0)
+    (old,) = generations(cluster, "a")
+    cluster.daemon.follows = False
+    if then == "replaced":
+        submit(cluster, a_workload(a_task("x", "a", wcet_us=2000), a_task("y", "b")), replace=True)
+    else:
+        assert cluster.ask("schedule-remove", workload="w").ok
+    cluster.kill_daemon()
+    cluster.heal("a")
+    cluster.heal("b")
+    cluster.advance(8.0)
+    now = generations(cluster, "a")
+    assert (now == [] and cluster.running("w.x") == []) if then == "removed" else min(now) > old
+    assert then == "removed" or 0 not in starts(cluster)
+
+
+def test_the_next_one_is_staged_before_the_first_one_is_followed(cluster: Cluster) -> None:
+    cluster.daemon.follows = False
+    submit(cluster, BOTH)
+    second = submit(cluster, a_workload(a_task("v", "a"), name="second"))
+    assert second.ok
+    cluster.daemon.follows = True
+    cluster.daemon.feed(ev.FollowSchedule())
+    cluster.advance(2.0)
+    assert all(cluster.running(unit) for unit in ("w.x", "w.y", "second.v")) and 0 not in starts(cluster)
+    assert len(generations(cluster, "a")) == 2, "nothing was staged twice"
+
+
 def test_the_old_schedule_goes_everywhere_when_the_new_one_is_in_force(cluster: Cluster) -> None:
     submit(cluster, BOTH)
     cluster.advance(1.0)

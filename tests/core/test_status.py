@@ -31,6 +31,7 @@ def test_the_service_names_all_an_operator_asks_for() -> None:
         "seq": 0,
         "counters": {},
         "degraded": "",
+        "alerts": [],
     }
 
 

@@ -540,6 +540,7 @@ NEEDS: dict[str, tuple[str, Role]] = {
     **dict.fromkeys(("candidates-load", "candidates-list", "candidates-queue"), RUNS),
     **dict.fromkeys(("candidates-position", "candidates-explain", "candidates-hosts"), RUNS),
     **dict.fromkeys(("candidates-next", "candidates-schedule", "candidates-reset"), RUNS),
+    "candidates-export": RUNS,
 }
 
 
@@ -665,12 +666,6 @@ def test_what_is_stored_is_as_the_queue_has_counted_it() -> None:
     assert row == {"group": "alice", "storage_quota_bytes": 100, "storage_used_bytes": 60}
 
 
-def test_tasks_of_a_group_are_numbered_from_one() -> None:
-    place = Place()
-    assert [place.users.number_tasks("alice", count) for count in (3, 1, 2)] == [1, 4, 5]
-    assert place.ok("groups", groups=["alice"])["groups"][0]["tasks"] == 6
-
-
 def test_a_user_has_so_many_tokens_and_expired_ones_make_room() -> None:
     place = Place()
     for number in range(1, defaults.MAX_USER_TOKENS):
@@ -693,7 +688,6 @@ def test_the_next_daemon_knows_them_all() -> None:
     place.ok("user-create", user="gone")
     place.ok("user-delete", user="gone")
     place.ok("user-lock", user="bob")
-    place.users.number_tasks("vision", 7)
     place.ok("quota-set", name="alice", groups=3)
     place.ok("token-revoke", user="bob", name="t")
     before = {verb: place.ok(verb) for verb in ("users", "groups", "quotas")}

@@ -11,13 +11,18 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mgmt.client import Client
+from mgmt.protocol.errors import MgmtError
 from mgmt.store.queue.counting import recount
 from mgmt.store.queue.sqlite import SqliteEngine
 from tests.system.agents import Join, Proxy, agents, becomes, free_port
@@ -37,6 +42,13 @@ from tests.system.suites import (
 )
 
 FULL_BYTES = 32 << 10  # what the queue has written before is more
+LOST = (
+    "session-gone",
+    "unreachable",
+    "stopping",
+    "expired",
+    "not-durable",
+)  # codes of an answer that is lost
 SLOW_S = 90.0  # for what everybody was killed in the middle of
 SEED = int(os.environ.get("SEED", "0"))  # another one: other moments
 
@@ -156,6 +168,57 @@ def test_agent_and_daemon_die_one_after_the_other(start: Start, join: Join) -> N
         finishes(daemon, suite, status(daemon, suite)["tasks"]["finished"] + 1)
     ended(daemon, suite, SLOW_S)
     assert status(daemon, suite)["tasks"]["finished"] == 60
+    counts_are_exact(daemon)
+
+
+def test_whoever_waits_for_each_task_while_the_daemon_is_killed(start: Start, tmp_path: Path) -> None:
+    """Each is handed out in the commit that takes it: every one that was answered is there, with one result."""
+    draw = random.Random(SEED)
+    daemon = serving(start)
+    suite = create(daemon, 2)
+    log = tmp_path / "log"
+    answers: dict[str, dict[str, Any]] = {}
+    over = threading.Event()
+
+    def one_after_the_other(who: str) -> None:
+        with Client(daemon.endpoint("control"), timeout_s=2.0) as client:
+            for number in range(5000):
+                if over.is_set():
+                    return
+                key = f"{who}{number}"
+                task = sh(f"echo {key} >> {log}; exit {number % 3}")
+                body = {"suite": str(suite), "tasks": [task], "key": key, "wait": True}
+                give_up_s = time.monotonic() + SLOW_S
+                while key not in answers:
+                    try:
+                        answers[key] = client.request("task-submit", body)
+                    except MgmtError as error:
+                        if time.monotonic() > give_up_s or error.code not in LOST:
+                            raise
+                        time.sleep(0.02)
+
+    with ThreadPoolExecutor(2) as threads:
+        asking = [threads.submit(one_after_the_other, who) for who in "ab"]
+        try:
+            for _ in range(4):
+                enough = len(answers) + 5
+                while len(answers) < enough and not any(one.done() for one in asking):
+                    time.sleep(0.001)
+                time.sleep(draw.uniform(0.0, 0.01))  # a random moment is what is tested
+                again(daemon)
+        finally:
+            over.set()
+        for one in asking:
+            one.result()
+    ended(daemon, suite, SLOW_S)
+    found = tasks(daemon, suite)
+    assert sorted(answer["tasks"][0] for answer in answers.values()) == sorted(found), "none was doubled"
+    for key, answer in answers.items():
+        told, kept = answer["ended"], found[answer["tasks"][0]]
+        assert told["state"] == kept["state"] == "FINISHED", key
+        assert told["exit_status"] == kept["exit_status"] == int(key[1:]) % 3
+    assert set(_lines(log)) == set(answers)
+    adds_up(daemon, suite)
     counts_are_exact(daemon)
 
 

@@ -53,11 +53,35 @@ def test_runs_in_the_order_of_their_ends(module: Any) -> None:
     end, duration = module.run_times([1, 5, NONE, NONE, 9], [4, NONE, 3, NONE, 8])
     same(end, [4.0, 5.0, 3.0, NAN, NAN])
     same(duration, [3.0, NAN, NAN, NAN, NAN])
-    key, end, duration = module.by_end([7, 0, 1, 2, 3], [0, 1, 1, 0, 0], [3, 1], end, duration)
+    contexts = range(5), range(5, 10)
+    key, end, duration, own, other = module.by_end(
+        [7, 0, 1, 2, 3], [0, 1, 1, 0, 0], [3, 1], end, duration, *contexts
+    )
     assert list(key) == [5, 31, 1] and list(end) == [3.0, 4.0, 5.0]
+    assert (list(own), list(other)) == ([2, 0, 1], [7, 5, 6])
     same(duration, [NAN, 3.0, NAN])
-    assert list(module.by_end([0, 1, 2], [0, 0, 1], [0, -1], [2.0, -1.0, 0.0], [NAN] * 3)[0]) == [4, 0]
+    ends, none = [2.0, -1.0, 0.0], [0] * 3
+    assert list(module.by_end([0, 1, 2], [0, 0, 1], [0, -1], ends, [NAN] * 3, none, none)[0]) == [4, 0]
     same(module.run_times([1], [4], epoch=10.0)[0], [14.0])
+
+
+@pytest.mark.parametrize("module", BOTH)
+def test_rows_of_words_have_numbers_of_their_own(module: Any) -> None:
+    columns = [b"a\x1fa\x1fab\x1fa\x1fa\x1f", b"1\x1f2\x1f1\x1f1\x1f\x1f%s" % (b"long" * 9)]
+    one = list(module.hashes(columns, 6))
+    assert one[0] == one[3] and one[4] == 0 and len(set(one)) == 5
+    assert list(module.hashes([b"a", b"1"], 1)) == one[:1] and list(module.hashes([b""], 0)) == []
+    assert list(module.places([*one, 7], [one[2], 0, one[0], one[2]])) == [2, -1, 0, 2, -1, -1, -1]
+
+
+@pytest.mark.parametrize("module", BOTH)
+def test_a_failure_that_repeats_one_weighs_less(module: Any) -> None:
+    key = [1, 1, 0, 3, 1, 2, 1, 1]
+    ended = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 6.0]
+    own, other = [5, 5, 6, 8, 0, 9, 8, 0], [0, 0, 7, 0, 7, 0, 0, 9]
+    less = module.repeats(key, ended, own, other, reference=6.0, half_life=1.0, penalty=0.5)
+    assert list(less) == [0.0, 0.5 / 64, 0.0, 0.0, 0.5 / 16, 0.0, 0.0, 0.25]
+    assert list(module.repeats([], [], [], [])) == []
 
 
 @pytest.mark.parametrize("module", BOTH)
@@ -81,9 +105,13 @@ def test_what_is_wrong_is_named(module: Any) -> None:
         ("words", ([b"a"], 0), r"columns\[0\] has not 0 words"),
         ("words", ([], 0), "1 to 16 columns"),
         ("run_times", ([1], []), "ended has 0 entries"),
-        ("by_end", ([0], [1], [0], [0.0], [0.0]), r"kind\[0\] is 1"),
-        ("by_end", ([-1], [0], [0], [0.0], [0.0]), r"series\[0\] is -1"),
-        ("by_end", ([0], [0], [4], [0.0], [0.0]), r"outcome_of\[0\] is 4"),
+        ("by_end", ([0], [1], [0], [0.0], [0.0], [0], [0]), r"kind\[0\] is 1"),
+        ("by_end", ([-1], [0], [0], [0.0], [0.0], [0], [0]), r"series\[0\] is -1"),
+        ("by_end", ([0], [0], [4], [0.0], [0.0], [0], [0]), r"outcome_of\[0\] is 4"),
+        ("by_end", ([0], [0], [0], [0.0], [0.0], [], [0]), "own has 0 entries"),
+        ("hashes", ([b"a\x1fb"], 1), r"columns\[0\] has not 1 words"),
+        ("hashes", ([], 1), "1 to 16 columns"),
+        ("repeats", ([0], [0.0], [0], []), "other has 0 entries"),
         ("members", ([1], b"x"), r"group\[0\] is 1"),
         ("tally", ([1], [0], [0.0], 1, 1), r"group\[0\] is 1"),
         ("tally", ([-2], [0], [0.0], 1, 1), r"group\[0\] is -2"),
@@ -104,6 +132,10 @@ if kernel.IMPLEMENTATION == "c":
         one = kernel.words(columns, len(rows), known=known, grow=grow)
         other = reference_runs.words(columns, len(rows), known=known, grow=grow)
         assert (list(one[0]), one[1]) == (list(other[0]), other[1])
+        numbers = kernel.hashes(columns, len(rows))
+        assert list(numbers) == list(reference_runs.hashes(columns, len(rows)))
+        some = [*numbers[::2], 0, *numbers[1::3]]
+        assert list(kernel.places(numbers, some)) == list(reference_runs.places(numbers, some))
 
     @given(st.lists(st.tuples(TIME, TIME, st.integers(0, 5), st.integers(0, 3), FLOAT), max_size=200))
     def test_c_says_of_runs_what_the_twin_says(rows: list[tuple[int, int, int, int, float]]) -> None:
@@ -113,10 +145,14 @@ if kernel.IMPLEMENTATION == "c":
             same(a, b)
         for end in (one[0], value):
             for a, b in zip(
-                kernel.by_end(series, kind, [0, -1, 2, 3], end, one[1]),
-                reference_runs.by_end(series, kind, [0, -1, 2, 3], end, one[1]), strict=True,
+                kernel.by_end(series, kind, [0, -1, 2, 3], end, one[1], began, ended),
+                reference_runs.by_end(series, kind, [0, -1, 2, 3], end, one[1], began, ended), strict=True,
             ):  # fmt: skip
                 same(a, b)
+        rule: dict[str, Any] = {"reference": 3.0, "half_life": 1e6, "penalty": 0.9}
+        finite = [0.0 if math.isnan(x) else x for x in value]
+        args = kind, finite, series, [x % 3 for x in series]
+        same(kernel.repeats(*args, **rule), reference_runs.repeats(*args, **rule))
         assert kernel.members(series, b"\0\1\0\1\1\0") == reference_runs.members(series, b"\0\1\0\1\1\0")
         assert kernel.superseded(began) == reference_runs.superseded(began)
         same(kernel.tally(series, kind, value, 6, 4), reference_runs.tally(series, kind, value, 6, 4))

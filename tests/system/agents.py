@@ -122,7 +122,8 @@ class Proxy:
     """Forwards TCP connections to a port, in a thread. `to`, `back`: whether that direction carries anything.
 
     What arrives in a direction that does not carry is swallowed, and nothing is closed; `reset` closes everything;
-    `refuses` takes no new connection. `delay_s` holds everything up for so long.
+    `refuses` takes no new connection. `delay_s` holds everything up for so long. `allowance`: so many bytes are
+    still carried to the target, and back; the first that is more cuts both ways.
     """
 
     def __init__(self, target: int) -> None:
@@ -131,6 +132,8 @@ class Proxy:
         self.endpoint = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self.to, self.back, self.refuses = True, True, False
         self.delay_s = 0.0
+        self.allowance: dict[bool, int] = {}  # by whether it is towards the target
+        self.carried = {True: 0, False: 0}
         self._reset = self._ended = False
         self._pairs: dict[socket.socket, tuple[socket.socket, bool]] = {}  # the other end, towards the target
         self._held: deque[tuple[float, socket.socket, bytes]] = deque()
@@ -200,6 +203,13 @@ class Proxy:
             else:
                 self._selector.unregister(end)
         elif self.to if to else self.back:
+            self.carried[to] += len(data)
+            if to in self.allowance:
+                self.allowance[to] -= len(data)
+                if self.allowance[to] < 0:
+                    del self.allowance[to]
+                    self.cut()
+                    return
             if self.delay_s:
                 self._held.append((time.monotonic() + self.delay_s, other, data))
             else:

@@ -21,6 +21,7 @@ class Simulated:
     acked: int = 0
     beat_at_s: float = 0.0
     beats: int = 0
+    tags: list[str] = field(default_factory=list)
     units: dict[str, dict[str, Any]] = field(default_factory=dict)
     told: int = 0  # the last push that the daemon knows of as carried out
     _changed: dict[str, None] = field(default_factory=dict)  # units that were not reported
@@ -37,6 +38,7 @@ class Simulated:
             "version": "0",
             "pid": 1,
             "units": list(self.units.values()),
+            "tags": self.tags,
         }
         self.socket.send(frames.encode_request(1, 0, "agent-hello", body))
 
@@ -54,6 +56,8 @@ class Simulated:
             elif isinstance(message, frames.Notice) and message.name == "node-push":
                 self.acked = message.body["seq"]
                 self._carry_out(message.body["what"], message.body["body"])
+            elif isinstance(message, frames.Notice) and message.name == "crew-work":
+                self.on_work(message.body)
             elif isinstance(message, frames.Notice) and message.name == "node-gone":
                 self.acked = self.told = 0  # another life of the daemon numbers anew
                 self.hello()
@@ -73,6 +77,9 @@ class Simulated:
         elif what == "stage":
             told = {"workload": body["workload"], "generation": body["generation"]}
             self._staged.append({**told, "started": False, "error": {}})
+
+    def on_work(self, body: dict[str, Any]) -> None:
+        """Tasks, for one that has a crew."""
 
     def _assign(self, body: dict[str, Any]) -> None:
         up = body["wanted"]

@@ -1,9 +1,10 @@
-"""Every command of the guide to task suites is run, in its order, and succeeds."""
+"""Every command and program of the guide to task suites is run, in its order, and succeeds."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +13,19 @@ from tests.system.place import Place
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "suites.md"
-BLOCK = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BOUND_S = 60.0
 
 
 def shown() -> list[str]:
-    """The command lines of the page."""
-    lines = [line for block in BLOCK.findall(PAGE.read_text()) for line in block.splitlines()]
-    return [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    """The command lines of the page, and its programs as such."""
+    found = []
+    for language, text in BLOCK.findall(PAGE.read_text()):
+        if language == "python":
+            found.append(f"{shlex.quote(sys.executable)} -c {shlex.quote(text)}")
+        elif not language:
+            found += [line.removeprefix("$ ") for line in text.splitlines() if line.startswith("$ ")]
+    return found
 
 
 def test_every_command_of_the_guide_succeeds(place: Place) -> None:

@@ -25,7 +25,7 @@ from mgmt.client.files import download, upload
 from mgmt.protocol import defaults, tokens
 from mgmt.protocol.errors import MgmtError
 from mgmt_cli.schemas import schema_of
-from tests.system.agents import Agent, a_daemon, agents
+from tests.system.agents import Agent, a_daemon, agents, becomes
 from tests.system.clients import PATIENCE_S, eventually
 from tests.system.daemon import Daemon, daemons
 
@@ -385,6 +385,30 @@ def test_a_task_finds_its_files_and_what_it_leaves_is_kept(
     assert used(daemon) == client.request("artifacts", {})["bytes"] + path.stat().st_size
 
 
+@pytest.mark.parametrize("kind", ["process", "resident"])
+def test_what_a_task_leaves_in_its_own_folder_is_kept_when_it_says_so(
+    daemon: Daemon, client: Client, tmp_path: Path, kind: str
+) -> None:
+    suite = a_suite(daemon, worker={"worker_count": 1, "kind": kind})
+    if kind == "process":
+        one: dict[str, Any] = {
+            "args": ["sh", "-c", "echo trace > $MITO_EXEC_DIR/trace; echo r > $MITO_RESULT_DIR/r"]
+        }
+        none: dict[str, Any] = {"args": ["true"]}
+    else:
+        one = {"function": "shutil:copy", "params": ["/etc/hostname", "trace"]}
+        none = {"function": "builtins:len", "params": ["x"]}
+    kept, plain, empty = run(daemon, suite, {**one, "exec_log": True}, one, {**none, "exec_log": True})
+    kinds = [[artifact["kind"] for artifact in shown["artifacts"]] for shown in (kept, plain, empty)]
+    results = ["result"] if kind == "process" else []
+    assert kinds == [[*results, "exec-log"], results, []]
+    download(client, f"task:{kept['status']['task']}/exec-log", tmp_path / "kept")
+    with tarfile.open(tmp_path / "kept") as archive:
+        assert archive.getnames() == ["trace"]
+    left = [file for file in (daemon.state_dir / "suites").rglob("*") if file.is_file()]
+    assert not [file for file in left if "/out/" in str(file)]
+
+
 def test_what_cannot_be_had_ends_the_task_and_is_no_strike(
     daemon: Daemon, client: Client, tmp_path: Path, node: Agent | None
 ) -> None:
@@ -557,3 +581,24 @@ def test_files_on_the_command_line(daemon: Daemon, tmp_path: Path) -> None:
     assert shown(daemon, "artifact", "rm", task, "--kind", "result")["deleted"] == 1
     mgmt(daemon, "artifact", "get", task, "-o", str(tmp_path / "no"), status=4)
     assert not (tmp_path / "no").exists()
+
+
+def test_what_a_task_wrote_is_there_when_its_agent_is_gone(daemon: Daemon, tmp_path: Path) -> None:
+    """The end of its output with its result, all of it as content: nothing is asked of the node any more."""
+    with agents() as join:
+        agent = join(daemon, "n1")
+        suite = a_suite(daemon)
+        daemon.control.ok("suite-agents", suite=str(suite), add=["n1"], remove=["local"])
+        talk = {"args": ["sh", "-c", "seq 1 40000; echo the end"]}
+        brief, whole = run(daemon, suite, talk, {**talk, "terminal_output": True})
+        agent.crash()
+        agent.clean = False  # as its machine would be
+        becomes(daemon, "n1", "LOST", 40.0)
+        expected = "".join(f"{n}\n" for n in range(1, 40001)) + "the end\n"
+        assert mgmt(daemon, "task", "logs", str(brief["status"]["task"])) == expected[-4096:].encode()
+        number = whole["status"]["task"]
+        assert mgmt(daemon, "task", "logs", str(number)) == expected.encode()
+        (kept,) = daemon.control.ok("artifacts", tasks=[number])["blobs"]
+        assert (kept["kind"], kept["bytes"]) == ("std-log", len(expected))
+        assert kept["digest"] == digest(expected.encode())
+        assert [hashlib.sha256(one.read_bytes()).hexdigest() for one in contents(daemon)] == [kept["digest"]]

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from mgmt.protocol import keys, tokens
+from mgmt.protocol.errors import Exit
 from tests.system.agents import LOST_S, TIMING, Agent, Join, agents
 from tests.system.clients import eventually
 from tests.system.daemon import Daemon, Start, alive, pids_with_environ
@@ -86,8 +88,8 @@ def test_an_idle_worker_has_a_task_at_once(start: Start, join: Join) -> None:
     spent = []
     for _ in range(20):
         began = time.monotonic()
-        (task,) = daemon.control.ok("task-submit", tasks=[{"args": ["true"]}])["tasks"]
-        daemon.control.ok("task-wait", task=task)
+        told = daemon.control.ok("task-submit", tasks=[{"args": ["true"]}], wait=True)
+        assert told["ended"]["exit_status"] == 0
         spent.append(time.monotonic() - began)
     assert sorted(spent)[10] < 1.0, spent
 
@@ -132,9 +134,14 @@ def test_two_groups_and_one_that_is_not_let_in(start: Start, join: Join) -> None
 
 def kill_all(agent: Agent) -> None:
     """kill -9 of the agent, its shims, its workers and what they run."""
+    own = str(agent.runtime)
+    for pid in pids_with_environ("MGMT_RUNTIME_DIR", own) - {agent.pid}:
+        if alive(pid):
+            os.kill(
+                pid, signal.SIGSTOP
+            )  # first: what a worker ended after its agent's death nobody would know
     agent.send_signal(signal.SIGSTOP)  # it starts nothing meanwhile
     agent.crash()
-    own = str(agent.runtime)
 
     def none_left() -> bool:
         pids = pids_with_environ("MGMT_RUNTIME_DIR", own) - {agent.pid}
@@ -187,3 +194,30 @@ def test_killed_at_random_points_each_task_is_committed_once(
     assert again <= (0 if whom in ("agent", "daemon") else 3 * 2 * 2), f"{again} tasks ran again"
     for one in tasks:
         assert one["attempt"] >= runs[one["uuid"]]
+
+
+def test_a_worker_without_a_daemon_says_so_once_and_joins_when_there_is_one(place: Place) -> None:
+    errors = place.folder / "stderr"
+    with errors.open("wb") as file:
+        process = place.popen("worker", "run", "--name", "early", stdout=subprocess.DEVNULL, stderr=file)
+        try:
+            eventually(lambda: b"waiting for a daemon at ipc://" in errors.read_bytes(), what="it says so")
+            place.started()
+            until(lambda: "early" in place.mgmt("worker", "list").stdout)
+            assert errors.read_text().count("waiting for a daemon") == 1
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0
+
+
+def test_a_worker_gives_up_in_time_and_at_once_when_it_is_refused(place: Place) -> None:
+    done = place.mgmt("worker", "run", "--name", "w", "--timeout", "500ms")
+    assert done.returncode == Exit.UNREACHABLE
+    assert "not joined within 0.5 s: no daemon answers at ipc://" in done.stderr
+    place.started()
+    token = place.folder / "token"
+    keys.write(token, tokens.new(), 0o600)
+    done = place.mgmt("worker", "run", "--name", "w", "--token-file", str(token))
+    assert done.returncode == Exit.DENIED and "Traceback" not in done.stderr
+    assert "refuses node w: the token is not let in here" in done.stderr
+    assert done.stderr.count("refuses") == 1

@@ -327,6 +327,40 @@ def test_a_key_makes_submitting_safe_to_repeat(daemon: Daemon) -> None:
     assert status(daemon, suite)["tasks"]["total"] == 3
 
 
+def test_a_submission_that_waits(daemon: Daemon, tmp_path: Path) -> None:
+    suite, functions = create(daemon, 2), create(daemon, 1, RESIDENT)
+
+    def waited(suite: int, task: dict[str, Any], **more: Any) -> dict[str, Any]:
+        with Client(daemon.endpoint("control"), timeout_s=20.0) as client:
+            return client.request("task-submit", {"suite": str(suite), "tasks": [task], "wait": True, **more})
+
+    for _ in range(3):  # at first nobody is there to have it at once
+        told = waited(suite, sh("echo out; exit 3"), key="waited")
+        assert told["ended"] == {
+            "state": "FINISHED", "exit_status": 3, "message": "", "tail": "out\n", "value": None,
+        }  # fmt: skip
+        assert waited(functions, call("echo", 7))["ended"]["value"] == 7
+    assert told["already"] and status(daemon, suite)["tasks"]["total"] == 1
+    third = sh(f"echo x >> {tmp_path}/n; [ $(wc -l < {tmp_path}/n) -ge 3 ]")
+    assert waited(suite, {**third, "retries": {"limit": 5}})["ended"]["exit_status"] == 0
+    (bad,) = submit(daemon, suite, ["false"])
+    after = waited(suite, {"args": ["true"], "after": [bad], "after_condition": "success"})
+    assert after["ended"]["state"] == "CANCELLED"
+    waiting = daemon.control.ask(
+        "task-submit", 20_000, suite=str(suite), tasks=[sh("sleep 50", labels=["long"])], wait=True
+    )
+    (long,) = eventually(lambda: tasks(daemon, suite, labels=["long"]), what="it is there")
+    daemon.control.ok("task-cancel", tasks=[long])
+    assert daemon.control.reply(waiting, 20.0).body["ended"]["message"] == "UserCancellation"
+    brief = daemon.control.ask("task-submit", 50, suite=str(suite), tasks=[sh("sleep 0.3")], wait=True)
+    assert daemon.control.reply(brief, 20.0).outcome == "expired"
+    ended(daemon, suite)
+    assert len(tasks(daemon, suite, states=["CANCELLED"])) == 2, "what nobody waits for any more went on"
+    two = daemon.control.refused("task-submit", suite=str(suite), tasks=[sh("true")] * 2, wait=True)
+    assert two["code"] == "bad-body"
+    adds_up(daemon, suite)
+
+
 def test_labels_priority_and_what_is_listed(daemon: Daemon) -> None:
     suite = create(daemon, labels=["nightly"])
     (gate,) = submit(daemon, suite, ["sleep", "30"])
@@ -441,3 +475,39 @@ def test_a_thousand_quick_tasks_leave_nothing(daemon: Daemon) -> None:
     assert not (process / "task" / process.name / "children").read_text().split(), "neither child nor zombie"
     for children in Path(f"/proc/{daemon.pid}/task").glob("*/children"):
         assert all(alive(int(pid)) for pid in children.read_text().split()), "no zombie of the daemon"
+
+
+@pytest.mark.parametrize("where", ["same suite", "other suite", "independent"])
+@pytest.mark.parametrize("how", ["fails", "is cancelled"])
+def test_who_waits_for_a_task_whose_upstream_did_not_succeed_hears_it_at_once(
+    daemon: Daemon, tmp_path: Path, where: str, how: str
+) -> None:
+    upper = create(daemon)
+    (first,) = submit(
+        daemon, upper, sh(f"touch {tmp_path}/runs; until [ -e {tmp_path}/gate ]; do sleep 0.02; done; exit 3")
+    )
+    below = {"args": ["true"], "after": [first], "after_condition": "success"}
+    if where == "independent":
+        (second,) = daemon.control.ok("task-submit", tasks=[below])["tasks"]
+    else:
+        (second,) = submit(daemon, upper if where == "same suite" else create(daemon), below)
+    (third,) = submit(daemon, upper, ["true"], after=[second])
+    waits = [daemon.control.ask("task-wait", 30_000, task=task) for task in (second, third)]
+    far = daemon.control.ask("task-wait", 30_000, task=third, state="ExecSpawned")
+    eventually((tmp_path / "runs").exists, what="the first runs")
+    began_s = time.monotonic()
+    if how == "fails":
+        (tmp_path / "gate").touch()
+    else:
+        daemon.control.ok("task-cancel", tasks=[first])
+    for request, because in zip(waits, (first, second), strict=True):
+        reply = daemon.control.reply(request)
+        assert reply.outcome == "ok", reply.body
+        assert reply.body["state"] == "CANCELLED"
+        assert reply.body["message"] == f"task {because} did not succeed"
+    reply = daemon.control.reply(far)
+    why = f"task {third} has ended without having been ExecSpawned (CANCELLED: task {second} did not succeed)"
+    assert (reply.body["code"], reply.body["text"]) == ("conflict", why)
+    assert time.monotonic() - began_s < 15, "nothing was polled, no sweep was waited for"
+    assert daemon.control.ok("task-wait", task=second)["state"] == "CANCELLED", "later, too"
+    assert show(daemon, second)["lines"] == [f"task {first} did not succeed"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -155,22 +156,27 @@ def test_cores_with_periodic_tasks_are_refused_with_the_reason(start: Start) -> 
     ended(daemon, beside)  # what is left of that core is for batch work
 
 
-def test_cores_that_another_holds_are_refused_with_the_reason(start: Start) -> None:
+@pytest.mark.parametrize("where", ["local", "n1"])
+def test_cores_that_another_holds_are_waited_for_with_the_reason(
+    start: Start, join: Join, tmp_path: Path, where: str
+) -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two CPUs")
-    daemon = serving(
-        start,
-        units={
-            "greedy": {
-                "command": ["sleep", "60"],
-                "cpus": "1",
-                "placement": {"exclusive": True},
-                "grace_s": 1.0,
-            }
-        },
-    )
+    greedy = {
+        "command": ["sleep", "60"],
+        "cpus": "1",
+        "placement": {"exclusive": True},
+        "grace_s": 1.0,
+        **({"node": where} if where != "local" else {}),
+    }
+    daemon = serving(start, units={"greedy": greedy})
+    if where != "local":
+        join(daemon, where, "--tag", "x")
     daemon.control.ok("start", targets=["greedy"])
-    suite = create(daemon, 1, {"cpu_binding": {"cores": [1], "strategy": "exclusive"}})
+    binding = {"cpu_binding": {"cores": [1], "strategy": "exclusive"}}
+    hooks = {"provision": {"args": ["touch", str(tmp_path / "provisioned")]}}
+    tags = [] if where == "local" else ["x"]
+    suite = create(daemon, 1, binding, hooks=hooks, tags=tags)
     (task,) = submit(daemon, suite, ["true"])
 
     def why() -> str:
@@ -179,9 +185,10 @@ def test_cores_that_another_holds_are_refused_with_the_reason(start: Start) -> N
 
     assert "greedy" in eventually(why, what="it is refused")
     assert any("greedy" in line for line in show(daemon, task)["lines"])
+    assert not (tmp_path / "provisioned").exists(), "nothing is prepared where there is no room"
     daemon.control.ok("stop", targets=["greedy"])
-    daemon.control.ok("suite-refresh", suite=str(suite))
-    ended(daemon, suite)
+    ended(daemon, suite)  # by itself
+    assert not why()
 
 
 def test_a_task_whose_workers_die_on_one_node_is_done_on_another(
@@ -309,3 +316,43 @@ def test_two_users_on_every_verb(start: Start) -> None:
         daemon.control.ok("suite-refresh", suite=str(shared))
         ended(daemon, shared)
     assert not workers(daemon, suite)
+
+
+def test_workers_of_all_nodes_are_listed(start: Start, join: Join, tmp_path: Path) -> None:
+    daemon = serving(start)
+    agent = join(daemon, "n1")
+    suite = create(daemon, 2, {"cpu_binding": {"cores": [0], "strategy": "shared"}})
+    gate = sh(f"while [ ! -e {tmp_path}/gate ]; do sleep 0.02; done", timeout_s=60)
+    submit(daemon, suite, *[gate] * 12)
+    began_s = time.time()
+
+    def busy() -> list[dict[str, Any]] | None:
+        rows = workers(daemon, suite)
+        return rows if len(rows) == 4 and all(row["state"] == "busy" for row in rows) else None
+
+    rows = eventually(busy, what="the workers of both nodes are busy")
+    assert rows is not None
+    there = [row for row in rows if row["node"] == "n1"]
+    assert len(there) == 2 and [row["node"] for row in rows[:2]] == ["local"] * 2, "this machine comes first"
+    running = {task["task"] for task in tasks(daemon, suite, states=["RUNNING"]).values()}
+    for row in there:
+        assert row["suite"] == suite and row["kind"] == "process" and row["cpus"] == [0]
+        assert row["task"] in running and os.path.exists(f"/proc/{row['pid']}")
+        assert abs(row["started_at"] - began_s) < 30
+    told = daemon.control.ok("workers", node="n1")
+    assert [row["worker"] for row in told["workers"]] == [row["worker"] for row in there]
+    (one,) = daemon.control.ok("workers", node="n1", workers=[there[0]["worker"]])["workers"]
+    assert one["pid"] == there[0]["pid"]
+    assert daemon.control.refused("workers", node="nobody")["code"] == "unknown-node"
+    daemon.control.ok("worker-pause", node="n1", paused=True)
+    os.kill(agent.pid, signal.SIGSTOP)
+    try:
+        becomes(daemon, "n1", "SUSPECT")
+        told = daemon.control.ok("workers", suite=str(suite))
+        assert {row["node"] for row in told["workers"]} == {"local"}
+        assert [one["node"] for one in told["unreachable"]] == ["n1"]
+        assert "not heard" in told["unreachable"][0]["reason"]
+    finally:
+        os.kill(agent.pid, signal.SIGCONT)
+    (tmp_path / "gate").touch()
+    ended(daemon, suite, 40.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,15 @@ KILLS_PARENT = "kill -9 $PPID; sleep 30"  # of a process worker: the worker itse
     [
         (RESIDENT, call("crash"), 2),
         (RESIDENT, call("crash_with_child"), 2),
+        (RESIDENT, call("killed", int(signal.SIGILL)), 2),
+        (RESIDENT, call("killed", int(signal.SIGBUS)), 2),
+        (RESIDENT, call("killed", int(signal.SIGFPE)), 2),
+        (RESIDENT, call("killed", int(signal.SIGABRT)), 3),
         (RESIDENT, call("killed"), 3),
         (RESIDENT, call("leave", 3), 3),
         ({}, sh(KILLS_PARENT), 3),
     ],
-    ids=["segv", "segv-with-child", "kill", "exit", "kill-process-worker"],
+    ids=["segv", "segv-with-child", "ill", "bus", "fpe", "abrt", "kill", "exit", "kill-process-worker"],
 )
 def test_poison(daemon: Daemon, worker: dict[str, Any], poison: dict[str, Any], strikes: int) -> None:
     suite = create(daemon, 2, worker)
@@ -73,9 +78,14 @@ def test_poison(daemon: Daemon, worker: dict[str, Any], poison: dict[str, Any], 
     ended(daemon, suite, LONG_S)
 
 
-def test_an_end_in_peace_is_no_strike(daemon: Daemon) -> None:
+@pytest.mark.parametrize(
+    "end",
+    [call("leave", 0), call("killed", int(signal.SIGTERM)), call("killed", int(signal.SIGINT))],
+    ids=["exit 0", "term", "int"],
+)
+def test_an_end_in_peace_is_no_strike(daemon: Daemon, end: dict[str, Any]) -> None:
     suite = create(daemon, 1, RESIDENT)
-    (task,) = submit(daemon, suite, call("leave", 0))
+    (task,) = submit(daemon, suite, end)
 
     def look() -> dict[str, Any] | None:
         shown = show(daemon, task)

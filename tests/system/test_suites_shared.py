@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.system.agents import Join, a_daemon, agents
 from tests.system.clients import eventually
 from tests.system.daemon import Daemon, Start
 from tests.unit import queues
@@ -22,6 +23,12 @@ def database() -> Iterator[str]:
     for conninfo in queues.serve_postgres():
         folder = next(part.removeprefix("host=") for part in conninfo.split() if part.startswith("host="))
         yield f"postgresql://mgmt@/postgres?host={folder}"
+
+
+@pytest.fixture
+def join() -> Iterator[Join]:
+    with agents() as make:
+        yield make
 
 
 def suite(daemon: Daemon, name: str) -> dict[str, Any]:
@@ -46,6 +53,17 @@ def test_what_one_daemon_is_told_both_work_on(start: Start, database: str, tmp_p
     runs = [path.read_text().split() for path in marks.iterdir()]
     assert len(runs) == len(numbers) and all(len(run) == 1 for run in runs), "each ran once"
     assert len({run[0] for run in runs}) == 2, "a worker of each daemon"
+
+
+def test_who_waits_at_one_daemon_hears_what_another_one_ran(start: Start, join: Join, database: str) -> None:
+    queue = {"database": database, "database_schema": "waited"}
+    one, other = start({"queue": queue}), a_daemon(start, queue=queue)
+    join(other, "n1", "--tag", "x")
+    one.control.ok("suite-create", name="s", tags=["x"], worker={"worker_count": 1})
+    for status in (3, 0):
+        task = {"args": ["sh", "-c", f"exit {status}"]}
+        asked = one.control.ask("task-submit", 30_000, suite="s", tasks=[task], wait=True)
+        assert one.control.reply(asked, 35.0).body["ended"]["exit_status"] == status
 
 
 def test_a_database_that_does_not_answer_is_said(start: Start, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from mgmt_cli.schemas import schema_of
 from tests.fault.test_keys import a_pair, guarded
 from tests.system.agents import agents
 from tests.system.clients import eventually
-from tests.system.daemon import Daemon, config, daemons, shipped
+from tests.system.daemon import Daemon, alive, config, daemons, shipped
 
 
 @pytest.fixture
@@ -289,3 +289,51 @@ def test_a_key_over_tcp_is_its_users_until_that_one_is_locked() -> None:
         with daemon.client(shared) as client:
             assert client.request("whoami")["user"] is None
             assert code_of(client, "group-create", group="x") == "not-authorised"
+
+
+@pytest.mark.parametrize("what", ["node", "worker"])
+@pytest.mark.parametrize(
+    ("verb", "body"), [("user-lock", {}), ("user-delete", {}), ("token-revoke", {"name": "t0"})]
+)
+def test_who_is_shut_out_has_no_agent_and_no_worker_any_more(
+    tmp_path: Path, what: str, verb: str, body: dict[str, Any]
+) -> None:
+    """At once: what it ran is ended there, and is for others long before its silence would have shown."""
+    with daemons() as start, agents() as join:
+        slow = {"node_heartbeat_s": 10.0, "node_lost_s": 50.0}
+        daemon = start({"endpoints": {"nodes": "ipc://{runtime}/nodes"}, "timing": slow})
+        is_node = what == "node"
+        scope = {"scope": "node", "node": "far"} if is_node else {"scope": "worker"}
+        token = a_user(daemon, "alice", **scope)
+        path = daemon.folder / "alice.token"
+        keys.write(path, token, 0o600)
+        endpoint = f"ipc://{daemon.runtime}/nodes"
+        arguments = ["--tag", "far"] if is_node else ["--worker"]
+        agent = join(endpoint, "far", "--token-file", str(path), *arguments)
+        pid_file = tmp_path / "pid"
+        task = {
+            "args": ["sh", "-c", f"echo $$ > {pid_file}.new; mv {pid_file}.new {pid_file}; exec sleep 55"]
+        }
+        place: dict[str, Any] = {"group": "alice"}
+        if is_node:
+            place = {"suite": str(daemon.control.ok("suite-create", group="alice", tags=["far"])["suite"])}
+        (number,) = daemon.control.ok("task-submit", tasks=[task], **place)["tasks"]
+        eventually(pid_file.exists, what="the task runs there")
+        pid = int(pid_file.read_text())
+        began_s = time.monotonic()
+        daemon.control.ok(verb, user="alice", **body)
+        eventually(lambda: not alive(pid), what="what it ran is ended")
+        eventually(
+            lambda: daemon.control.ok("task-show", task=number)["status"]["state"] == "READY",
+            what="the task is for others",
+        )
+        assert time.monotonic() - began_s < 30, "nobody waited for its silence"
+        if is_node:
+            (node,) = daemon.control.ok("nodes", nodes=["far"])["nodes"]
+            assert node["state"] == "LOST" and "alice" in node["reason"]
+        else:
+            (worker,) = daemon.control.ok("workers", workers=["far"])["workers"]
+            assert worker["state"] == "down" and "alice" in worker["reason"]
+        eventually(lambda: "refuses node far" in agent.log(), what="it is told why when it asks again")
+        last = daemon.control.ok("subscribe", since=0, follow=False)["events"]
+        assert any("and those of far" in event.get("reason", "") for event in last)

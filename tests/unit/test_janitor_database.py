@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from math import trunc
 from pathlib import Path
@@ -31,7 +32,7 @@ from mgmt.adapters.janitor.queue_table import QueueTable, in_order
 from mgmt.adapters.janitor.tallies import Tallies
 from mgmt.core.candidates import compat
 from mgmt.core.candidates.compat_queue import BUCKETS, CompatError
-from mgmt.core.candidates.records import time_us
+from mgmt.core.candidates.records import DAY_US, time_us
 from mgmt.core.candidates.scoring import Scorer
 from mgmt.core.candidates.settings import Settings
 from mgmt.protocol.errors import Exit, MgmtError
@@ -307,7 +308,18 @@ def test_runs_as_columns_say_what_they_say_as_rows(
     assert scorer.history.succeeded and other.history.lacking
 
 
-def test_sums_of_columns_say_what_runs_say_one_by_one(url: str) -> None:
+@pytest.mark.parametrize(
+    ("constants", "failures"),
+    [
+        (compat.JANITOR, 3),
+        (replace(compat.JANITOR, ignore_worker_failures_us=25 * DAY_US), 3),
+        (replace(compat.JANITOR, window_us=30 * DAY_US), 3),
+        (replace(compat.JANITOR, window_us=DAY_US // 2), 3),
+    ],
+)
+def test_sums_of_columns_say_what_runs_say_one_by_one(
+    url: str, constants: compat.Constants, failures: int
+) -> None:
     pytest.importorskip("debian")
     change(url, "CREATE TABLE all_debian_versions (source text, version text)")
     change(url, "INSERT INTO all_debian_versions VALUES ('libx', '2.1-1')")
@@ -324,10 +336,15 @@ def test_sums_of_columns_say_what_runs_say_one_by_one(url: str) -> None:
     change(url, f"{into} ('u', '', 'tidy', 'c1', 'worker-failure', NULL, '{NOW}', 'v1', false)")
     change(url, f"{into} ('o', '', 'tidy', 'c2', 'success', '{NOW}', NULL, 'v1', false)")
     change(url, f"{into} ('w', '', 'fix', 'c4', 'worker-failure', {at}, 'v0', false)")
-    with Database(url) as source, source.snapshot(), closing(Reading(source, NOW_US)) as reading:
+    with (
+        Database(url) as source,
+        source.snapshot(),
+        closing(Reading(source, NOW_US, constants.ignore_worker_failures_us)) as reading,
+    ):
         world, faults = source.world()
-        tallies = Tallies(source, reading.runs(world.candidates, faults), world.versions)
-        history = compat.History(source.runs(faults), world.versions)
+        found = reading.runs(world.candidates, faults)
+        tallies = Tallies(source, found, world.versions, constants, NOW_US)
+        history = compat.History(source.runs(faults), world.versions, constants)
     assert not faults
     said = set()
     for one in world.candidates:
@@ -341,8 +358,8 @@ def test_sums_of_columns_say_what_runs_say_one_by_one(url: str) -> None:
             said.add(both[0])
         assert both[0] == both[1], one
         for key in ((one.codebase, one.campaign), (one.codebase, None), (None, one.campaign)):
-            assert tallies.mean_us(*key) == history.mean_us(*key)
-    assert len(said) == 3 and tallies.facts("c9", "fix", None, NOW_US).total == 0
+            assert tallies.mean_us(key[0], key[1], NOW_US) == history.mean_us(key[0], key[1], NOW_US)
+    assert len(said) == failures and tallies.facts("c9", "fix", None, NOW_US).total == 0
 
 
 def test_what_has_changed_is_read_again_and_nothing_else(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -838,12 +837,56 @@ def test_a_queue_is_there_again(engine: Any) -> None:
         second.close()
 
 
-def test_a_question_in_order_knows_what_was_asked_before_it(ask: Asked) -> None:
+def test_an_exchange_tells_what_became_of_the_tasks_it_is_asked_about(ask: Asked) -> None:
     suite = make_suite(ask)
-    before = submit(ask, suite)
-    answers: SimpleQueue[Any] = SimpleQueue()
-    for _ in range(20):
-        ask.queue.ask(Submit(suite, (NewTask(SPEC),), "u", 2000), lambda outcome: None)
-        before += 1
-        ask.queue.ask(ops.GetTask(before), answers.put, in_order=True)
-    assert [answers.get(timeout=30).task for _ in range(20)] == list(range(before - 19, before + 1))
+    ended = submit(ask, suite, NewTask(SPEC), NewTask(SPEC, 0, Extra(retry=Retry(1))), NewTask(SPEC))
+    again, other = ended + 1, ended + 2
+    holder = Holder(ask, suite)
+    results = [Result(claim.task, claim.attempt, claim.task - ended) for claim in holder.claim(2)]
+    exchanged = holder.exchange(*results, told=(again, ended))
+    assert exchanged.told == (task(ask, ended), task(ask, again))
+    assert [one.state for one in exchanged.told] == [Task.FINISHED, Task.READY]
+    assert holder.exchange(Result(other, 7, 0), told=(other,)).told == (), "it was not its to tell"
+
+
+def test_a_submission_is_a_waiting_holders_when_nothing_comes_before_it(ask: Asked) -> None:
+    suite = make_suite(ask)
+    holder = Holder(ask, suite)
+
+    def offered(*tasks: NewTask, number: int, want: int = 2, key: str = "", by: int = 0) -> ops.Submitted:
+        waiting = ops.Waiting(by or holder.id, number, want)
+        submitted: ops.Submitted = ask(Submit(suite, tasks, "u", 2000, key, waiting))
+        return submitted
+
+    taken = offered(NewTask(SPEC), NewTask(b"\x80", 5), number=1)
+    assert [(claim.task - taken.first, *claim[1:]) for claim in taken.claims] == [
+        (0, 1, 0, SPEC),
+        (1, 1, 5, b"\x80"),
+    ]
+    assert (taken.counts.ready, taken.counts.running) == (0, 2)
+    assert task(ask, taken.first).state == Task.RUNNING
+    repeated = ask(Exchange(holder.id, 1, 3000, (), 2))
+    assert sorted(repeated.claims) == list(taken.claims), (
+        "its exchange was that, and has the same answer again"
+    )
+    holder.number = 1
+    assert set(holder.exchange(*(Result(c.task, c.attempt, 0) for c in taken.claims)).acks) == {Ack.OK}
+    assert suite_of(ask, suite).counts.state == Suite.COMPLETE
+
+    assert offered(NewTask(SPEC), number=2).claims == (), "that exchange was another"
+    (before,) = holder.claim()
+    assert offered(NewTask(SPEC), NewTask(SPEC), NewTask(SPEC), number=4).claims == (), "more than it wants"
+    assert offered(NewTask(SPEC), number=4).claims == (), "others come first"
+    assert len(holder.claim(9)) == 4
+    assert offered(after(labels=("l",)), number=5).claims == (), "it is not a plain one"
+    holder.claim()
+    assert offered(NewTask(SPEC), number=9, by=holder.id + 1).claims == (), "there is no such holder"
+    holder.claim()
+    first = offered(NewTask(SPEC), number=9, key="k")
+    again = offered(NewTask(SPEC), number=10, key="k")
+    assert first.claims and again.known and not again.claims
+    holder.number = 9
+    assert holder.finish(before).acks == (Ack.OK,)
+    ask(ops.EndHolder(holder.id, 4000))
+    assert offered(NewTask(SPEC), number=11).claims == (), "it has ended"
+    assert ask.recount() == []

@@ -52,6 +52,12 @@ while True:
     new = ask(ops.Submit(suite, tasks, "u", 2000))
     print("submitted", *range(new.first, new.first + new.count), flush=True)
     number += 1
+    waiting = ops.Waiting(holder, number, 3)
+    new = ask(ops.Submit(suite, [ops.NewTask(SPEC)] * chance.randint(1, 3), "u", 2000, "", waiting))
+    print("submitted", *range(new.first, new.first + new.count), flush=True)
+    print("claimed", *(each.task for each in new.claims), flush=True)
+    held += new.claims
+    number += 1
     results = [ops.Result(each.task, each.attempt, 0) for each in held]
     said = ask(ops.Exchange(holder, number, 3000, results, chance.randint(0, 6)))
     print("finished", *(each.task for each, ack in zip(held, said.acks, strict=True) if ack != 2), flush=True)

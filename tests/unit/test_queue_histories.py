@@ -73,7 +73,11 @@ class Model:
                 verdicts = [self.verdict(after) for after in task.after]
                 if False in verdicts:
                     task.state, moved = Task.CANCELLED, True
-                elif None not in verdicts:
+                    continue
+                # What it once had is not waited for again, even when that is tried again.
+                waits = zip(task.after, verdicts, strict=True)
+                task.after = tuple(after for after, verdict in waits if verdict is None)
+                if not task.after:
                     task.state, moved = Task.READY, True
 
     def verdict(self, after: After) -> bool | None:
@@ -236,6 +240,28 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data(), want=st.integers(1, 4))
     def claim(self, data: st.DataObject, want: int) -> None:
         self.exchange(data.draw(st.sampled_from(sorted(self.model.leases))), [], [], want, False)
+
+    @precondition(lambda self: self.model.leases)
+    @rule(data=st.data(), count=st.integers(1, 3), want=st.integers(1, 3))
+    def submit_for_one_who_waits(self, data: st.DataObject, count: int, want: int) -> None:
+        holder = data.draw(st.sampled_from(sorted(self.model.leases)))
+        lane, number = self.model.lane_of[holder], self.numbers[holder] + 1
+        op = ops.Submit(
+            lane, [NewTask(SPEC)] * count, "u", self.now_ms, "", ops.Waiting(holder, number, want)
+        )
+        if lane in self.model.cancelled:
+            with pytest.raises(MgmtError, match="cancelled"):
+                do(self.db, op)
+            return
+        is_free = count <= want and not self.model.claimable(lane)
+        submitted = do(self.db, op)
+        new = range(submitted.first, submitted.first + count)
+        assert not submitted.claims or (is_free and [claim.task for claim in submitted.claims] == list(new))
+        for task in new:
+            modelled = self.model.tasks[task] = Modelled(lane, 0, (), None, Task.READY)
+            if submitted.claims:
+                modelled.state, modelled.holder, modelled.attempt = Task.RUNNING, holder, 1
+                self.numbers[holder] = number
 
     @precondition(lambda self: self.running())
     @rule(data=st.data(), want=st.integers(0, 2), repeat=st.booleans(), status=st.sampled_from([0, 0, 1, 2]))

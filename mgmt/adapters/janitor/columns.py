@@ -21,7 +21,7 @@ from mgmt.adapters.janitor.database import STATEMENTS, Database, failures
 from mgmt.core.candidates.columns import BAD, FINE, OLD, TRANSIENT, UNDATED, Part, Runs, columns_of
 from mgmt.core.candidates.history import Columns
 from mgmt.core.candidates.outcomes import LACKING
-from mgmt.core.candidates.records import EPOCH, Candidate, Relations, RowError, run_of
+from mgmt.core.candidates.records import DAY_US, EPOCH, Candidate, Relations, RowError, run_of
 from mgmt.protocol.errors import MgmtError
 
 RANGE_PAGES = 2048  # of 8 KiB: a value that stays far below what one may be
@@ -42,7 +42,7 @@ BAD_ROW = (
 )
 _FLAG = f"""CASE WHEN {BAD_ROW} THEN '{BAD}' WHEN failure_transient THEN '{TRANSIENT}'
     WHEN result_code <> 'worker-failure' THEN '{FINE}' WHEN start_time IS NULL THEN '{UNDATED}'
-    WHEN start_time <= %s::timestamptz AT TIME ZONE 'UTC' - interval '1 day' THEN '{OLD}' ELSE '{FINE}' END"""
+    WHEN start_time <= %s::timestamptz AT TIME ZONE 'UTC' THEN '{OLD}' ELSE '{FINE}' END"""
 
 
 def _text(column: str) -> str:
@@ -55,9 +55,9 @@ def _times(column: str) -> str:
 
 _COLUMNS = ", ".join(
     ["count(*)", *map(_text, ("codebase", "suite::text", "result_code", _FLAG)),
-     *map(_times, ("start_time", "finish_time"))]
+     *map(_times, ("start_time", "finish_time")),
+     *(_text(f"coalesce({column}, '')") for column in ("context", "instigated_context"))]
 )  # fmt: skip
-_CONTEXTS = ", ".join(_text(f"coalesce({column}, '')") for column in ("context", "instigated_context"))
 _EPOCH_US = 946_684_800_000_000.0  # times count from 2000
 
 
@@ -116,12 +116,11 @@ class Scan:
 
 
 class Reading:
-    """All runs of a snapshot; like a scan."""
+    """All runs of a snapshot; like a scan. OLD are worker failures that began `ignored_us` ago or earlier."""
 
-    def __init__(self, database: Database, now_us: int) -> None:
+    def __init__(self, database: Database, now_us: int, ignored_us: int = DAY_US) -> None:
         self._database = database
-        self._columns, self._moment = _wanted(database), EPOCH + timedelta(microseconds=now_us)
-        self._scan = Scan(database, self._columns, self._moment)
+        self._scan = Scan(database, _COLUMNS, EPOCH + timedelta(microseconds=now_us - ignored_us))
 
     def close(self) -> None:
         self._scan.close()
@@ -148,19 +147,14 @@ def read_again(database: Database, runs: Runs, changed: Collection[tuple[str, st
     before = len(runs.of)
     old = runs.leave_out(kernel.members(runs.of, wanted))
     statement = (
-        f"SELECT {_wanted(database)} FROM unnest(%s::text[], %s::text[]) AS wanted (c, s) "
+        f"SELECT {_COLUMNS} FROM unnest(%s::text[], %s::text[]) AS wanted (c, s) "
         "JOIN run ON run.codebase = c AND run.suite::text = s"
     )
-    moment = EPOCH + timedelta(microseconds=now_us)
+    moment = EPOCH + timedelta(microseconds=now_us - DAY_US)
     # The planner takes what is in memory for what is on a disk, and would rather read all.
     with database.without_scans() if len(changed) < FEW * len(numbers) else nullcontext():
         _put(runs, database.binary_row(statement, [moment, *map(list, zip(*changed, strict=True))]))
     return len(runs.of) - before - old
-
-
-def _wanted(database: Database) -> str:
-    any_context = database.binary_row("SELECT EXISTS (SELECT FROM candidate WHERE context <> '')")[0]
-    return _COLUMNS + (f", {_CONTEXTS}" if any_context else "")
 
 
 def _put(runs: Runs, row: tuple[Any, ...]) -> None:

@@ -49,6 +49,8 @@ class Follower:
 
     def scorer(self, now_us: int) -> tuple[Scorer, list[RowError]]:
         """Of this moment, within a snapshot, with the rows that were left out."""
+        if not self._settings.parts.are_columns_enough:
+            return self._one_by_one(now_us)
         mark, before = Mark(*self.database.binary_row(_MARK)), self._mark
         self._mark = None  # until this one is through
         if before is None or before.table != mark.table or mark.oldest - before.oldest >= _HALF:
@@ -57,6 +59,13 @@ class Follower:
             scorer = self._again(before, now_us) or self._all(now_us)
         self._mark, self._scorer = mark, scorer
         return scorer, [*self._faults[0], *self._faults[1], *scorer.faults]
+
+    def _one_by_one(self, now_us: int) -> tuple[Scorer, list[RowError]]:
+        """For rules that look at each run as it is; nothing is kept."""
+        world, faults = self.database.world()
+        world.runs = list(self.database.runs(faults))
+        scorer = Scorer(world, self._settings, now_us)
+        return scorer, [*faults, *scorer.faults]
 
     def _all(self, now_us: int) -> Scorer:
         with closing(Reading(self.database, now_us)) as reading:

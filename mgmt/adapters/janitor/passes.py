@@ -15,6 +15,7 @@ from mgmt.core.candidates import compat, compat_queue
 from mgmt.core.candidates.compat_queue import CompatError, QueueItem
 from mgmt.core.candidates.policies import ByDefault, Decision
 from mgmt.core.candidates.records import RowError, World
+from mgmt.core.candidates.settings import Settings
 
 REQUESTER = "scheduler"
 # A score is some ms of work by what they bring: thousandths of it keep their order as whole numbers.
@@ -52,13 +53,15 @@ class Passed:
     queue: tuple[QueueItem, ...]
 
 
-def compat_pass(database: Database, choice: Choice, now_us: int) -> Passed:
+def compat_pass(database: Database, choice: Choice, settings: Settings, now_us: int) -> Passed:
     """As Janitor's own bulk job: priorities count from the least in the queue, one item after the other."""
-    with database.snapshot(), closing(Reading(database, now_us)) as reading:
+    constants = compat.constants_of(settings)
+    ignored_us = constants.ignore_worker_failures_us
+    with database.snapshot(), closing(Reading(database, now_us, ignored_us)) as reading:
         world, faults = database.world()
         runs = reading.runs(world.candidates, faults)
-        history = Tallies(database, runs, world.versions)
-    engine = compat.Engine(world, now_us, history=history)
+        history = Tallies(database, runs, world.versions, constants, now_us)
+    engine = compat.Engine(world, now_us, constants, history)
     scored = engine.bulk(list(choice.codebases) or None, choice.campaign, dry_run=True)
     fine = []
     for one in scored:

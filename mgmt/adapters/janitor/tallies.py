@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from operator import add
 from typing import Any
@@ -11,24 +12,34 @@ from typing import Any
 from mgmt.adapters.janitor.columns import BAD_ROW
 from mgmt.adapters.janitor.database import Database
 from mgmt.core.candidates.columns import FINE, OLD, UNDATED, Runs
-from mgmt.core.candidates.compat import Facts, Versions, are_satisfied
+from mgmt.core.candidates.compat import Constants, Facts, Versions, are_satisfied
 from mgmt.core.candidates.compat_queue import CompatError
 from mgmt.core.candidates.outcomes import LACKING
+from mgmt.core.candidates.records import EPOCH
 
 # Those that lacked packages, as often as they lacked the same ones in the same contexts.
 _LACKED = f"""
 SELECT codebase, suite::text, (failure_details::json -> 'relations')::text, context, instigated_context, count(*)
 FROM run WHERE result_code = '{LACKING}' AND failure_transient IS NOT TRUE
     AND failure_details::json ->> 'relations' IS NOT NULL AND NOT {BAD_ROW}
+    AND coalesce(finish_time, start_time) >= %s::timestamptz AT TIME ZONE 'UTC'
 GROUP BY 1, 2, 3, 4, 5
 """
 Name = tuple[str, str]
 
 
 class Tallies:
-    """`runs` of a snapshot, within it. What is old was so at the time for which they were read."""
+    """`runs` of a snapshot, within it. What is old, or before the window, is so at the time for which they were
+    read, whatever time is asked about."""
 
-    def __init__(self, database: Database, runs: Runs, versions: Versions) -> None:
+    def __init__(
+        self, database: Database, runs: Runs, versions: Versions, constants: Constants, now_us: int
+    ) -> None:
+        self.constants, since = constants, datetime.min.replace(tzinfo=UTC)
+        if constants.window_us is not None:
+            from_us = now_us - constants.window_us
+            since = EPOCH + timedelta(microseconds=from_us)
+            runs.leave_out(i for i, end_us in enumerate(runs.end) if not end_us >= from_us)
         kinds, series = runs.kinds, runs.series
         self._at = {name: i for i, name in enumerate(series)}
         counted = [k for k, kind in enumerate(kinds) if kind.flag == FINE]
@@ -55,7 +66,7 @@ class Tallies:
         self._forgiven: dict[Name, int] = {}
         self._odd: dict[Name, str] = {}
         if any(kinds[k].code == LACKING for k in counted):
-            self._forgive(database.rows_of(_LACKED), versions)
+            self._forgive(database.rows_of(_LACKED, [since]), versions)
 
     def _forgive(self, rows: Iterable[tuple[Any, ...]], versions: Versions) -> None:
         """A failure for want of packages that are there now is a success, in no context."""
@@ -92,7 +103,7 @@ class Tallies:
         same = bool(context) and self._same.get((codebase, campaign, context or ""), 0) > 0
         return Facts(total, success, self._sum_us[i] / 1e6, same)
 
-    def mean_us(self, codebase: str | None, campaign: str | None) -> int | None:
+    def mean_us(self, codebase: str | None, campaign: str | None, now_us: int) -> int | None:
         count, sum_us = self._means.get((codebase, campaign), (0, 0))
         return round(Fraction(sum_us, count)) if count else None
 

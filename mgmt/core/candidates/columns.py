@@ -78,8 +78,8 @@ class Kind(NamedTuple):
 @dataclass
 class Runs:
     """`names`: words of the series that `of` numbers; `kinds` of those in `kind`. Times in us since 1970, NaN
-    where they are not known. `contexts`: (codebase, campaign, context) -> number in `tried`, whose two columns
-    have -1 for contexts of no candidate."""
+    where they are not known. `tried`: of each run a number for its context in its series, and for that of what it
+    was made for, 0 for none. `contexts`: (codebase, campaign, context) of candidates -> place in `per_context`."""
 
     names: list[bytes] = field(default_factory=list)
     kind_names: list[bytes] = field(default_factory=list)
@@ -95,7 +95,7 @@ class Runs:
         """None so far. Series are numbered from those that are given."""
         runs = cls([BETWEEN.join(name).encode() for name in series])
         for one in candidates:
-            if one.context:
+            if one.context and BETWEEN not in one.codebase + one.campaign + one.context:
                 runs.contexts.setdefault((one.codebase, one.campaign, one.context), len(runs.contexts))
         return runs
 
@@ -108,14 +108,12 @@ class Runs:
         end, duration = kernel.run_times(part.began, part.ended, epoch=epoch_us)
         _extend(self.end, end)
         _extend(self.duration, duration)
-        known = [BETWEEN.join(key).encode() for key in self.contexts]
-        for i, column in enumerate(self.tried if known else ()):
+        for i, column in enumerate(self.tried):
             words = part.contexts[i] if part.contexts else b""
             if len(words) <= part.n - 1:  # all are empty
-                column.extend(array("q", [-1]) * part.n)
-                continue
-            ids, _ = kernel.words([part.codebases, part.campaigns, words], part.n, known=known, grow=False)
-            _extend(column, ids)
+                column.frombytes(bytes(8 * part.n))
+            else:
+                _extend(column, kernel.hashes([part.codebases, part.campaigns, words], part.n))
 
     @property
     def series(self) -> list[tuple[str, str]]:
@@ -142,8 +140,14 @@ class Runs:
 
     def per_context(self, value: Sequence[float]) -> Iterator[tuple[list[float], ...]]:
         """The same of contexts, of each of the two columns."""
-        for column in self.tried if self.contexts else ():
-            yield _parts(kernel.tally(column, self.kind, value, len(self.contexts), len(self.kind_names)))
+        between = BETWEEN.encode()
+        words = [
+            between.join(word.encode() for word in column) for column in zip(*self.contexts, strict=True)
+        ]
+        known = kernel.hashes(words, len(self.contexts)) if words else ()
+        for column in self.tried if words else ():
+            places = kernel.places(column, known)
+            yield _parts(kernel.tally(places, self.kind, value, len(self.contexts), len(self.kind_names)))
 
 
 def _parts(found: Any) -> tuple[list[float], ...]:
@@ -169,8 +173,8 @@ def columns_of(runs: Runs, lacked: Lacked) -> tuple[Columns, int]:
     kinds, series = runs.kinds, runs.series
     outcome, n = outcomes(kinds), len(kinds)
     counts, _, _, latest = runs.per_series(runs.end)
-    found = array("q"), array("d"), array("d")
-    in_order = kernel.by_end(runs.of, runs.kind, outcome, runs.end, runs.duration)
+    found = array("q"), array("d"), array("d"), array("q"), array("q")
+    in_order = kernel.by_end(runs.of, runs.kind, outcome, runs.end, runs.duration, *runs.tried)
     for column, values in zip(found, in_order, strict=True):
         _extend(column, values)
     undated = int(sum(sum(counts[k::n]) for k in range(n) if outcome[k] >= 0)) - len(found[0])
@@ -193,4 +197,4 @@ def columns_of(runs: Runs, lacked: Lacked) -> tuple[Columns, int]:
         for codebase, campaign, relations in (lacked(wanted) if wanted else ())
         if relations
     ]
-    return Columns(series, *found, tried, lacking, sorted(succeeded)), undated
+    return Columns(series, *found[:3], tried, lacking, sorted(succeeded), found[3:]), undated

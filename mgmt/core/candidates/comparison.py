@@ -167,7 +167,8 @@ def compared(
     learned = 0
     for run in ordered:
         assert run.start_us is not None
-        while learned < len(pending) and _end_us(pending[learned]) <= run.start_us:
+        # Not even itself, of a run that took no time.
+        while learned < len(pending) and _end_us(pending[learned]) < run.start_us:
             for policy in both:
                 policy.learn(pending[learned])
             learned += 1

@@ -6,13 +6,15 @@ Where Janitor ends with an exception, which takes a whole pass with it, a Compat
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from fractions import Fraction
 from typing import Any, Protocol
 
 from .compat_queue import CompatError, Queue, QueueItem
 from .records import DAY_US, Candidate, Run, World
 from .relations import RelationError, satisfied
+from .settings import Settings
 
 FIRST_RUN_BONUS = 100.0
 DEFAULT_DURATION_US = 15_000_000
@@ -24,7 +26,45 @@ DEFAULT_NORMALIZED_CODEBASE_VALUE = 0.5
 PUBLISH_MODE_VALUE = {
     "skip": 0, "build-only": 0, "push": 500, "propose": 400, "attempt-push": 450, "bts": 100,
 }  # fmt: skip
+WORKER_FAILURES_DAYS = 1  # after which they are not counted
 Versions = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """What Janitor has in its code, and its migration plan as keys."""
+
+    first_run_bonus: float = FIRST_RUN_BONUS
+    default_duration_us: int = DEFAULT_DURATION_US
+    default_schedule_offset: float = DEFAULT_SCHEDULE_OFFSET
+    publish_mode_value: Mapping[str, float] = field(default_factory=lambda: PUBLISH_MODE_VALUE)
+    ignore_worker_failures_us: int = WORKER_FAILURES_DAYS * DAY_US
+    window_us: int | None = None  # of the runs that are looked at; None: all
+
+
+JANITOR = Constants()
+
+
+def constants_of(settings: Settings) -> Constants:
+    """Janitor's, but for what was set. A publish mode that only the default policy knows stays unknown."""
+    own, bonus, ignore = (
+        Settings().publish_mode_values,
+        settings.first_run_bonus,
+        settings.ignore_worker_failures_s,
+    )
+    window_s = settings.history_window_s
+    return Constants(
+        FIRST_RUN_BONUS if bonus is None else bonus,
+        round(settings.default_duration_s * 1e6),
+        settings.default_schedule_offset,
+        {
+            mode: value
+            for mode, value in settings.publish_mode_values.items()
+            if mode in PUBLISH_MODE_VALUE or mode not in own
+        },
+        WORKER_FAILURES_DAYS * DAY_US if ignore is None else round(ignore * 1e6),
+        None if window_s is None else round(window_s * 1e6),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +101,19 @@ class Facts:
 class Past(Protocol):
     """A history of runs, however it is kept. CompatError for a series on which Janitor fails."""
 
+    constants: Constants
+
     def facts(self, codebase: str, campaign: str, context: str | None, now_us: int) -> Facts: ...
 
-    def mean_us(self, codebase: str | None, campaign: str | None) -> int | None:
+    def mean_us(self, codebase: str | None, campaign: str | None, now_us: int) -> int | None:
         """Of runs that were not transient and have a duration; None for a name: of any."""
 
 
 class History:
     """Runs by codebase and campaign, and the versions that are available."""
 
-    def __init__(self, runs: Iterable[Run], versions: Versions) -> None:
-        self.versions = versions
+    def __init__(self, runs: Iterable[Run], versions: Versions, constants: Constants | None = None) -> None:
+        self.versions, self.constants = versions, constants or JANITOR
         self._of: dict[tuple[str | None, str | None], list[Run]] = {}
         for run in runs:
             self.add(run)
@@ -81,20 +123,21 @@ class History:
             for key in ((run.codebase, run.campaign), (run.codebase, None), (None, run.campaign)):
                 self._of.setdefault(key, []).append(run)
 
-    def runs(self, codebase: str | None, campaign: str | None) -> Sequence[Run]:
+    def runs(self, codebase: str | None, campaign: str | None, now_us: int) -> Sequence[Run]:
         """Not transient; None: any."""
-        return self._of.get((codebase, campaign), ())
+        found, window_us = self._of.get((codebase, campaign), ()), self.constants.window_us
+        return found if window_us is None else [run for run in found if _at_us(run) >= now_us - window_us]
 
-    def mean_us(self, codebase: str | None, campaign: str | None) -> int | None:
+    def mean_us(self, codebase: str | None, campaign: str | None, now_us: int) -> int | None:
         """As the database averages: runs without a duration are passed over."""
-        found = [us for run in self.runs(codebase, campaign) if (us := run.duration_us) is not None]
+        found = [us for run in self.runs(codebase, campaign, now_us) if (us := run.duration_us) is not None]
         return round(Fraction(sum(found), len(found))) if found else None
 
     def facts(self, codebase: str, campaign: str, context: str | None, now_us: int) -> Facts:
         total = success = 0
         duration_s, same_context = 0.0, False
-        for run in self.runs(codebase, campaign):
-            if _ignored(run, now_us):
+        for run in self.runs(codebase, campaign, now_us):
+            if _ignored(run, now_us, self.constants.ignore_worker_failures_us):
                 continue
             if run.duration_us is None:
                 raise CompatError("a run has no duration")
@@ -110,25 +153,33 @@ class History:
         return Facts(total, success, duration_s, same_context)
 
 
-def policy_value(value: float | None, modes: Sequence[str] | None) -> float | None:
+def _at_us(run: Run) -> int:
+    """When it was over, as far as that is known."""
+    return run.finish_us or run.start_us or 0
+
+
+def policy_value(
+    value: float | None, modes: Sequence[str] | None, constants: Constants | None = None
+) -> float | None:
     """The value with what publishing is worth, for each entry of the policy."""
+    worth = (constants or JANITOR).publish_mode_value
     if modes is None:
         raise CompatError("the publish policy has no entries at all (NULL)")
     for mode in modes:
-        if mode not in PUBLISH_MODE_VALUE:
+        if mode not in worth:
             raise CompatError(f"the publish mode {mode!r} has no value")
         if value is None:
             raise CompatError("the candidate has no value, to which its publish policy adds")
-        value += PUBLISH_MODE_VALUE[mode]
+        value += worth[mode]
     return value
 
 
-def _ignored(run: Run, now_us: int) -> bool:
+def _ignored(run: Run, now_us: int, after_us: int) -> bool:
     if run.result_code != "worker-failure":
         return False
     if run.start_us is None:
         raise CompatError("a worker failure has no start time")
-    return (now_us - run.start_us) // DAY_US > 0
+    return now_us - run.start_us >= after_us
 
 
 def estimate(history: Past, codebase: str, campaign: str, context: str | None, now_us: int) -> Estimate:
@@ -137,10 +188,10 @@ def estimate(history: Past, codebase: str, campaign: str, context: str | None, n
     total = found.total
     if total:
         multiplier = 0.1 if found.same_context else 0.5 if context is None else 1.0
-        duration_us = round(found.duration_s / total * 1e6)
+        duration_us = timedelta(seconds=found.duration_s / total) // timedelta(microseconds=1)
     else:
         multiplier = 1.0
-        duration_us = _first(history.mean_us(codebase, None), history.mean_us(None, campaign))
+        duration_us = _first(history, now_us, (codebase, None), (None, campaign))
     return Estimate((found.success * 10 + 1) / (total * 10 + 1) * multiplier, duration_us, total)
 
 
@@ -152,18 +203,22 @@ def are_satisfied(relations: Any, versions: Versions) -> bool:
         raise CompatError(str(error)) from None
 
 
-def _first(*means_us: int | None) -> int:
-    return next((us for us in means_us if us is not None), DEFAULT_DURATION_US)
+def _first(history: Past, now_us: int, *levels: tuple[str | None, str | None]) -> int:
+    means_us = (history.mean_us(*level, now_us) for level in levels)
+    return next((us for us in means_us if us is not None), history.constants.default_duration_us)
 
 
-def manual_duration_us(history: Past, codebase: str, campaign: str) -> int:
-    return _first(
-        history.mean_us(codebase, campaign), history.mean_us(codebase, None), history.mean_us(None, campaign)
-    )
+def manual_duration_us(history: Past, codebase: str, campaign: str, now_us: int) -> int:
+    return _first(history, now_us, (codebase, campaign), (codebase, None), (None, campaign))
 
 
 def offset(
-    duration_us: int, normalized: float | None, probability: float, value: float | None, total: int
+    duration_us: int,
+    normalized: float | None,
+    probability: float,
+    value: float | None,
+    total: int,
+    constants: Constants | None = None,
 ) -> float:
     """Expected cost in ms by expected value, without the default offset; lower is earlier."""
     normalized = DEFAULT_NORMALIZED_CODEBASE_VALUE if normalized is None else normalized
@@ -171,7 +226,7 @@ def offset(
     if value is None:
         value = 1.0
     elif total == 0:
-        value += FIRST_RUN_BONUS
+        value += (constants or JANITOR).first_run_bonus
     if not 0 <= probability <= 1:
         raise CompatError(f"the probability {probability} is not from 0 to 1")
     # What is below a second counts twice.
@@ -226,11 +281,13 @@ class Engine:
     """One world at one time, with its queue."""
 
     def __init__(
-        self, world: World, now_us: int, queue: Queue | None = None, history: Past | None = None
+        self, world: World, now_us: int, constants: Constants | None = None, history: Past | None = None
     ) -> None:
+        """`history`: the runs, instead of those of `world`."""
         self.world, self.now_us = world, now_us
-        self.history: Past = History(world.runs, world.versions) if history is None else history
-        self.queue = queue or Queue(world.codebases, world.change_sets)
+        self.constants = constants or JANITOR
+        self.history: Past = History(world.runs, world.versions, constants) if history is None else history
+        self.queue = Queue(world.codebases, world.change_sets)
         self._candidates: dict[tuple[str, str, str], Candidate] = {}
         self._any: dict[tuple[str, str], Candidate] = {}  # whatever its change set, the oldest row
         for candidate in world.candidates:
@@ -272,8 +329,9 @@ class Engine:
         if normalized_codebase_value is None:
             normalized_codebase_value = single_normalized(self.world, codebase)
         at = default_offset + offset(
-            found.duration_us, normalized_codebase_value, found.probability, candidate_value, found.total
-        )
+            found.duration_us, normalized_codebase_value, found.probability, candidate_value, found.total,
+            self.constants,
+        )  # fmt: skip
         if not command:
             raise CompatError("the command is empty")
         item = QueueItem(
@@ -303,8 +361,8 @@ class Engine:
                 raise CompatError(f"there is no candidate {codebase} in {campaign}")
             command = row.command
         if estimated_duration_us is None:
-            estimated_duration_us = manual_duration_us(self.history, codebase, campaign)
-        at = DEFAULT_SCHEDULE_OFFSET if offset is None else offset
+            estimated_duration_us = manual_duration_us(self.history, codebase, campaign, self.now_us)
+        at = self.constants.default_schedule_offset if offset is None else offset
         item = QueueItem(
             codebase, campaign, command, bucket=bucket or "default", change_set=change_set,
             estimated_duration_us=estimated_duration_us, refresh=refresh, requester=requester,
@@ -360,7 +418,8 @@ class Engine:
         self, candidate: Candidate, most: float | None, default_offset: float, bucket: str, dry_run: bool
     ) -> Scored:
         assert candidate.publish_policy is not None  # by selected()
-        value = policy_value(candidate.value, self.world.policies[candidate.publish_policy])
+        modes = self.world.policies[candidate.publish_policy]
+        value = policy_value(candidate.value, modes, self.constants)
         normalized = bulk_normalized(self.world, candidate.codebase, most)
         # A change set's candidate is queued, and completed, as if it had none.
         done = self.regular(

@@ -7,7 +7,6 @@ time, reading rows into a judge and a pass over all of them, is computed beside 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,6 @@ from .beside import Beside, Then
 from .hosts import Hosts
 from .line import Queued, rest_priority
 from .lines import PART, Lines, us
-from .outcomes import outcome_of
 from .passes import Decided, New, Scene, Wanted, decided, score_in
 from .policies import Decision, Judge, Policy
 from .records import Run
@@ -34,6 +32,7 @@ from .rules import Rules
 from .stored import Stored, build
 from .sums import Key
 from .tasks import LABEL, name_of, packed, run_of_task
+from .watch import Watch
 
 BATCHES = 50  # in one page of what is stored
 PREFIX = "candidates_"
@@ -59,6 +58,7 @@ class Desk:
         self.on_run: Callable[[Now, Key, Run, list[fx.Effect]], None] = lambda now, key, run, out: None
         self.rules, self._debug = rules, debug
         self._board = board
+        self.watch = Watch(board.metrics, lambda: rules().settings)
         self._judges: dict[str, Judge] = {}  # by policy
         self._version = 0  # of what is stored; a judge of older rows is not kept
         self._building: dict[tuple[str, int], list[Then]] = {}  # (policy, version) -> who waits for it
@@ -102,7 +102,7 @@ class Desk:
                 few = {"limit": BATCHES} if last.kind == batches.KIND else {}
                 self._board.ask(GetRows((last.kind, last.name), **few), page, out)
             else:
-                work = partial(build, policy, rows, self.rules().settings, us(now), stored)
+                work = partial(build, policy, rows, self.rules(), us(now), stored)
                 self.beside.compute(work, built, out)
 
         def built(now: Now, result: Any, out: list[fx.Effect]) -> None:
@@ -207,6 +207,7 @@ class Desk:
                 done(now, result, out)
                 return
             metrics.add(f"{PREFIX}processed_total", result.considered)
+            self.watch.passed(result.judge)
             self.push(now, entry, creator, result, done, out)
 
         def done(now: Now, result: Any, out: list[fx.Effect]) -> None:
@@ -268,7 +269,7 @@ class Desk:
             one = self.lines.by_key.get(decision.candidate.key)
             if one is not None and not one.claimed_ns:
                 one.probability, one.duration_us = decision.probability, decision.duration_us
-                one.late_us = decision.late_us
+                one.late_us, one.beside = decision.late_us, decision.beside
                 score = score_in(decision)
                 self.lines.line(one.lane).rescore(one, score, decision.duration_us or 0.0, bucket)
                 count += 1
@@ -285,6 +286,7 @@ class Desk:
                 made = Queued(
                     entry.number, 0, rest_priority(one.item.bucket, one.item.score), one.item,
                     one.decision.probability, one.decision.duration_us, one.decision.late_us,
+                    beside=one.decision.beside,
                 )  # fmt: skip
                 fresh.append((one, made))
                 lines.enter(made)
@@ -349,7 +351,7 @@ class Desk:
                 self.lines.moved(now, out)  # it still has the label, and is found again
             elif run is not None:
                 if known is not None:
-                    self._count(known, run)
+                    self.watch.ended(now, known, run, out)
                 if self._building:
                     self._recent.append((name, run))
                 self._late.append(run) if self.beside.is_at_work else self._learn(run)
@@ -361,18 +363,6 @@ class Desk:
     def _learn(self, run: Run) -> None:
         for judge in self._judges.values():
             judge.finished(run)
-
-    def _count(self, known: Queued, run: Run) -> None:
-        """How good the expectations were with which it went into the queue."""
-        metrics, outcome = self._board.metrics, outcome_of(run)
-        metrics.add(f"{PREFIX}runs_total", of=("success", "failure", "nothing", "transient")[outcome])
-        if known.probability is not None and outcome < 2:
-            metrics.add(f"{PREFIX}predicted_total")
-            metrics.add(f"{PREFIX}brier_sum", (known.probability - (outcome == 0)) ** 2)
-        took_us = run.duration_us
-        if known.duration_us and took_us:
-            metrics.add(f"{PREFIX}timed_total")
-            metrics.add(f"{PREFIX}duration_error_sum", abs(math.log(known.duration_us / took_us)))
 
 
 def told_of(one: Decision) -> str:

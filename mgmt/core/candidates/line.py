@@ -64,6 +64,9 @@ class Queued:
     duration_us: float | None = None
     late_us: float | None = None
     claimed_ns: int = 0
+    beside: tuple[float, float] | None = (
+        None  # probability and duration in us by the policy that only looks on
+    )
 
     @property
     def key(self) -> Key:

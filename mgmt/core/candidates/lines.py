@@ -48,14 +48,14 @@ class Lines:
         found = self.by_suite.get(suite)
         if found is None:
             rules = self._rules()
-            found = self.by_suite[suite] = Line(rules.settings, rules.policy == "default")
+            found = self.by_suite[suite] = Line(rules.settings, rules.is_fair)
         return found
 
     def reset(self, now: Now, out: list[fx.Effect]) -> None:
         """Other settings hold: shares and bounds are others."""
         rules = self._rules()
         for suite, old in self.by_suite.items():
-            line = self.by_suite[suite] = Line(rules.settings, rules.policy == "default")
+            line = self.by_suite[suite] = Line(rules.settings, rules.is_fair)
             for one in old.all.values():
                 line.enter(one)
                 if one.claimed_ns:

@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 from mgmt.kernel.reference_history import TRANSIENT
 
 from . import compat
-from .history import ENDED, STREAK, Columns
+from .history import ENDED, STREAK
 from .outcomes import outcome_of
 from .records import Candidate, Codebase, RowError, Run, World
 from .scoring import CandidateScore, PriorityFactor, Scorer
@@ -26,6 +26,7 @@ class Decision:
 
     `held`: why it cannot run now, else empty; `due_us`: until when, 0 where that is not known. `late_us`: nine of
     ten runs take less.
+    `beside`: probability and duration in us by the policy that only looks on.
     """
 
     candidate: Candidate
@@ -36,6 +37,7 @@ class Decision:
     held: str = ""
     due_us: int = 0
     late_us: float | None = None
+    beside: tuple[float, float] | None = None
 
 
 class Judge(Protocol):
@@ -43,6 +45,8 @@ class Judge(Protocol):
 
     faults: list[RowError]
     warnings: set[str]
+    fallbacks: int  # candidates, and passes, that janitor_compat decided, because the default policy failed
+    compared: dict[str, float]  # with the policy that looks on, in the latest pass
     codebases: Mapping[str, Codebase]
 
     def decisions(self, now_us: int) -> list[Decision]:
@@ -72,6 +76,7 @@ class ByDefault:
         self.scorer = scorer
         self.codebases: Mapping[str, Codebase] = scorer.world.codebases
         self.faults, self.warnings = scorer.faults, scorer.warnings
+        self.fallbacks, self.compared = 0, dict[str, float]()
         self._dependants: dict[tuple[str, str], list[Key]] = {}
         for candidate in scorer.candidates:
             for campaign in candidate.requires:
@@ -84,7 +89,8 @@ class ByDefault:
         clocks: dict[str, float] = {}
         ready: list[Decision] = []
         held: list[Decision] = []
-        scorer, weight = self.scorer, self.scorer.settings.weight
+        scorer, weight, fair = self.scorer, self.scorer.settings.weight, self.scorer.settings.parts.fairness
+        scorer.forget(now_us)
         late_us = memoryview(scorer.estimates(now_us, 1))[len(scorer.candidates) :]
         for i, score, p, us, not_before_us, waits_for in scorer.expected(now_us):
             candidate, turn, why, due_us = scorer.candidates[i], 0.0, "", 0
@@ -92,9 +98,11 @@ class ByDefault:
                 reason = "nothing is expected of it" if score is None else ""
                 told = CandidateScore(*candidate.key, score, p, us, not_before_us, waits_for, reason)
                 why, due_us = _held(told, now_us)
-            else:
+            elif fair:
                 turn = clocks.get(candidate.campaign, 0.0) + score / weight(candidate.campaign)
                 clocks[candidate.campaign] = turn
+            else:
+                turn = score
             (held if why else ready).append(Decision(candidate, score, p, us, turn, why, due_us, late_us[i]))
         return [*sorted(ready, key=lambda one: (one.turn, one.candidate.key)), *held]
 
@@ -128,12 +136,17 @@ class ByDefault:
 class ByCompat:
     """Orders by Janitor's offsets; what has to wait, and for what, it does not know."""
 
-    def __init__(self, world: World, now_us: int) -> None:
-        self._history = compat.History(world.runs, world.versions)
-        self.engine = compat.Engine(world, now_us, history=self._history)
+    def __init__(
+        self, world: World, now_us: int, settings: Settings, left_out: Iterable[RowError] = ()
+    ) -> None:
+        constants = compat.constants_of(settings)
+        self._history = compat.History(world.runs, world.versions, constants)
+        self.engine = compat.Engine(world, now_us, constants, self._history)
         self.codebases: Mapping[str, Codebase] = world.codebases
-        self.faults: list[RowError] = []
+        self._left_out = tuple(left_out)
+        self.faults = [*self._left_out]
         self.warnings: set[str] = set()
+        self.fallbacks, self.compared = 0, dict[str, float]()
         self._candidates = {candidate.key: candidate for candidate in self.engine.selected()}
         self._last: dict[tuple[str, str], tuple[int, float]] = {}
         for run in sorted(world.runs, key=_ended_us):
@@ -186,7 +199,7 @@ class ByCompat:
 
     def decisions(self, now_us: int) -> list[Decision]:
         self.engine.now_us = now_us
-        self.faults = []
+        self.faults = [*self._left_out]
         found = []
         for one in self.engine.bulk(dry_run=True):
             if one.estimate is None:
@@ -198,27 +211,6 @@ class ByCompat:
 
     def cycles(self) -> list[list[str]]:
         return []
-
-
-def judge_of(
-    policy: Policy,
-    world: World,
-    settings: Settings,
-    now_us: int,
-    faults: Iterable[RowError],
-    columns: Columns | None = None,
-) -> Judge:
-    """A policy over these rows; `faults`: of rows that were left out before. The default one takes `columns` for
-    the runs, where there are some."""
-    judge: Judge
-    if policy == "janitor_compat":
-        judge = ByCompat(world, now_us)
-    else:
-        judge = ByDefault(Scorer(world, settings, now_us, columns))
-    judge.faults[:0] = faults
-    if policy == "default":
-        world.runs = []  # the history has them in its columns
-    return judge
 
 
 def _held(one: CandidateScore, now_us: int) -> tuple[str, int]:

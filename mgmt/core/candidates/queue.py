@@ -71,7 +71,7 @@ class Queue:
     """
 
     def __init__(self, settings: Settings, fair: bool = True) -> None:
-        self.settings, self.fair = settings, fair
+        self.settings, self.fair = settings, fair and settings.parts.fairness
         self._items: dict[Key, QueueItem] = {}
         self._flows: dict[tuple[int, str], Flow] = {}
         self._busy: dict[int, dict[str, Flow]] = {}  # those that have items, by bucket
@@ -214,7 +214,7 @@ class Queue:
                 self._waiting.discard(key)
                 self._enter(item)
                 moved += 1
-        limit_us = now_us - round(self.settings.max_wait_s * 1e6)
+        limit_us = now_us - round(self.settings.ageing_s * 1e6)
         while self._arrived and self._arrived[0][0] <= limit_us and moved < 2 * AT_ONCE:
             moved += 1
             entry = heappop(self._arrived)
@@ -227,8 +227,8 @@ class Queue:
     def due_us(self) -> int | None:
         """When `pass_time` has something to do next, at the earliest; None for never."""
         times = [self._parked[0][0]] if self._parked else []
-        if self._arrived:
-            times.append(self._arrived[0][0] + round(self.settings.max_wait_s * 1e6))
+        if self._arrived and self.settings.parts.fairness:
+            times.append(self._arrived[0][0] + round(self.settings.ageing_s * 1e6))
         return min(times, default=None)
 
     def oldest_us(self) -> int | None:

@@ -7,7 +7,6 @@ stand. Tables and columns are those of a Janitor's database; its `suite` is our 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_US = 86_400_000_000
+MOST = 1e100  # of any number in a row: products of these are numbers still
 Relations = Sequence[Sequence[Mapping[str, Any]]]
 
 
@@ -118,8 +118,10 @@ def name(value: Any) -> str:
 
 
 def number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("must be a number")
+    if not abs(value) <= MOST:
+        raise ValueError("must be a number that can be computed with")
     return value
 
 

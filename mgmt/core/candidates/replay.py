@@ -16,6 +16,10 @@ OFFSET = 1e-7  # relative
 VALUE = 1e-9  # relative: of values and normalised values, which are quotients and sums of given ones
 DURATION_US = 1
 PRIORITY = 2  # the offset is truncated
+PASSES = 1000  # of a case; more of them say nothing more
+SHOWN = 500  # characters of a difference
+# What an input of the wrong kind ends in, here as there.
+WRONG = (TypeError, ValueError, ArithmeticError, AttributeError, RowError)
 
 
 class Malformed(Exception):
@@ -39,13 +43,19 @@ def replay(cases: Sequence[Any]) -> list[Verdict]:
 def _verdict(index: int, case: Any) -> Verdict:
     if not isinstance(case, Mapping):
         return Verdict(f"case {index}", "", "malformed: is no object")
-    name, kind = str(case.get("id", f"case {index}")), str(case.get("kind", ""))
+    name, kind = shown(case.get("id", f"case {index}")), shown(case.get("kind", ""))
     try:
-        return Verdict(name, kind, _difference(case))
+        return Verdict(name, kind, shown(_difference(case)))
     except (Malformed, RowError) as error:
-        return Verdict(name, kind, f"malformed: {error}")
-    except (KeyError, TypeError, ValueError, OverflowError, AttributeError, ZeroDivisionError) as error:
-        return Verdict(name, kind, f"malformed: {type(error).__name__}: {error}")
+        return Verdict(name, kind, shown(f"malformed: {error}"))
+    except (LookupError, AssertionError, RecursionError, *WRONG) as error:
+        return Verdict(name, kind, shown(f"malformed: {type(error).__name__}: {error}"))
+
+
+def shown(value: Any) -> str:
+    """As text that any terminal takes, cut where it says no more."""
+    text = str(value).encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _difference(case: Mapping[str, Any]) -> str:
@@ -61,6 +71,10 @@ def _difference(case: Mapping[str, Any]) -> str:
     try:
         got = KINDS[case["kind"]](given)
     except (CompatError, RelationError) as error:
+        got = _failed(error)
+    except WRONG as error:
+        if "error" not in expected:
+            raise
         got = _failed(error)
     if "error" in expected:
         # The ancestor ends there. We say no too, except to what it fails on and we understand.
@@ -141,7 +155,8 @@ def _estimate(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _duration(given: Mapping[str, Any]) -> dict[str, Any]:
     history = compat.History(_world(given, "runs").runs, {})
-    return {"duration_us": compat.manual_duration_us(history, given["codebase"], given["campaign"])}
+    us = compat.manual_duration_us(history, given["codebase"], given["campaign"], time_us(given["now"]))
+    return {"duration_us": us}
 
 
 def _queue(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,7 +169,7 @@ def _queue(given: Mapping[str, Any]) -> dict[str, Any]:
         arguments = {key: value for key, value in op.items() if key != "op"}
         try:
             results.append(OPS[op["op"]](queue, **arguments))
-        except CompatError as error:
+        except (CompatError, *WRONG) as error:
             results.append(_failed(error))
     return {"results": results}
 
@@ -166,7 +181,7 @@ def _key(item: QueueItem) -> list[str | None]:
 def _add(queue: Queue, *, offset: float = 0.0, **fields: Any) -> dict[str, Any]:
     item = QueueItem(**fields)
     _, bucket = queue.add(item, offset)
-    return {"bucket": bucket, "key": _key(item)}
+    return {"bucket": bucket, "key": _key(queue.row(item.key))}
 
 
 def _next(
@@ -219,6 +234,8 @@ def _bulk(given: Mapping[str, Any]) -> dict[str, Any]:
     engine = _engine(given)
     chosen = given.get("filter") or {}
     passes = []
+    if given.get("passes", 1) > PASSES:
+        raise Malformed(f"{given['passes']} passes: must be at most {PASSES}")
     for _ in range(given.get("passes", 1)):
         scored = engine.bulk(
             chosen.get("codebases"),

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .modes import Mode
 from .policies import Policy
-from .settings import Settings, duration_s, settings_of
+from .settings import OWN_KEYS, Settings, duration_s, settings_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Rules:
 
     settings: Settings
     policy: Policy
+    mode: Mode
     campaigns: frozenset[str]
     suite: str | None
     result_codes: Mapping[str, str]
@@ -27,17 +29,22 @@ class Rules:
     rest_s: float
 
     @property
+    def is_fair(self) -> bool:
+        """Whether campaigns share: by Janitor's rules they do not."""
+        return self.policy == "default" and self.mode != "shadow"
+
+    @property
     def is_automatic(self) -> bool:
         return self.suite is not None and self.every_s is not None
 
 
 def rules_of(told: Mapping[str, Any]) -> Rules:
     """Out of the configuration's table, which has checked it."""
-    own = {"policy", "suite", "campaigns", "result_codes", "every", "after_run", "rest"}
-    sections = {name: value for name, value in told.items() if name not in own}
+    sections = {name: value for name, value in told.items() if name not in OWN_KEYS}
     return Rules(
         settings=settings_of(sections),
         policy=told["policy"],
+        mode=told["mode"],
         campaigns=frozenset(told["campaigns"]),
         suite=told["suite"],
         result_codes=told["result_codes"],

@@ -12,8 +12,9 @@ from zlib import crc32
 from mgmt import kernel
 from mgmt.kernel.reference_history import estimate as estimate_one
 
-from . import history
+from . import compat, history
 from .beta import interval
+from .compat_queue import CompatError
 from .graph import Order, order_of
 from .history import DONE, ENDED, LOST, RUNS, STREAK, F, History, Level, S, Z
 from .records import Candidate, RowError, Run, World
@@ -82,7 +83,7 @@ class Scorer:
     def __init__(
         self, world: World, settings: Settings, now_us: int, columns: history.Columns | None = None
     ) -> None:
-        """`columns`: the runs, instead of those of `world`."""
+        """`columns`: the runs, instead of those of `world`; they are enough only where `settings` say so."""
         self.settings, self.world = settings, world
         self.history = History(settings, now_us)
         if columns is not None:
@@ -103,6 +104,11 @@ class Scorer:
                 self.faults.append(error)
         if columns is None:
             self.faults += self.history.load(world.runs)
+        self.reference: compat.History | None = None
+        """For parts that are off, by Janitor's rules: all runs as they are."""
+        if not settings.parts.are_columns_enough:
+            self.reference = compat.History(world.runs, world.versions, compat.constants_of(settings))
+        self.forget(now_us)
         self.refresh()
 
     def begin(self, columns: history.Columns, now_us: int) -> None:
@@ -111,13 +117,26 @@ class Scorer:
         for i, candidate in enumerate(self.candidates):
             if candidate.context:
                 self.columns.tried[i] = 0.0
+        self.forget(now_us)
         self.refresh()
 
     def refresh(self) -> None:
-        """The history has got many runs at once."""
+        """The history has got, or lost, many runs at once."""
         self._settle()
         for series in {series for series, _ in self.history.tried}:
             self._retry(series)
+        if self.settings.first_run_bonus:
+            for i in range(len(self.candidates)):
+                self._revalue(i)
+
+    def forget(self, now_us: int) -> None:
+        """Runs that ended before the window of history are as if they had never been."""
+        window_s = self.settings.history_window_s
+        if window_s is not None and self.history.expire(now_us - window_s * 1e6):
+            for i, candidate in enumerate(self.candidates):
+                tried = (self.columns.series[i], candidate.context or "")
+                self.columns.tried[i] = self.history.tried.get(tried, 0.0)
+            self.refresh()
 
     def _place(self, i: int, candidate: Candidate) -> None:
         if candidate.key in self._at:
@@ -146,7 +165,7 @@ class Scorer:
         policy, value = candidate.publish_policy, candidate.value
         if value is not None and value <= 0:
             raise RowError("candidates", i, "value", f"is {value}: must be positive")
-        if policy is None:
+        if policy is None or not self.settings.parts.publish:
             return value
         if policy not in self.world.policies:
             raise RowError("candidates", i, "publish_policy", f"there is no policy {policy!r}")
@@ -168,12 +187,19 @@ class Scorer:
             context = self.candidates[i].context
             self.columns.tried[i] = self.history.tried.get((series, context), 0.0) if context else 0.0
 
+    def _revalue(self, i: int) -> None:
+        """The bonus is for what has not been run yet."""
+        value = self.value_of(i, self.candidates[i])
+        if value is not None and not self.history.series.at(RUNS, self.columns.series[i]):
+            value += self.settings.first_run_bonus or 0.0
+        self.columns.value[i] = NAN if value is None else value
+
     def renew(self, i: int, candidate: Candidate) -> None:
         """The same candidate with another context, value or chance. RowError when it cannot be used."""
-        value = self.value_of(i, candidate)
-        self.columns.value[i] = NAN if value is None else value
+        self.value_of(i, candidate)
         self.columns.chance[i] = NAN if candidate.success_chance is None else candidate.success_chance
         self.candidates[i] = candidate
+        self._revalue(i)
         self._retry(self.columns.series[i])
 
     def _settle(self) -> None:
@@ -189,9 +215,15 @@ class Scorer:
     def finished(self, run: Run) -> list[int]:
         """One more run; the numbers of the candidates that it concerns, to be scored again. O(1)."""
         row = self.history.add(run)
+        if self.reference is not None:
+            self.reference.add(run)
         self._settle_one(row)
         self._retry(row)
-        return self._of_series.get(row, [])
+        concerned = self._of_series.get(row, [])
+        if self.settings.first_run_bonus:
+            for i in concerned:
+                self._revalue(i)
+        return concerned
 
     def _settle_one(self, row: int) -> None:
         if row in self.history.lacking:
@@ -199,10 +231,11 @@ class Scorer:
 
     def scores(self, now_us: int) -> Any:
         """Scores of all candidates: a column of float64, NaN where nothing is expected."""
+        self.forget(now_us)
         return self._scores(self.estimates(now_us))
 
     def _scores(self, matrix: Any) -> Any:
-        view, n = memoryview(matrix), len(self.candidates)
+        n, view = len(self.candidates), memoryview(matrix)
         return kernel.score(
             view[2 * n :], view[:n], view[n : 2 * n], None, self.columns.worth,
             minimum_cost_ms=self.settings.minimum_cost_s * 1000,
@@ -236,10 +269,45 @@ class Scorer:
 
     def estimates(self, now_us: int, quantile: int = 0) -> Any:
         """Columns probability, duration in us and worth of all candidates, in one matrix."""
-        return kernel.estimate(
+        matrix: Any = kernel.estimate(
             *self.columns.all(), self.history.series.matrix, self.history.codebases.matrix,
             *self.campaigns(now_us, quantile), **self._rule(now_us, quantile),
         )  # fmt: skip
+        if self.reference is not None:
+            n = len(self.candidates)
+            for i, candidate in enumerate(self.candidates):
+                three = matrix[i], matrix[n + i], matrix[2 * n + i]
+                matrix[i], matrix[n + i], matrix[2 * n + i] = self._as_janitor(
+                    candidate.codebase,
+                    candidate.campaign,
+                    candidate.context,
+                    self.columns.value[i],
+                    three,
+                    now_us,
+                )
+        return matrix
+
+    def _as_janitor(
+        self,
+        codebase: str,
+        campaign: str,
+        context: str | None,
+        value: float,
+        own: Sequence[float],
+        now_us: int,
+    ) -> Sequence[float]:
+        """Probability, duration in us and worth with Janitor's for the parts that are off; of what it ends at, our
+        own stay, with a warning."""
+        parts, (p, duration_us, worth) = self.settings.parts, own
+        assert self.reference is not None  # by the callers
+        try:
+            found = compat.estimate(self.reference, codebase, campaign, context, now_us)
+        except CompatError as error:
+            self.warnings.add(f"{codebase} in {campaign}: {error}: its own parts are used")
+            return own
+        if not parts.probability:
+            p, worth = found.probability, 1.0 if math.isnan(value) else value
+        return p, duration_us if parts.duration else float(found.duration_us), worth
 
     def score(self, i: int, now_us: int, campaigns: Three | None = None) -> CandidateScore:
         """One candidate, by the same arithmetic as all of them; `campaigns` spares computing these anew."""
@@ -256,23 +324,30 @@ class Scorer:
     def _estimate(
         self, i: int, now_us: int, quantile: int, campaigns: Three | None = None
     ) -> Sequence[float]:
-        return estimate_one(
+        own = estimate_one(
             *self.columns.one(i), self.history.series.matrix, self.history.codebases.matrix,
             *(campaigns or self.campaigns(now_us, quantile)), **self._rule(now_us, quantile),
         )  # fmt: skip
+        one, value = self.candidates[i], self.columns.value[i]
+        if self.reference is None:
+            return own
+        return self._as_janitor(one.codebase, one.campaign, one.context, value, own, now_us)
 
     def late_us(self, i: int, now_us: int) -> float:
         """What nine of ten of its runs take less than."""
         return self._estimate(i, now_us, 1)[1]
 
     def predict(self, codebase: str, campaign: str, chance: float | None, now_us: int) -> tuple[float, float]:
-        """Probability of success and duration in us of any series, a candidate or not."""
+        """Probability of success and duration in us of any series, a candidate or not, in a context that was not
+        tried yet."""
         row = self.history.row(codebase, campaign)
         found = estimate_one(
             [NAN], [NAN if chance is None else chance], [0.0], [row], [self.history.codebase_of[row]],
             [self.history.campaign_of[row]], self.history.series.matrix, self.history.codebases.matrix,
             *self.campaigns(now_us), **self._rule(now_us),
         )  # fmt: skip
+        if self.reference is not None:
+            found = self._as_janitor(codebase, campaign, "", NAN, found, now_us)
         return found[0], found[1]
 
     def not_before_us(self, row: int, now_us: int) -> int:
@@ -282,13 +357,18 @@ class Scorer:
         if not streak:
             return 0
         ended_us = self.history.series.at(ENDED, row)
+        ignore_s = settings.ignore_worker_failures_s
+        if ignore_s is not None and now_us - ended_us >= ignore_s * 1e6:
+            return 0
         delay_s = min(settings.backoff_cap_s, settings.backoff_base_s * 2.0 ** min(streak, 64))
-        name = f"{self.history.codebase_of[row]}:{self.history.campaign_of[row]}:{streak:.0f}:{ended_us:.0f}"
+        name = f"{self.history.names[row]}:{streak:.0f}:{ended_us:.0f}"
         at_us = ended_us + delay_s * 1e6 * (1 - settings.backoff_jitter * crc32(name.encode()) / 2**32)
         return round(at_us) if at_us > now_us else 0
 
     def waits_for(self, i: int) -> tuple[str, ...]:
         """Campaigns that have not succeeded for its codebase yet, and packages that are not there."""
+        if not self.settings.parts.dependency:
+            return ()
         candidate, row = self.candidates[i], self.columns.series[i]
         found = [
             campaign
@@ -296,13 +376,17 @@ class Scorer:
             if self.history.series.rows.get((candidate.codebase, campaign)) not in self.history.succeeded
         ]
         if self.history.waits(row):
-            names = {one["name"] for alternatives in self.history.lacking[row][0] for one in alternatives}
+            names = {
+                one["name"] for alternatives in self.history.lacking[row].relations for one in alternatives
+            }
             found.append(f"packages: {', '.join(sorted(map(str, names)))}")
         return tuple(found)
 
     def order(self) -> Order:
         """Candidates by what they require of their codebases."""
         needs: dict[tuple[str, str, str], list[tuple[str, str, str]]] = {}
+        if not self.settings.parts.dependency:
+            return order_of({candidate.key: () for candidate in self.candidates})
         for candidate in self.candidates:
             needs[candidate.key] = [(candidate.codebase, one, "") for one in candidate.requires]
         return order_of(needs)
@@ -319,6 +403,7 @@ class Scorer:
 
     def expected(self, now_us: int) -> Iterator[tuple[int, float | None, float, float, int, tuple[str, ...]]]:
         """(number, score, chance, duration in us, not before in us, what it waits for) in the order of a pass."""
+        self.forget(now_us)
         matrix, n, history = self.estimates(now_us), len(self.candidates), self.history
         column, of, candidates = self._scores(matrix), self.columns.series, self.candidates
         scores = memoryview(column).tolist()
@@ -358,18 +443,15 @@ class Scorer:
         self, i: int, candidate: Candidate, found: CandidateScore, now_us: int
     ) -> Iterable[PriorityFactor]:
         settings, columns, series = self.settings, self.columns, self.history.series
-        row, k, decay = columns.series[i], settings.prior_strength, self.history.decay(now_us)
-        s, f, z = (series.at(one, row) * decay for one in (S, F, Z))
-        rates, overall = self.history.rates(k, now_us)
-        chance, value = columns.chance[i], columns.value[i]
-        mean = rates[columns.campaign[i]] if math.isnan(chance) else chance
-        seen, again = k + (s + f), min(columns.tried[i] * decay, 1.0)
-        p, duration_us = found.probability or 0.0, found.duration_us or 0.0
+        row, value, duration_us = columns.series[i], columns.value[i], found.duration_us or 0.0
         modes = self.world.policies.get(candidate.publish_policy or "") or []
-        publishing = f", with {' + '.join(modes)} of policy {candidate.publish_policy}" if modes else ""
+        told = f", with {' + '.join(modes)} of policy {candidate.publish_policy}"
+        publishing = told if modes and settings.parts.publish else ""
+        bonus = settings.first_run_bonus and not series.at(RUNS, row)
+        first = f", and {settings.first_run_bonus:g} for the first run" if bonus else ""
         yield PriorityFactor(
             "value", "expected", 1.0 if math.isnan(value) else value,
-            "none given, worth 1" if math.isnan(value) else f"{candidate.value} given{publishing}",
+            "none given, worth 1" if math.isnan(value) else f"{candidate.value} given{publishing}{first}",
         )  # fmt: skip
         known = self.world.codebases.get(candidate.codebase)
         given = known is not None and known.value is not None
@@ -377,6 +459,32 @@ class Scorer:
             "codebase value", "expected", columns.worth[i],
             f"{known.value} of at most {self._most}" if known and given else "none given, the default",
         )  # fmt: skip
+        if settings.parts.probability:
+            yield from self._chances(i, candidate, found.probability or 0.0, now_us)
+        else:
+            source = "by Janitor's rules: the part probability is off"
+            yield PriorityFactor("success", "expected", found.probability or 0.0, source)
+        yield PriorityFactor("overhead", "cost", settings.minimum_cost_s * 1000, "of any run, ms")
+        median = f"median, ms: {self._duration_source(i)}"
+        mean = "mean by Janitor's rules, ms: the part duration is off"
+        yield PriorityFactor(
+            "duration", "cost", duration_us / 1000.0, median if settings.parts.duration else mean
+        )
+        if settings.parts.duration:
+            yield PriorityFactor("duration, 90 %", "about", self.late_us(i, now_us) / 1000.0, "ms")
+        yield PriorityFactor("weight", "about", settings.weight(candidate.campaign), "of the campaign")
+        streak = series.at(STREAK, row)
+        if streak:
+            yield PriorityFactor("transient streak", "about", streak, "not before the pause is over")
+
+    def _chances(self, i: int, candidate: Candidate, p: float, now_us: int) -> Iterable[PriorityFactor]:
+        settings, columns, series = self.settings, self.columns, self.history.series
+        row, k, decay = columns.series[i], settings.prior_strength, self.history.decay(now_us)
+        s, f, z = (series.at(one, row) * decay for one in (S, F, Z))
+        rates, overall = self.history.rates(k, now_us)
+        chance = columns.chance[i]
+        mean = rates[columns.campaign[i]] if math.isnan(chance) else chance
+        seen, again = k + (s + f), min(columns.tried[i] * decay, 1.0)
         runs = int(series.at(RUNS, row))
         yield PriorityFactor(
             "success", "expected", p,
@@ -402,15 +510,6 @@ class Scorer:
         yield PriorityFactor(
             "exploration", "expected", 1.0 + settings.exploration * (k / seen), "for what is not known"
         )
-        yield PriorityFactor("overhead", "cost", settings.minimum_cost_s * 1000, "of any run, ms")
-        yield PriorityFactor(
-            "duration", "cost", duration_us / 1000.0, f"median, ms: {self._duration_source(i)}"
-        )
-        yield PriorityFactor("duration, 90 %", "about", self.late_us(i, now_us) / 1000.0, "ms")
-        yield PriorityFactor("weight", "about", settings.weight(candidate.campaign), "of the campaign")
-        streak = series.at(STREAK, row)
-        if streak:
-            yield PriorityFactor("transient streak", "about", streak, "not before the pause is over")
 
     def _duration_source(self, i: int) -> str:
         history, columns, least = self.history, self.columns, self.settings.minimum_data_points

@@ -13,9 +13,10 @@ from mgmt.protocol import frames
 from . import batches, hosts
 from .batches import Batch
 from .columns import Runs, columns_of
-from .policies import Judge, Policy, judge_of
+from .modes import judge_of, takes_columns
+from .policies import Judge, Policy
 from .records import RowError, Run, run_of, world_of
-from .settings import Settings
+from .rules import Rules
 
 
 @dataclass(slots=True)
@@ -27,7 +28,7 @@ class Stored:
 
 
 def build(
-    policy: Policy, rows: list[Row], settings: Settings, now_us: int, stored: Stored
+    policy: Policy, rows: list[Row], rules: Rules, now_us: int, stored: Stored
 ) -> tuple[Judge, frozenset[str]]:
     """A judge of what is stored, and the names of the runs that are kept one by one."""
     tables: dict[str, list[Any]] = {}
@@ -54,15 +55,16 @@ def build(
     runs = Runs.of_candidates(world.candidates)
     gone = batches.into(runs, found)
     _put_together(found, names, gone, [(row.kind, row.name) for row in single] if batch else [], stored)
-    if policy != "default" or alone:
+    settings, mode = rules.settings, rules.mode
+    if alone or not takes_columns(policy, settings, mode):
         first = 0
         for one in found:
             world.runs += (run for i, run in enumerate(batches.runs_of(one)) if first + i not in gone)
             first += one.part.n
         world.runs += alone
-        return judge_of(policy, world, settings, now_us, faults), seen
+        return judge_of(policy, world, settings, now_us, faults, mode), seen
     columns, _ = columns_of(runs, partial(batches.lacked_by, found, gone))
-    return judge_of(policy, world, settings, now_us, faults, columns), seen
+    return judge_of(policy, world, settings, now_us, faults, mode, columns), seen
 
 
 def _named(rows: Iterable[Row], faults: list[RowError]) -> Iterator[tuple[str, Run]]:

@@ -41,6 +41,7 @@ class AgentFacts:
     token: str | None = field(default=None, repr=False)  # of the user who brings this node
     groups: tuple[str, ...] = ()  # that may use it: NAME or NAME:ROLE
     worker: dict[str, Any] | None = None  # it is an independent worker, and this is what it runs
+    join_s: float | None = None  # it ends when it has not joined within this time; None: it waits
 
 
 FAULTS = 500  # in one report
@@ -135,6 +136,9 @@ class Agent:
         self._heard_ns = self._now_ns = now.mono_ns
         self._fence_ns = now.mono_ns + self._lost_ns  # or earlier: their shims know when the lease ends
         self._wait("silence", now.mono_ns + self._lost_ns, out)
+        out.append(fx.SetTimer(("joining", "say"), now.mono_ns + int(defaults.JOIN_SAY_S * 1e9)))
+        if self.facts.join_s is not None:
+            out.append(fx.SetTimer(("joining", "end"), now.mono_ns + int(self.facts.join_s * 1e9)))
         self._tasks.restore({key: record for key, record in records.items() if "tasks" in record}, out)
         for name, record in records.items():
             if "tasks" in record:
@@ -232,6 +236,19 @@ class Agent:
         )
         self._wait("retry", now.mono_ns + int(pause_s * (1 + share / 4) * 1e9), out)
         return True
+
+    def on_joining(self, now: Now, what: str, out: list[fx.Effect]) -> MgmtError | None:
+        """It was started some time ago and may not have joined yet; MgmtError when it shall wait no longer."""
+        if self.ever_joined:
+            return None
+        where = self.facts.daemon
+        if what == "end":
+            why = self.refusal or f"no daemon answers at {where}"
+            return MgmtError("unreachable", f"not joined within {self.facts.join_s:g} s: {why}")
+        if not self.refusal:
+            text = f"waiting for a daemon at {where}, where none answers (`mgmt start-service` starts one)"
+            out.append(fx.Note("WARNING", text, {}))
+        return None
 
     # ---- units of which there must be one only ----
 

@@ -25,6 +25,8 @@ TRANSITIONS: dict[tuple[NodeState, str], NodeState] = {
     (NodeState.ALIVE, "hello"): NodeState.ALIVE,
     (NodeState.SUSPECT, "hello"): NodeState.ALIVE,
     (NodeState.LOST, "hello"): NodeState.ALIVE,
+    (NodeState.ALIVE, "shut out"): NodeState.LOST,
+    (NodeState.SUSPECT, "shut out"): NodeState.LOST,
 }
 
 Push = tuple[int, str, dict[str, Any]]  # number, what, body
@@ -53,6 +55,7 @@ class Node:
     leaving: bool = False  # its agent is being stopped
     worker: dict[str, Any] | None = None  # it is an independent worker: what it runs (IndependentWorker)
     retiring: bool = False  # that worker was told to end, and is forgotten when it has
+    user: str = ""  # who brought it
     token: str = ""  # id of the one its agent showed
     peer: bytes = b""  # of the present session; empty: there is none
     session: int = 0

@@ -204,6 +204,15 @@ class Roster:
         self.dirty.add(node.name)
         out.append(fx.CancelTimer(("node", node.name)))
 
+    def shut_out(self, node: Node, reason: str, out: list[fx.Effect]) -> None:
+        """Its agent may not speak for it any more: it is lost at once, whoever can still hear it."""
+        if node.peer:
+            out.append(fx.ToNode(node.peer, node.session, "node-gone", {}))
+        self._end_session(node, out)
+        if node.state is not NodeState.LOST:
+            self._move(node, "shut out", reason)
+            out.append(fx.CancelTimer(("node", node.name)))
+
     def on_peer_lost(self, now: Now, peer: bytes, out: list[fx.Effect]) -> None:
         """Its connection is of no use any more: it must say hello, and has the time of a silent node for it."""
         node = self.by_peer.pop(peer, None)

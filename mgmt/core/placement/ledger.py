@@ -99,6 +99,10 @@ class Ledger:
             for cpu in sorted(self.cpus_without_tasks(held))
         }
 
+    def is_holder(self, name: str) -> bool:
+        """Whether it holds a place, or is a workload with tasks here."""
+        return name in self.held or name in self.tasks.values()
+
     def release(self, unit: str) -> None:
         self.held.pop(unit, None)
 

@@ -8,7 +8,7 @@ workload is in force, so that a node which cannot, or is not there, leaves every
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from mgmt.core import effect as fx
@@ -95,7 +95,8 @@ class Execution:
         self._declare, self._started = declare, started
         self._stage_s = stage_s
         self._pending: _Stage | None = None
-        self._prepared: list[Group] = []  # staged, and about to be in force
+        self._staged: list[Group] = []  # by the last request
+        self._prepared: list[Group] = []  # staged, and about to be in force, or to be followed
 
     # ---- before it is in force ----
 
@@ -113,7 +114,8 @@ class Execution:
                 if node is None or not node.peer or node.state is not NodeState.ALIVE:
                     why = f"is {node.state}: {node.reason}" if node is not None else "has never joined"
                     raise _unreachable([name], f"node {name}, where tasks with a command are to run, {why}")
-        self._pending, self._prepared = _Stage(groups, done), groups
+        self._pending, self._staged = _Stage(groups, done), groups
+        self._prepared += groups
         for group in groups:
             for name in group.others():
                 self._push_stage(group, name, out)
@@ -121,7 +123,8 @@ class Execution:
 
     def discard(self, out: list[fx.Effect]) -> None:
         """What was staged is not wanted."""
-        groups, self._prepared = self._prepared, []
+        groups, self._staged = self._staged, []
+        self._prepared = [group for group in self._prepared if not any(group is one for one in groups)]
         self._hold({name for group in groups for name in group.others()}, out)
 
     def on_stage_timer(self, now: Now, out: list[fx.Effect]) -> None:
@@ -143,9 +146,26 @@ class Execution:
         self._set(entries, out)
         out += [here for group in self.groups.values() if (here := group.here()) is not None]
 
+    def is_new(self, entries: Mapping[str, Entry]) -> bool:
+        """Whether nothing that is here is concerned, but processes are to be started that nobody knows.
+
+        A daemon that is killed before it follows leaves them to the next one, which starts what is in force. What
+        is to be stopped or started anew has to be written together with the schedule that says so.
+        """
+        kept = all(
+            name in entries and entries[name].generation == g.generation for name, g in self.groups.items()
+        )
+        added = [entry for name, entry in entries.items() if name not in self.groups]
+        units = self._supervisor.units
+        return kept and not any(
+            unit_name(entry.workload.name, task.name) in units
+            for entry in added
+            for task in entry.workload.tasks
+        )
+
     def follow(self, now: Now, entries: Mapping[str, Entry], stopping: bool, out: list[fx.Effect]) -> None:
         """Other workloads are in force: start, restart and stop what differs."""
-        former, former_units = self.groups, self._of
+        former, former_units, prepared = self.groups, self._of, self._prepared
         self._set(entries, out)
         units = self._supervisor.units
         left: set[str] = set()
@@ -154,6 +174,10 @@ class Execution:
                 left |= set(group.others())
                 if group.here() is not None:
                     out.append(fx.DropTasks(name, group.generation))
+        wanted = (*self._prepared, *self.groups.values())
+        for group in prepared:  # removed before it was followed
+            if not any(group is one for one in wanted):
+                left |= set(group.others())
         self._hold(left, out)
         gone = [units[unit] for unit in former_units if unit not in self._of and unit in units]
         if gone:
@@ -190,7 +214,7 @@ class Execution:
                 group = next(prepared, None) or _group(entry)
             if group.units:
                 groups[name] = group
-        self._prepared = []
+        self._prepared = list(self._staged) if self._pending is not None else []
         if not groups and not self.groups:
             return
         self.groups = groups
@@ -392,7 +416,8 @@ class Execution:
             for plan in group.plans[name]:
                 unit = Unit(group.units[plan.unit][1])
                 assignment = assignment_body(unit, Posting(name, 0, 0, wanted=True))
-                tasks.append({"plan": asdict(plan), "assignment": assignment})
+                told = {name: getattr(plan, name) for name in fx.TaskPlan.__slots__}
+                tasks.append({"plan": told, "assignment": assignment})
             body = {"workload": group.workload, "generation": group.generation, "tasks": tasks}
             self._roster.push(node, "stage", body, out)
 

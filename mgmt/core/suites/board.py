@@ -8,6 +8,7 @@ An independent worker has a holding without a suite as long as it is there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from mgmt.core import effect as fx
@@ -104,11 +105,11 @@ class Board:
 
     # ---- the queue ----
 
-    def ask(self, operation: Any, then: Then, out: list[fx.Effect], in_order: bool = False) -> None:
+    def ask(self, operation: Any, then: Then, out: list[fx.Effect]) -> None:
         """Have the queue do it; `then(now, result, out)` when it is durable. `result` may be a MgmtError."""
         self._asks += 1
         self._then[self._asks] = then
-        out.append(fx.Queue((self._asks,), operation, in_order))
+        out.append(fx.Queue((self._asks,), operation))
 
     def on_queued(self, now: Now, event: Queued, out: list[fx.Effect]) -> None:
         result = event.result
@@ -135,14 +136,14 @@ class Board:
                 self._pending.add(of_lane.lane)
             else:
                 self._pending.discard(of_lane.lane)
+            known = entry.counts if entry is not None else self.lanes.counts.get(of_lane.lane)
+            if known is None or (known.cancelled, known.failed) != (of_lane.cancelled, of_lane.failed):
+                for task in list(self.task_waiters):  # tasks may end without a result of their own
+                    self.on_task(task, out)
+                if self.watcher is not None and entry is not None:
+                    self.watcher.moved(now, out)
             if entry is not None and entry.counts != of_lane:
                 self.metrics.moved(entry.counts, of_lane)
-                known = entry.counts
-                if (known.cancelled, known.failed) != (of_lane.cancelled, of_lane.failed):
-                    for task in list(self.task_waiters):  # tasks may end without a result of their own
-                        self.on_task(task, out)
-                    if self.watcher is not None:
-                        self.watcher.moved(now, out)
                 entry.follow(of_lane, now.real_ms)
                 self._on_counted(now, entry, out)
             elif of_lane.lane in self.lanes.records:
@@ -192,6 +193,14 @@ class Board:
             self.by_name[record.name] = record.suite
         return entry
 
+    def tasks_of(self, group: str) -> int:
+        """How many tasks its suites and lanes have."""
+        suites = sum(entry.counts.total for entry in self.entries.values() if entry.record.group == group)
+        lanes = self.lanes
+        return suites + sum(
+            lanes.counts[lane].total for lane, one in lanes.records.items() if one.group == group
+        )
+
     def find(self, key: str) -> Entry | None:
         """By number, UUID or name."""
         number = int(key) if key.isdigit() else self.by_name.get(key)
@@ -240,16 +249,20 @@ class Board:
         if self.closing:
             return
         self._enlist(now, out)
-        wanting = [entry for entry in self.entries.values() if entry.is_live and entry.counts.ready]
+        wanting: list[Entry] = []
+        held = {holding.suite for holding in self.holdings.values()}
         for entry in self.entries.values():
-            if not (entry.is_live and entry.counts.ready) or self._holdings_of(entry.number):
+            wants = entry.counts.ready and entry.is_live
+            if wants:
+                wanting.append(entry)
+            if not wants or entry.number in held:
                 entry.waiting_ns = 0
             elif not entry.waiting_ns:
                 entry.waiting_ns = now.mono_ns
         if not wanting:
             return
         free = [name for name in self.nodes() if name not in self.holdings]
-        shares = self._shares()
+        shares = self._shares() if free else {}
         for node in free:
             takes = [one for one in wanting if self.why_not(one, node) == "" and not self._is_served(one)]
             if takes:
@@ -396,6 +409,12 @@ class Board:
         if holding is not None and holding.ending is None:
             self.end(now, holding, Ending.FINISH, "the node is drained", out)
 
+    def abort(self, now: Now, node: str, reason: str, out: list[fx.Effect]) -> None:
+        """Have a node leave what it has at once; others do its tasks."""
+        holding = self.holdings.get(node)
+        if holding is not None and holding.holder:
+            self._end_at(now, node, holding.holder, Ending.ABORT, reason, out)
+
     def _end_at(
         self, now: Now, node: str, holder: int, how: Ending, reason: str, out: list[fx.Effect]
     ) -> None:
@@ -531,6 +550,8 @@ class Board:
             lanes = tuple({*self.lanes.ready_for(holding.node), *((lane,) if lane else ())})
             alone = all(self.lanes.eligible(one) == (holding.node,) for one in lanes)
         asked_ns = now.mono_ns
+        ended = {one.task for one in results}
+        told = ended & self.task_waiters.keys()
 
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
@@ -538,23 +559,13 @@ class Board:
                     self._drop(holding)
                     self._end_at(now, holding.node, holding.holder, Ending.ABORT, result.text, out)
                 return  # not written: it is said again
-            if result.claims:
-                self.metrics.fetched((now.mono_ns - asked_ns) / 1e9)
+            for record in result.told:
+                self._look(now, record.task, record, out)
+            # Together, as a node has both in hand: what it gives up is not what it gets.
+            claims = self._fetched(now, result.claims, asked_ns, out)
             if self.watcher is not None:
-                # Together, as a node has both in hand: what it gives up is not what it gets.
-                told = [one.task for one in results] + [task for task, _ in returned]
-                self.watcher.claimed(now, [claim.task for claim in result.claims], out)
-                self.watcher.told(now, told, out)
-            claims = [
-                (
-                    claim.task,
-                    claim.attempt,
-                    claim.spec,
-                    self.task_uuid(claim.task),
-                    "",
-                )
-                for claim in result.claims
-            ]
+                told_of = [one.task for one in results] + [task for task, _ in returned]
+                self.watcher.told(now, told_of, out)
             stale = result.acks.count(op.Ack.STALE)
             if not result.repeated:
                 holding.done += result.acks.count(op.Ack.OK)
@@ -570,17 +581,24 @@ class Board:
             self._answer(now, holding, number, claims, cancelling, stale, out)
             if result.retried:
                 self._sweep(now, out)  # which finds out when they are due
-            for task in unseen & self.task_waiters.keys():  # somebody began to wait for them meanwhile
+            for task in (
+                ended - told
+            ) & self.task_waiters.keys():  # somebody began to wait for them meanwhile
                 self.on_task(task, out)
 
         exchange = op.Exchange(
-            holding.holder, number, now.real_ms, results, want, returned, lanes, fallback=alone
+            holding.holder, number, now.real_ms, results, want, returned, lanes, alone, tuple(told)
         )
         self.ask(exchange, then, out)
-        unseen = {one.task for one in results} if results else set()
-        for task in unseen & self.task_waiters.keys():
-            unseen.discard(task)
-            self.on_task(task, out, in_order=True)
+
+    def _fetched(
+        self, now: Now, claims: Sequence[op.Claim], asked_ns: int, out: list[fx.Effect]
+    ) -> list[Claimed]:
+        if claims:
+            self.metrics.fetched((now.mono_ns - asked_ns) / 1e9)
+        if self.watcher is not None:
+            self.watcher.claimed(now, [claim.task for claim in claims], out)
+        return [(claim.task, claim.attempt, claim.spec, self.task_uuid(claim.task), "") for claim in claims]
 
     def _wake(self, now: Now, holding: Holding, out: list[fx.Effect], lane: int = 0) -> int:
         """Have it claim if it waits for work; how much it may."""
@@ -594,14 +612,50 @@ class Board:
             self._answer_empty(now, holding, number, out)
         return want
 
-    def claim_for(self, now: Now, lane: int, out: list[fx.Effect]) -> None:
-        """Tasks are on their way into the queue: whoever waits for some claims them in the same commit."""
+    def submit(self, now: Now, submission: op.Submit, then: Then, out: list[fx.Effect]) -> None:
+        """Have the queue take tasks; whoever waits for some claims them in the same commit."""
+        lane, count = submission.lane, len(submission.tasks)
         suite = lane if lane in self.entries else 0
-        for holding in sorted(self._holdings_of(suite), key=idleness):
-            if holding.ending is not None or (not suite and self.lanes.why_not(lane, holding.node)):
-                continue
+        waiting = [
+            holding
+            for holding in sorted(self._holdings_of(suite), key=idleness)
+            if holding.parked is not None
+            and holding.ending is None
+            and (suite or not self.lanes.why_not(lane, holding.node))
+        ]
+        if suite and waiting and waiting[0].parked is not None and waiting[0].parked[1] >= count:
+            self._submit_for(now, waiting[0], submission, then, out)
+            return
+        self.ask(submission, then, out)
+        for holding in waiting:
             if self._wake(now, holding, out, 0 if suite else lane):
                 return
+
+    def _submit_for(
+        self, now: Now, holding: Holding, submission: op.Submit, then: Then, out: list[fx.Effect]
+    ) -> None:
+        """Its tasks are this holding's at once, if the queue finds nothing that comes before them."""
+        assert holding.parked is not None
+        parked, holding.parked = holding.parked, None
+        number, _ = parked
+        asked_ns = now.mono_ns
+
+        def handed(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            if not isinstance(result, MgmtError) and result.claims:
+                claims = self._fetched(now, result.claims, asked_ns, out)
+                holding.busy += len(claims)
+                holding.vain = None
+                self._answer(now, holding, number, claims, [], 0, out)
+            elif not _is_unwritten(result):  # else it is said again
+                if holding.asked == number and holding.ending is None:
+                    holding.parked = parked
+                    if self._has_ready(holding):
+                        self._wake(now, holding, out)
+                else:
+                    self._answer_empty(now, holding, number, out)
+            then(now, result, out)
+
+        self.ask(replace(submission, waiting=op.Waiting(holding.holder, *parked)), handed, out)
 
     def _answer_empty(self, now: Now, holding: Holding, number: int, out: list[fx.Effect]) -> None:
         """Without the queue, which knows nothing of this number: said again it must not claim, for its crew takes
@@ -635,11 +689,15 @@ class Board:
 
     def progress(self, now: Now, progress: Progress, out: list[fx.Effect], node: str = LOCAL) -> None:
         """A crew says how far it is. Idle: it has left, and its node is free again."""
-        holder, phase, reason, failed, completed, held = progress
+        holder, phase, reason, failed, completed, held, crowded = progress
         holding = self._by_holder.get(holder)
         if holding is None or holding.node != node:
             if holder and phase is not Phase.IDLE:
                 self._end_at(now, node, holder, Ending.ABORT, "its time was up: others have its tasks", out)
+            elif not crowded:
+                for one in self.entries.values():
+                    one.has_room(node)
+                self.match(now, out)
             return
         holding.phase, holding.reason, holding.completed = phase, reason, completed
         if held is not None:
@@ -652,7 +710,10 @@ class Board:
             self._drop(holding)
             entry = self.entries.get(holding.suite)
             if failed and holding.ending is None:
-                (entry.refused if entry is not None else self.given_up)[node] = reason
+                if entry is not None:
+                    entry.refuse(node, reason, crowded)
+                else:
+                    self.given_up[node] = reason
             elif not holding.suite:
                 self._unheld.add(node)
                 if self._roster.nodes[node].retiring:
@@ -689,20 +750,16 @@ class Board:
     def _then_match(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
         self.match(now, out)
 
-    def on_task(self, task: int, out: list[fx.Effect], in_order: bool = False) -> None:
-        """Something happened to a task: whoever waits for it looks. `in_order`: it is asked of the queue now."""
-        if task not in self.task_waiters:
-            return
+    def on_task(self, task: int, out: list[fx.Effect]) -> None:
+        """Something happened to a task: whoever waits for it looks."""
+        if task in self.task_waiters:
+            self.ask(op.GetTask(task), lambda now, found, out: self._look(now, task, found, out), out)
 
-        def then(now: Now, record: Any, out: list[fx.Effect]) -> None:
-            if _is_unwritten(record):
-                return  # nor is what it was asked with: that is said again, and so is this
-            waiters = self.task_waiters.pop(task, [])
-            kept = [waiter for waiter in waiters if not waiter(now, record, out)]
-            if kept:
-                self.task_waiters[task] = [*kept, *self.task_waiters.get(task, ())]
-
-        self.ask(op.GetTask(task), then, out, in_order)
+    def _look(self, now: Now, task: int, found: Any, out: list[fx.Effect]) -> None:
+        waiters = self.task_waiters.pop(task, [])
+        kept = [waiter for waiter in waiters if not waiter(now, found, out)]
+        if kept:
+            self.task_waiters[task] = [*kept, *self.task_waiters.get(task, ())]
 
     def cancel_running(self, now: Now, running: Iterable[op.Held], out: list[fx.Effect]) -> None:
         """Have the holders end these."""
@@ -830,6 +887,8 @@ class Board:
         if about == "look":
             self.ask(op.ListSuites(limit=1 << 31), self._on_looked, out)
             self.ask(op.ListLanes(), self._on_lanes, out)
+            for task in self.task_waiters:  # nor is it told here how tasks end elsewhere
+                self.on_task(task, out)
         elif about == "sweep":
             self._sweeps = False
             self._sweep(now, out)
@@ -860,7 +919,7 @@ class Board:
             if entry is None:
                 entry = self.adopt(record)
             self._count(now, (record.counts,), out)
-            entry.record = record
+            entry.renew(record)
         self.match(now, out)
 
     def _sweep(self, now: Now, out: list[fx.Effect]) -> None:

@@ -98,6 +98,7 @@ class Crew:
         self._next: Assignment | None = None  # of a daemon that does not know the present one
         # What was last said of an assignment that is over: its holder, why, whether it failed, tasks done.
         self._last: tuple[int, str, bool, int] = (0, "", False, 0)
+        self._in_the_way = ""  # who holds CPUs that the last one needed, which was given up because of that
 
     # ---- what is said from above ----
 
@@ -120,6 +121,7 @@ class Crew:
             return
         self.assignment = assignment
         self._ending, self._reason, self._failed, self._life = None, "", False, 1
+        self._in_the_way = ""
         self._move("assigned")
         self._make_folder(out)
         self._tell_phase(now, out)
@@ -195,7 +197,15 @@ class Crew:
 
     def _begin(self, now: Now, out: list[fx.Effect]) -> None:
         """All that the hooks need is there."""
+        assert self.assignment is not None
         self._redeclare(out)
+        workers = [f"{self._prefix()}w{index}" for index in range(self.assignment.count)]
+        try:
+            self._ordering.check([self._supervisor.units[name] for name in workers])
+        except MgmtError as error:
+            self._give_way(error)
+            self._fail(now, out)
+            return
         if "provision" in self._hooks():
             self._begin_hook(now, "provision", defaults.PROVISION_S, defaults.MAX_PROVISION_S, out)
         else:
@@ -274,11 +284,23 @@ class Crew:
             names.append(self._prefix() + "background")
         try:
             self._start(now, [units[name] for name in names], out)
-        except MgmtError as error:  # no place for its workers
-            self._ending, self._reason = Ending.ABORT, error.text
+        except MgmtError as error:
+            self._give_way(error)
             self._stop_units(now, error.text, out)
         self._tell_phase(now, out, held=[])  # a former life of this machine may have claimed some
         self._turn(now, out)
+
+    def _give_way(self, error: MgmtError) -> None:
+        """There is no place for its workers."""
+        self._ending, self._reason = Ending.ABORT, error.text
+        self._in_the_way = str(error.detail.get("holder", ""))
+
+    def look_for_room(self, now: Now, out: list[fx.Effect]) -> None:
+        """Places may have been given back: whoever assigns is told when those are that were missing."""
+        waits = self._in_the_way and self.assignment is None
+        if waits and not self._supervisor.ledger.is_holder(self._in_the_way):
+            self._in_the_way = ""
+            self._tell_last(now, out)
 
     def _begin_hook(self, now: Now, which: str, usual_s: float, most_s: float, out: list[fx.Effect]) -> None:
         hook = self._hooks()[which]
@@ -518,7 +540,10 @@ class Crew:
 
     def _tell_last(self, now: Now, out: list[fx.Effect]) -> None:
         holder, reason, failed, completed = self._last
-        self._upward.progress(now, Progress(holder, Phase.IDLE, reason, failed, completed), out)
+        crowded = bool(self._in_the_way)
+        self._upward.progress(
+            now, Progress(holder, Phase.IDLE, reason, failed, completed, None, crowded), out
+        )
 
     def _prefix(self) -> str:
         if self.assignment is None:

@@ -24,6 +24,8 @@ RESOURCES = (
     b"\xa9resources"  # as the specification has it when there are some; it may also be a word of a command
 )
 _MESSAGE, _EXTRA = 4, 8  # of a "done"
+_LEFT_PATHS = ("results", "log", "exec_log")  # what a task left, in the extra of its "done"
+_LEFT = frozenset(_LEFT_PATHS)
 
 
 class Files:
@@ -110,12 +112,12 @@ class Files:
         """A worker has a task no more: whether that may not be told yet."""
         self._inputs.pop(done[1], None)  # its worker has removed them
         extra = done[_EXTRA] if done[0] == "done" else None
-        if extra and ("results" in extra or "log" in extra):
+        if extra and not _LEFT.isdisjoint(extra):
             key = done[1], done[2]
             if key not in self._keeping:
                 self._keeping.add(key)
                 self._states.append([*key, Exec.UPLOAD_RESULT])
-                out.append(fx.KeepOutputs(self._holder, *key, extra.get("results"), extra.get("log")))
+                out.append(fx.KeepOutputs(self._holder, *key, *(extra.get(name) for name in _LEFT_PATHS)))
             self._behind.setdefault(connection, deque()).append((key, done))
             return True
         if connection in self._behind:
@@ -142,8 +144,8 @@ class Files:
         for connection, waiting in list(self._behind.items()):
             for place, (key, done) in enumerate(waiting):
                 if key in keys:
-                    done[_EXTRA].pop("results", None)
-                    done[_EXTRA].pop("log", None)
+                    for name in _LEFT_PATHS:
+                        done[_EXTRA].pop(name, None)
                     done[_MESSAGE] = done[_MESSAGE] or message
                     waiting[place] = None, done
             while waiting and waiting[0][0] is None:

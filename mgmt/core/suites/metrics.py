@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,12 +38,16 @@ class Metrics:
         if isinstance(result, op.Exchanged):
             if result.repeated:
                 return  # counted when it was done
-            self.add("tasks_claimed_total", len(result.claims))
-            self.add("tasks_retried_total", result.retried)
-            for ack in op.Ack:
-                self.add("tasks_committed_total", result.acks.count(ack), ack.name.lower())
+            if result.claims:
+                self.add("tasks_claimed_total", len(result.claims))
+            if result.retried:
+                self.add("tasks_retried_total", result.retried)
+            for ack, count in Counter(result.acks).items():
+                self.add("tasks_committed_total", count, ack.name.lower())
         elif isinstance(result, op.Submitted):
             self.add("tasks_submitted_total", 0 if result.known else result.count)
+            if result.claims:
+                self.add("tasks_claimed_total", len(result.claims))
         elif isinstance(result, op.Struck):
             self.add("strikes_total")
             self.add("exclusions_total", int(result.excluded))

@@ -267,6 +267,9 @@ class Submit:
 
     The same `creator` and `key` again: the numbers of then, nothing new; with other tasks: `conflict`. Into a
     cancelled suite: `conflict`; after a task that is not there: `unknown-task`.
+
+    `waiting`: it has all of them at once, without their having been ready, if it may have so many, they are plain,
+    and nothing else of the suite comes before them.
     """
 
     lane: int
@@ -274,13 +277,22 @@ class Submit:
     creator: str
     now_ms: int
     key: str = ""
+    waiting: Waiting | None = None
+
+
+class Waiting(NamedTuple):
+    """A holder that waits for tasks: what its exchange `number` asks for."""
+
+    holder: int
+    number: int
+    want: int
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
     """Tasks `first` to `first` + `count` - 1; `sequence` is the first one's number in its group.
 
-    `known`: they were submitted before, under this key.
+    `known`: they were submitted before, under this key. `claims`: all of them when they are the waiting holder's.
     """
 
     first: int
@@ -288,6 +300,7 @@ class Submitted:
     sequence: int
     known: bool
     counts: Counts
+    claims: tuple[Claim, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,9 +337,15 @@ class GetTask:
     task: int
 
 
+SPEC_HEAD_BYTES = 400  # of a task in a list: enough for what is shown of its command
+
+
 @dataclass(frozen=True, slots=True)
 class TaskRecord:
-    """A task; times in epoch milliseconds, 0 for never. `history`: packed entries, oldest first, see `Death`."""
+    """A task; times in epoch milliseconds, 0 for never. `spec`: in a list its first bytes only.
+
+    `history`: packed entries, oldest first, see `Death`.
+    """
 
     task: int
     lane: int
@@ -519,7 +538,7 @@ class Exchange:
     `number` counts the holder's exchanges from 1. One that is not greater than the last repeats that one: results
     are committed that are not yet, what was claimed then and is still held is the answer, nothing is claimed.
     `returned`: (task, attempt) it will not run. `lanes`: where an independent worker claims. `fallback`: also
-    what excludes this node, because nobody else is there.
+    what excludes this node, because nobody else is there. `told`: tasks among the results that somebody waits for.
     """
 
     holder: int
@@ -530,13 +549,15 @@ class Exchange:
     returned: tuple[tuple[int, int], ...] = ()
     lanes: tuple[int, ...] = ()
     fallback: bool = False
+    told: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Exchanged:
     """`claims` by priority, of several groups in turns, then by age; `acks` in the order of the results;
     `cancelling`: what it should end; `retried`: how many of the results are tried again instead of ended;
-    `repeated`: claims and acks were told before, or their answer was lost on the way.
+    `repeated`: claims and acks were told before, or their answer was lost on the way; `told`: the tasks that were
+    asked for, as they are now.
     """
 
     claims: tuple[Claim, ...]
@@ -545,6 +566,7 @@ class Exchanged:
     retried: int
     counts: tuple[Counts, ...]
     repeated: bool = False
+    told: tuple[TaskRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,8 @@ class Ending(StrEnum):
 class Progress(NamedTuple):
     """How far a crew is with what it was given; the fields of a CrewPhase.
 
-    `failed`: it gave it up. `held`, after a restart: these [task, attempt] are here, and no others of this holder.
+    `failed`: it gave it up; `crowded`: because others have its CPUs, and it will say when they are free.
+    `held`, after a restart: these [task, attempt] are here, and no others of this holder.
     """
 
     holder: int
@@ -64,6 +65,7 @@ class Progress(NamedTuple):
     failed: bool = False
     completed: int = 0
     held: list[list[int]] | None = None
+    crowded: bool = False
 
 
 class Upward(Protocol):
@@ -347,7 +349,10 @@ class Pool:
                 self._recall(slot, out)
 
     def pause(self, paused: bool, out: list[fx.Effect]) -> None:
+        """What no worker has yet is for others meanwhile."""
         self.paused = paused
+        if paused:
+            self._give_back()
         out.extend(
             fx.ToWorker(number, ([Kind.PAUSE if paused else Kind.RESUME],)) for number in self._connections
         )
@@ -415,7 +420,7 @@ class Pool:
         self._buffer.extend(plain)
         if len(plain) != len(tasks):
             self._fetch([task for task in tasks if RESOURCES in task[2]], out)
-        if self.leaving:
+        if self.leaving or self.paused:
             self._give_back()
         if cancelling:
             self.cancel([task for task, _ in cancelling], out)
@@ -456,7 +461,7 @@ class Pool:
             self.completed += 1
         else:
             self._buffer.append(task)
-            if self.leaving:
+            if self.leaving or self.paused:
                 self._give_back()
 
     def on_outputs(self, event: OutputsKept, out: list[fx.Effect]) -> None:

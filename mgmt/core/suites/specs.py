@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import msgpack
 from pydantic import ValidationError
 
 from mgmt.core.suites import operations as op
@@ -46,7 +47,18 @@ def result_of(outcome: Outcome, uuid: Callable[[int], str]) -> op.Result:
     )
 
 
-_SPEC = ("args", "function", "params", "kw", "envs", "cwd", "timeout_s", "terminal_output", "resources")
+_SPEC = (
+    "args",
+    "function",
+    "params",
+    "kw",
+    "envs",
+    "cwd",
+    "timeout_s",
+    "terminal_output",
+    "exec_log",
+    "resources",
+)
 
 
 def new_task_of(task: Task, uuid: Callable[[int], str], upstream: int = 0) -> op.NewTask:
@@ -74,6 +86,25 @@ def new_task_of(task: Task, uuid: Callable[[int], str], upstream: int = 0) -> op
             retry = op.Retry(task.retries.limit, codes, int(task.retries.delay_s * 1000))
         extra = op.Extra(tuple(task.labels), tuple(after), retry)
     return op.NewTask(frames.pack_body(spec), task.priority, extra)
+
+
+def command_of(spec: bytes) -> str:
+    """What a packed specification runs, in words; of one that is cut off what is there."""
+    unpacker = msgpack.Unpacker(strict_map_key=False)
+    unpacker.feed(spec)
+    words: list[str] = []
+    try:
+        for _ in range(unpacker.read_map_header()):
+            key = unpacker.unpack()
+            if key == "function":
+                return str(unpacker.unpack())
+            if key == "args":
+                words += (str(unpacker.unpack()) for _ in range(unpacker.read_array_header()))
+                break
+            unpacker.skip()
+    except (msgpack.OutOfData, ValueError):
+        pass
+    return " ".join(words)
 
 
 def exec_state(name: str) -> int:

@@ -37,7 +37,7 @@ class User:
 
 @dataclass(slots=True)
 class Group:
-    """`members`: role by user; `grants`: role by kind and name of what it is on; `tasks`: number of the last.
+    """`members`: role by user; `grants`: role by kind and name of what it is on.
 
     `storage_used_bytes` mirrors what the queue has counted, and is not stored with the group.
     """
@@ -50,7 +50,6 @@ class Group:
     grants: dict[str, dict[str, Role]] = field(default_factory=lambda: {kind: {} for kind in KINDS})
     storage_quota_bytes: int = defaults.STORAGE_QUOTA_BYTES
     storage_used_bytes: int = 0
-    tasks: int = 0
 
     @property
     def admins(self) -> list[str]:
@@ -97,7 +96,10 @@ def group_from(record: Record) -> Group:
         return {name: Role(role) for name, role in told.items()}
 
     grants = {kind: roles(told) for kind, told in record["grants"].items()}
-    return Group(**{**record, "members": roles(record["members"]), "grants": grants})
+    known = {
+        name: value for name, value in record.items() if name != "tasks"
+    }  # older daemons counted them here
+    return Group(**{**known, "members": roles(record["members"]), "grants": grants})
 
 
 def token_from(record: Record) -> Token:

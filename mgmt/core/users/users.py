@@ -340,13 +340,6 @@ class Users:
         if found is not None:
             found.storage_used_bytes = used_bytes
 
-    def number_tasks(self, group: str, count: int) -> int:
-        """The first number of so many new tasks of a group; they count from 1 and are never used again."""
-        found = self.group(group)
-        found.tasks += count
-        self.touch(found)
-        return found.tasks - count + 1
-
 
 def _covers(has: Role | None, needed: Role) -> bool:
     return has is not None and has >= needed

@@ -4,6 +4,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "history.h"
 #include "sort.h"
 
 /* ---- words ---- */
@@ -150,6 +151,78 @@ enum k_status k_words(const struct words_column *columns, size_t width, size_t n
     return K_OK;
 }
 
+/* ---- numbers of words ---- */
+
+/* The next word of a column, of which `from` are taken; false: it is not there, or not the last where it must be. */
+static bool next_word(const struct words_column *column, size_t *from, bool last, const char **word, size_t *length)
+{
+    size_t left = column->length - *from;
+    *word = column->text + *from;
+    const char *end = left ? memchr(*word, WORDS_BETWEEN, left) : NULL;
+    *length = end ? (size_t)(end - *word) : left;
+    *from += *length + 1;
+    return !end == last;
+}
+
+enum k_status k_hashes(const struct words_column *columns, size_t width, size_t n, int64_t *numbers, size_t *fault)
+{
+    memset(numbers, 0, n * sizeof *numbers);
+    for (size_t c = 0; c < width; c++) {
+        size_t from = 0, length = 0;
+        const char *word;
+        *fault = c;
+        if (!n && columns[c].length)
+            return K_INVALID;
+        for (size_t row = 0; row < n; row++) {
+            if (!next_word(&columns[c], &from, row + 1 == n, &word, &length))
+                return K_INVALID;
+            uint64_t hash = ((uint64_t)numbers[row] ^ hash_of(word, length)) * 0xD6E8FEB86659FD93u;
+            hash ^= hash >> 32;
+            numbers[row] = c + 1 < width ? (int64_t)hash : !length ? 0 : hash ? (int64_t)hash : 1;
+        }
+    }
+    return K_OK;
+}
+
+static inline size_t key_place(int64_t key, size_t size)
+{
+    uint64_t hash = (uint64_t)key * 0xD6E8FEB86659FD93u;
+    return (hash ^ hash >> 32) & (size - 1);
+}
+
+struct place {
+    int64_t number, at; /* a number of 0: empty */
+};
+
+size_t k_places_room(size_t known) { return K_ROOM(table_of(known + 1), sizeof(struct place)); }
+
+static struct place *place_in(struct place *table, size_t size, int64_t number)
+{
+    size_t at = key_place(number, size);
+    while (table[at].number && table[at].number != number)
+        at = (at + 1) & (size - 1);
+    return &table[at];
+}
+
+bool k_places(const int64_t *number, size_t n, const int64_t *known, size_t count, struct k_arena arena, int64_t *at)
+{
+    size_t size = table_of(count + 1);
+    struct place *table = k_take(&arena, size * sizeof *table);
+    if (!table)
+        return false;
+    memset(table, 0, size * sizeof *table);
+    for (size_t i = 0; i < count; i++) {
+        struct place *place = known[i] ? place_in(table, size, known[i]) : NULL;
+        if (place && !place->number)
+            *place = (struct place){known[i], (int64_t)i};
+    }
+    for (size_t i = 0; i < n; i++) {
+        struct place *place = number[i] ? place_in(table, size, number[i]) : NULL;
+        at[i] = place && place->number ? place->at : -1;
+    }
+    return true;
+}
+
 /* ---- times ---- */
 
 void k_run_times(size_t n, const int64_t *began, const int64_t *ended, double epoch, double *end, double *duration)
@@ -173,7 +246,7 @@ static uint64_t order_of(double x)
     return bits ^ (bits >> 63 ? UINT64_MAX : UINT64_C(1) << 63);
 }
 
-size_t k_by_end(const struct run_rows *rows, struct k_arena arena, int64_t *key, double *end, double *duration)
+size_t k_by_end(const struct run_rows *rows, struct k_arena arena, const struct run_order *into)
 {
     struct k_pair *pairs = k_take(&arena, rows->n * sizeof *pairs);
     struct k_pair *scratch = k_take(&arena, rows->n * sizeof *scratch);
@@ -186,22 +259,69 @@ size_t k_by_end(const struct run_rows *rows, struct k_arena arena, int64_t *key,
     k_sort(pairs, scratch, n);
     for (size_t i = 0; i < n; i++) {
         uint32_t at = pairs[i].item;
-        key[i] = rows->series[at] * 4 + rows->outcome_of[rows->kind[at]];
-        end[i] = rows->end[at];
-        duration[i] = rows->duration[at];
+        into->key[i] = rows->series[at] * 4 + rows->outcome_of[rows->kind[at]];
+        into->end[i] = rows->end[at];
+        into->duration[i] = rows->duration[at];
+        into->own[i] = rows->own[at];
+        into->other[i] = rows->other[at];
     }
     return n;
+}
+
+/* ---- attempts in a context ---- */
+
+struct attempt {
+    int64_t context; /* 0: empty */
+    double weight;
+};
+
+static size_t attempts_of(size_t n, const int64_t *own, const int64_t *other)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++)
+        count += (own[i] != 0) + (other[i] != 0);
+    return table_of(count + 1);
+}
+
+size_t k_repeats_room(size_t n, const int64_t *own, const int64_t *other)
+{
+    return K_ROOM(attempts_of(n, own, other), sizeof(struct attempt));
+}
+
+static struct attempt *attempt_in(struct attempt *table, size_t size, int64_t context)
+{
+    size_t at = key_place(context, size);
+    while (table[at].context && table[at].context != context)
+        at = (at + 1) & (size - 1);
+    return &table[at];
+}
+
+bool k_repeats(size_t n, const int64_t *key, const double *ended, const int64_t *own, const int64_t *other,
+               const struct repeat_rule *rule, struct k_arena arena, double *less)
+{
+    size_t size = attempts_of(n, own, other);
+    struct attempt *table = k_take(&arena, size * sizeof *table);
+    if (!table)
+        return false;
+    memset(table, 0, size * sizeof *table);
+    for (size_t i = 0; i < n; i++) {
+        less[i] = 0;
+        if ((!own[i] && !other[i]) || (key[i] & 3) == HISTORY_TRANSIENT)
+            continue;
+        double weight = k_exp2((ended[i] - rule->reference) / rule->half_life);
+        struct attempt *before = attempt_in(table, size, own[i] ? own[i] : other[i]);
+        if (before->context && (key[i] & 3) == HISTORY_FAILURE)
+            less[i] = rule->penalty * (weight < before->weight ? weight : before->weight);
+        *before = (struct attempt){own[i] ? own[i] : other[i], weight};
+        if (own[i] && other[i])
+            *attempt_in(table, size, other[i]) = (struct attempt){other[i], weight};
+    }
+    return true;
 }
 
 #define AHEAD 16 /* keys whose place is on its way from memory: the table does not fit any cache */
 
 size_t k_superseded_room(size_t n) { return K_ROOM(table_of(n + 1), sizeof(uint64_t)); }
-
-static inline size_t key_place(int64_t key, size_t size)
-{
-    uint64_t hash = (uint64_t)key * 0xD6E8FEB86659FD93u;
-    return (hash ^ hash >> 32) & (size - 1);
-}
 
 size_t k_superseded(const int64_t *key, size_t n, struct k_arena arena, int64_t *found)
 {

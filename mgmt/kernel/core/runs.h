@@ -26,6 +26,14 @@ size_t k_words_room(size_t n, size_t known);
 enum k_status k_words(const struct words_column *columns, size_t width, size_t n, bool grow, struct words_pool *pool,
                       struct k_arena arena, int64_t *ids, size_t *fault);
 
+/* Of each of n rows of words a number that others hardly have, 0 where its last word is empty. Faults as k_words. */
+enum k_status k_hashes(const struct words_column *columns, size_t width, size_t n, int64_t *numbers, size_t *fault);
+
+size_t k_places_room(size_t known);
+/* Where each number is among those that are known, the first of equal ones; -1: it is not, or is 0. False: the arena is
+ * too small. */
+bool k_places(const int64_t *number, size_t n, const int64_t *known, size_t count, struct k_arena arena, int64_t *at);
+
 #define TIME_NONE INT64_MIN
 
 /* A run that did not end is of its beginning, with a duration of NaN; one of no time at all, or with an end before
@@ -37,12 +45,31 @@ struct run_rows {
     const int64_t *series, *kind; /* kind: index of outcome_of */
     const int64_t *outcome_of; /* -1: left out */
     const double *end, *duration;
+    const int64_t *own, *other; /* contexts */
+};
+
+struct run_order {
+    int64_t *key; /* series * 4 + outcome */
+    double *end, *duration;
+    int64_t *own, *other;
 };
 
 size_t k_by_end_room(size_t n);
-/* Keys (series * 4 + outcome) and times in the order of the ends, equal ones as they come; those with an end of NaN
- * are left out. Returns how many there are; SIZE_MAX: the arena is too small. */
-size_t k_by_end(const struct run_rows *rows, struct k_arena arena, int64_t *key, double *end, double *duration);
+/* The rows in the order of their ends, equal ones as they come; those with an end of NaN are left out. Returns how many
+ * there are; SIZE_MAX: the arena is too small. */
+size_t k_by_end(const struct run_rows *rows, struct k_arena arena, const struct run_order *into);
+
+struct repeat_rule {
+    double reference, half_life; /* a run that ended at the reference weighs 1, half of it a half-life before */
+    double penalty;
+};
+
+size_t k_repeats_room(size_t n, const int64_t *own, const int64_t *other);
+/* Of n runs in the order of their ends: what each weighs less. A failure does whose context, its own or else the other
+ * one, had an attempt before: by the penalty of the lesser weight of the two. Transient runs are no attempts; a context
+ * of 0 is none. False: the arena is too small. */
+bool k_repeats(size_t n, const int64_t *key, const double *ended, const int64_t *own, const int64_t *other,
+               const struct repeat_rule *rule, struct k_arena arena, double *less);
 
 size_t k_superseded_room(size_t n);
 /* The numbers of those keys that come once more behind, ascending; how many. SIZE_MAX: the arena is too small. */

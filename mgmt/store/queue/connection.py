@@ -58,3 +58,8 @@ class Connection(Protocol):
 
     def is_passing(self, error: Exception) -> bool:
         """Whether the same operation may succeed when it is repeated in a transaction of its own."""
+
+
+def one_of(db: Connection, numbers: Sequence[int]) -> tuple[str, Any]:
+    """The condition "is one of these" and its parameter. To make a list of one costs more than to look it up."""
+    return ("= ?", numbers[0]) if len(numbers) == 1 else (db.AMONG, db.ids(numbers))

@@ -21,6 +21,7 @@ class Moves:
     def __init__(self) -> None:
         # total, pending, ready, running, finished, failed, cancelled
         self._deltas: dict[int, list[int]] = {}
+        self._opened: set[int] = set()
 
     def touch(self, lane: int) -> list[int]:
         """Tell the lane's counts, even if nothing moved."""
@@ -39,22 +40,32 @@ class Moves:
             if place is not None:
                 delta[place] += sign
 
+    def reopen(self, lane: int) -> None:
+        """A lane that takes tasks is open, and its time without a submission starts anew."""
+        self.touch(lane)
+        self._opened.add(lane)
+
     def cancelled(self) -> int:
         """How many were cancelled."""
         return sum(delta[6] for delta in self._deltas.values())
 
     def flush(self, db: Connection, now_ms: int) -> tuple[Counts, ...]:
         """Write them, in the order of lanes, so that no two operations wait for each other; complete suites."""
-        return tuple(_moved(db, lane, self._deltas[lane], now_ms) for lane in sorted(self._deltas))
+        return tuple(
+            _moved(db, lane, self._deltas[lane], now_ms, lane in self._opened)
+            for lane in sorted(self._deltas)
+        )
 
 
-def _moved(db: Connection, lane: int, delta: list[int], now_ms: int) -> Counts:
-    if any(delta):
+def _moved(db: Connection, lane: int, delta: list[int], now_ms: int, opened: bool) -> Counts:
+    if opened or any(delta):
+        opening, when = ("state = 0, submitted_ms = ?, ", (now_ms,)) if opened else ("", ())
         found = db.changed(
-            "UPDATE lanes SET total = total + ?, pending = pending + ?, ready = ready + ?, running = running + ?, "
-            "finished = finished + ?, failed = failed + ?, cancelled = cancelled + ? WHERE id = ? "
+            f"UPDATE lanes SET {opening}total = total + ?, pending = pending + ?, ready = ready + ?, "
+            "running = running + ?, finished = finished + ?, failed = failed + ?, cancelled = cancelled + ? "
+            "WHERE id = ? "
             f"RETURNING {COLUMNS}, is_suite",
-            (*delta, lane),
+            (*when, *delta, lane),
         )
     else:
         found = db.rows(f"SELECT {COLUMNS}, is_suite FROM lanes WHERE id = ?", (lane,))

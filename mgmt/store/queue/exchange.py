@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from mgmt.core.suites import operations as ops
 from mgmt.core.suites.states import SUITE_EDGES, Suite, SuiteEvent, Task
 from mgmt.protocol import defaults
-from mgmt.store.queue import dependents, giving_back, refusals, submitting
-from mgmt.store.queue.connection import Connection
+from mgmt.store.queue import dependents, giving_back, queries, refusals, submitting
+from mgmt.store.queue.connection import Connection, one_of
 from mgmt.store.queue.counting import Moves, cancelled_among
 from mgmt.store.queue.tables import Flag
 
@@ -74,7 +74,14 @@ def exchange(db: Connection, op: ops.Exchange) -> ops.Exchanged:
         retried,
         counts,
         repeated,
+        tuple(_told(db, op, acks)) if op.told else (),
     )
+
+
+def _told(db: Connection, op: ops.Exchange, acks: Sequence[ops.Ack]) -> Iterator[ops.TaskRecord]:
+    for result, ack in zip(op.results, acks, strict=True):
+        if result.task in op.told and ack is not ops.Ack.STALE:
+            yield queries.get_task(db, ops.GetTask(result.task))
 
 
 def cancelled(db: Connection, holders: Sequence[int]) -> list[ops.Held]:
@@ -152,10 +159,11 @@ def _claim(
 
 def _commit(db: Connection, op: ops.Exchange, repeated: bool, moves: Moves) -> tuple[list[ops.Ack], int]:
     """Each result that is the holder's to give, once; what became of each, and how many are tried again."""
+    among, tasks = one_of(db, [result.task for result in op.results])
     rows = db.rows(
-        f"SELECT id, lane, attempt, flags FROM tasks WHERE id {db.AMONG} AND state = 2 AND holder = ? ORDER BY id"
+        f"SELECT id, lane, attempt, flags FROM tasks WHERE id {among} AND state = 2 AND holder = ? ORDER BY id"
         + db.LOCK,
-        (db.ids([result.task for result in op.results]), op.holder),
+        (tasks, op.holder),
     )
     mine = {task: (lane, attempt, flags) for task, lane, attempt, flags in rows}
     acks: list[ops.Ack] = []
@@ -273,5 +281,4 @@ def _submit_next(
         (upstream,),
     )[0][0]
     submitting.insert(db, lane, group, [task._replace(extra=extra)], {}, creator, now_ms, moves)
-    submitting.reopen(db, lane, now_ms)
     return True

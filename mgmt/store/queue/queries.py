@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from mgmt.core.suites import operations as ops
-from mgmt.core.suites.states import Task
+from mgmt.core.suites.states import Suite, Task
 from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 from mgmt.store.queue import dependents, refusals
-from mgmt.store.queue.connection import Connection
+from mgmt.store.queue.connection import Connection, Rows
 from mgmt.store.queue.counting import COLUMNS, counts_of
 from mgmt.store.queue.tables import Flag
 
@@ -19,7 +19,9 @@ _COMPARISONS = frozenset({"=", "!=", "<", "<=", ">", ">="})
 _COUNTS = ", ".join(f"l.{name}" for name in COLUMNS.split(", "))
 _SUITE = (
     "SELECT s.id, s.name, l.group_name, s.creator, l.tags, s.labels, l.priority, s.record, s.reason, "
-    f"l.created_ms, l.submitted_ms, s.completed_ms, {_COUNTS} FROM suites s JOIN lanes l ON l.id = s.id"
+    # A suite that was opened again keeps the time of its former end.
+    f"l.created_ms, l.submitted_ms, CASE WHEN l.state IN ({Suite.COMPLETE:d}, {Suite.CANCELLED:d}) "
+    f"THEN s.completed_ms ELSE 0 END, {_COUNTS} FROM suites s JOIN lanes l ON l.id = s.id"
 )
 _TASK = (
     "SELECT t.id, t.lane, l.group_name, s.creator, s.sequence + t.id - s.first, t.state, t.priority, t.attempt, "
@@ -173,14 +175,20 @@ def list_tasks(db: Connection, op: ops.ListTasks) -> ops.Tasks:
     if op.count_only:
         return ops.Tasks((), count)
     order = "s.first, t.id" if op.filter.lane else "t.id"  # the same, in the order of the index that is used
-    rows = db.rows(f"{_TASK}{source} ORDER BY {order} LIMIT ? OFFSET ?", (*parameters, op.limit, op.offset))
+    head = f", substr(t.spec, 1, {ops.SPEC_HEAD_BYTES})"
+    rows = db.rows(
+        f"{_TASK}{head}{source} ORDER BY {order} LIMIT ? OFFSET ?", (*parameters, op.limit, op.offset)
+    )
     labelled = [row[0] for row in rows if row[10] & Flag.LABELS]
     labels: dict[int, list[str]] = {}
     if labelled:
         sql = f"SELECT task, label FROM labels WHERE task {db.AMONG} ORDER BY label"
         for task, label in db.rows(sql, (db.ids(labelled),)):
             labels.setdefault(task, []).append(label)
-    return ops.Tasks(tuple(_task(row, labels=tuple(labels.get(row[0], ()))) for row in rows), count)
+    return ops.Tasks(
+        tuple(_task(row, labels=tuple(labels.get(row[0], ())), spec=bytes(spec)) for *row, spec in rows),
+        count,
+    )
 
 
 def _counted(db: Connection, wanted: ops.TaskFilter) -> int | None:
@@ -210,9 +218,17 @@ def get_task(db: Connection, op: ops.GetTask) -> ops.TaskRecord:
     if not rows:
         raise refusals.unknown_task(op.task)
     *row, spec, detail = rows[0]
-    labels = db.rows("SELECT label FROM labels WHERE task = ? ORDER BY label", (op.task,))
-    after = db.rows("SELECT on_task, kind, value FROM deps WHERE task = ? ORDER BY on_task", (op.task,))
-    failures = db.rows("SELECT node, excluded, deaths FROM failures WHERE task = ? ORDER BY node", (op.task,))
+    state, flags = row[5], row[10]
+    labels: Rows = []
+    after: Rows = []
+    failures: Rows = []
+    if flags & Flag.LABELS:
+        labels = db.rows("SELECT label FROM labels WHERE task = ? ORDER BY label", (op.task,))
+    if state == Task.PENDING:
+        after = db.rows("SELECT on_task, kind, value FROM deps WHERE task = ? ORDER BY on_task", (op.task,))
+    if flags & Flag.STRUCK:
+        sql = "SELECT node, excluded, deaths FROM failures WHERE task = ? ORDER BY node"
+        failures = db.rows(sql, (op.task,))
     history = [
         ops.Death(attempt, node, at_ms, status, message)
         for node, _, deaths in failures

@@ -149,7 +149,9 @@ class SqliteEngine:
             if defect:
                 raise self._refusal(defect)
         else:
-            _create(self.path)
+            new = beside(self.path, ".new")
+            create(new, secrets.randbits(64))
+            new.rename(self.path)
         if not marker.exists():
             write_durably(marker, b"mgmt queue\n")
         connection = None
@@ -183,23 +185,22 @@ class SqliteEngine:
         return MgmtError(
             "bad-store",
             f"the queue {self.path} is damaged: {reason}\n"
-            "Nothing was changed. Put a copy of the file from before in its place, or move the file and its `.id` "
-            "away to start with an empty queue.",
+            "Nothing was changed. `mgmt store recover` saves what can still be read into a new queue, says what "
+            "is lost, and keeps the damaged file beside it; or put a copy from before in its place.",
             path=str(self.path),
             reason=reason,
         )
 
 
-def _create(path: Path) -> None:
-    """Under another name first: whoever is killed in between leaves no half of a queue."""
-    new = beside(path, ".new")
+def create(path: Path, queue_id: int) -> None:
+    """An empty queue. It gets its real name later: whoever is killed in between leaves no half of one."""
     for suffix in ("", "-journal"):
-        beside(new, suffix).unlink(missing_ok=True)
-    db = sqlite3.connect(new, isolation_level=None)
+        beside(path, suffix).unlink(missing_ok=True)
+    db = sqlite3.connect(path, isolation_level=None)
     try:
         db.execute("PRAGMA synchronous=FULL")
         db.execute("BEGIN")
-        for statement in tables.creation(_TYPES, secrets.randbits(64)):
+        for statement in tables.creation(_TYPES, queue_id):
             db.execute(statement)
         db.execute("CREATE TABLE numbers (name TEXT PRIMARY KEY, last INTEGER NOT NULL)")
         for name in tables.SEQUENCES:
@@ -207,4 +208,3 @@ def _create(path: Path) -> None:
         db.execute("COMMIT")
     finally:
         db.close()
-    new.rename(path)

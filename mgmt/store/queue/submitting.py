@@ -40,10 +40,14 @@ def submit(db: Connection, op: ops.Submit) -> ops.Submitted:
     if not op.tasks:
         raise MgmtError("bad-body", "there is no task in the submission: give at least one")
     upstream = _upstream(db, op.tasks) if any(extra for _, _, extra in op.tasks) else {}
-    found = db.rows("SELECT is_suite, state, group_name FROM lanes WHERE id = ?" + db.LOCK, (op.lane,))
+    waiting = _waiting(db, op)
+    sql = "SELECT is_suite, state, group_name, ready FROM lanes WHERE id = ?" + db.LOCK
+    found = db.rows(sql, (op.lane,))
     if not found:
         raise refusals.unknown_lane(op.lane)
-    is_suite, state, group = found[0]
+    is_suite, state, group, ready = found[0]
+    if ready:
+        waiting = None
     if is_suite and (Suite(state), SuiteEvent.SUBMITTED) not in SUITE_EDGES:
         raise MgmtError(
             "conflict",
@@ -51,17 +55,24 @@ def submit(db: Connection, op: ops.Submit) -> ops.Submitted:
         )
     moves = Moves()
     first, sequence = insert(
-        db, op.lane, group, op.tasks, upstream, op.creator, op.now_ms, moves, op.key, digest
+        db, op.lane, group, op.tasks, upstream, op.creator, op.now_ms, moves, op.key, digest, waiting
     )
-    reopen(db, op.lane, op.now_ms)
     counts = next(each for each in moves.flush(db, op.now_ms) if each.lane == op.lane)
-    return ops.Submitted(first, len(op.tasks), sequence, False, counts)
+    claims: tuple[ops.Claim, ...] = ()
+    if waiting is not None:
+        numbered = enumerate(op.tasks, first)
+        claims = tuple(ops.Claim(task, 1, priority, spec) for task, (spec, priority, _) in numbered)
+    return ops.Submitted(first, len(op.tasks), sequence, False, counts, claims)
 
 
-def reopen(db: Connection, lane: int, now_ms: int) -> None:
-    """A lane that takes tasks is open, and its time without a submission starts anew."""
-    db.change("UPDATE lanes SET state = 0, submitted_ms = ? WHERE id = ?", (now_ms, lane))
-    db.change("UPDATE suites SET completed_ms = 0 WHERE id = ? AND completed_ms <> 0", (lane,))
+def _waiting(db: Connection, op: ops.Submit) -> ops.Waiting | None:
+    """Who may have the tasks, if there is nobody before them."""
+    waiting = op.waiting
+    if waiting is None or len(op.tasks) > waiting.want or any(extra for _, _, extra in op.tasks):
+        return None
+    sql = "SELECT number, cancelling FROM holders WHERE id = ? AND suite = ? AND ended_ms = 0" + db.LOCK
+    found = db.rows(sql, (waiting.holder, op.lane))
+    return waiting if found and found[0][0] < waiting.number and not found[0][1] else None
 
 
 def insert(
@@ -75,8 +86,12 @@ def insert(
     moves: Moves,
     key: str = "",
     digest: bytes | None = None,
+    waiting: ops.Waiting | None = None,
 ) -> tuple[int, int]:
-    """Write tasks into a lane that takes them; the first one's number, and its number in the group."""
+    """Write tasks into a lane that takes them and is open then; the first one's number, and that in the group.
+
+    With `waiting` they are that holder's.
+    """
     count = len(tasks)
     first = db.take("task", count)
     last = db.changed(
@@ -89,7 +104,35 @@ def insert(
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         (first, count, lane, creator, key, digest, last - count + 1, now_ms),
     )
-    if any(extra for _, _, extra in tasks):
+    moves.reopen(lane)
+    if waiting is not None:
+        running = int(Task.RUNNING)
+        db.insert(
+            "tasks",
+            f"{_COLUMNS}, holder, claim",
+            [
+                (
+                    task,
+                    lane,
+                    running,
+                    priority,
+                    1,
+                    0,
+                    first,
+                    0,
+                    None,
+                    None,
+                    spec,
+                    waiting.holder,
+                    waiting.number,
+                )
+                for task, (spec, priority, _) in enumerate(tasks, first)
+            ],
+        )
+        sql = "UPDATE holders SET number = ?, acks = NULL WHERE id = ?"
+        db.change(sql, (waiting.number, waiting.holder))
+        moves.move(lane, None, Task.RUNNING, count)
+    elif any(extra for _, _, extra in tasks):
         _insert_special(db, lane, first, tasks, upstream, now_ms, moves)
     else:
         ready = int(Task.READY)

@@ -7,7 +7,7 @@ from typing import Any
 from mgmt.core.suites import operations as ops
 from mgmt.core.suites.states import ENDED, SUITE_EDGES, Suite, SuiteEvent, Task
 from mgmt.protocol.errors import MgmtError
-from mgmt.store.queue import blobs, dependents, queries, refusals, submitting, suites
+from mgmt.store.queue import blobs, dependents, queries, refusals, suites
 from mgmt.store.queue.connection import Connection
 from mgmt.store.queue.counting import Moves
 from mgmt.store.queue.tables import Flag
@@ -83,8 +83,8 @@ def retry_task(db: Connection, op: ops.RetryTask) -> ops.Counts:
         "detail = NULL, started_ms = NULL, finished_ms = NULL WHERE id = ?",
         (int(kept), op.task),
     )
-    submitting.reopen(db, lane, op.now_ms)
     moves = Moves()
+    moves.reopen(lane)
     moves.move(lane, state, Task.READY)
     return moves.flush(db, op.now_ms)[0]
 

@@ -59,9 +59,9 @@ class Queue:
         self._writer = _Worker("queue", writes, self._answer)
         self._reader = _Worker("queue reader", reads, self._answer)
 
-    def ask(self, op: ops.Op | ops.Query, done: Done, in_order: bool = False) -> None:
-        """Do it, in the order of asking; queries overtake operations that are not answered, unless `in_order`."""
-        (self._reader if type(op) in QUERIES and not in_order else self._writer).ask(op, done)
+    def ask(self, op: ops.Op | ops.Query, done: Done) -> None:
+        """Do it, in the order of asking; queries overtake operations that are not answered."""
+        (self._reader if type(op) in QUERIES else self._writer).ask(op, done)
 
     def close(self) -> None:
         """Answer what was asked, then end."""
@@ -120,10 +120,9 @@ class _Worker:
             tasks += _tasks_of(item[0])
             if tasks >= TASKS_PER_COMMIT:
                 break
-            try:
-                item = self._asked.get_nowait()
-            except queue.Empty:
+            if self._asked.empty():  # nobody else takes from it
                 break
+            item = self._asked.get()
         if items:
             outcomes = self._together([op for op, _ in items])
             self._answer([(done, outcome) for (_, done), outcome in zip(items, outcomes, strict=True)])

@@ -138,20 +138,20 @@ static void remove_inputs(const struct job *j)
     remove_tree(path);
 }
 
-/* Moves what the task has left in its result folder to out/; `path` names it, "" when it left nothing. */
-static bool keep_results(const struct job *j, char path[PATH_MAX])
+/* Moves what the task has left in one of its folders to out/; `path` names it, "" when it left nothing. */
+static bool keep_folder(const char *folder, const struct job *j, const char *end, char path[PATH_MAX])
 {
     struct stat s;
     path[0] = 0;
-    if (is_untouched(place.result) || lstat(place.result, &s) < 0)
+    if (is_untouched(folder) || lstat(folder, &s) < 0)
         return true;
     if (S_ISDIR(s.st_mode)) {
-        chmod(place.result, 0700);
-        if (rmdir(place.result) == 0) /* it was emptied again */
+        chmod(folder, 0700);
+        if (rmdir(folder) == 0) /* it was emptied again */
             return true;
     }
-    task_path(path, place.out, j, "");
-    return remove_tree(path) && rename(place.result, path) == 0;
+    task_path(path, place.out, j, end);
+    return remove_tree(path) && rename(folder, path) == 0;
 }
 
 enum new_task { NO_NEW_TASK, NEW_TASK, BAD_NEW_TASK };

@@ -39,7 +39,7 @@ struct spec {
     struct texts args, envs;
     char *cwd; /* or NULL */
     int64_t timeout_ns; /* 0: none */
-    bool terminal_output, has_resources;
+    bool terminal_output, exec_log, has_resources;
 };
 
 static void free_texts(struct texts *t)
@@ -194,6 +194,10 @@ static const char *read_spec(const uint8_t *b, size_t n, struct spec *s)
             if (!read_type(&r, BOOL, &i))
                 return "terminal_output is not true or false";
             s->terminal_output = i.integer;
+        } else if (item_is(&key, "exec_log")) {
+            if (!read_type(&r, BOOL, &i))
+                return "exec_log is not true or false";
+            s->exec_log = i.integer;
         } else if (item_is(&key, "cwd")) {
             if (s->cwd || !read_item(&r, &i) || !plain_text(&i))
                 return "cwd is not a text without NUL, given once";
