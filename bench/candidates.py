@@ -163,8 +163,9 @@ def _committed(quick: bool, theirs: list[float]) -> list[Figure]:
 def _started(quick: bool, theirs: list[float]) -> list[Figure]:
     """The first pass of a daemon that has just begun: the store is read, too."""
     n, each = (2_000, 100) if quick else (10_000, 100)
-    world, samples = a_world(Random(5), n, each), list[float]()
-    scene = Scene(rules_of(CandidateSettings().model_dump()), {}, {})
+    world, samples, by_janitors = a_world(Random(5), n, each), list[float](), list[float]()
+    rules = rules_of(CandidateSettings().model_dump())
+    scene = Scene(rules, {}, {})
     named = [(str(i), run) for i, run in enumerate(world.runs)]
     rows = [Row("codebases", one.name, pack_body({"name": one.name, "value": one.value}))
             for one in world.codebases.values()]  # fmt: skip
@@ -187,13 +188,18 @@ def _started(quick: bool, theirs: list[float]) -> list[Figure]:
             for _ in range(5):
                 suite = _done(writes, op.CreateSuite("bench", "bench", 1))
                 start = time.perf_counter()
-                judge, _ = build("default", _kept(engine), Settings(), NOW_US, Stored())
+                judge, _ = build("default", _kept(engine), rules, NOW_US, Stored())
                 _put_in(writes, suite.suite, decided(judge, scene, NOW_US, Wanted()))
                 samples.append((time.perf_counter() - start) * 1e3)
                 _done(writes, op.CancelSuite(suite.suite, 2))  # so that they can be there again
+                start = time.perf_counter()
+                judge, _ = build("janitor_compat", _kept(engine), rules, NOW_US, Stored())
+                decided(judge, scene, NOW_US, Wanted())
+                by_janitors.append((time.perf_counter() - start) * 1e3)
         finally:
             writes.close()
     return [
+        Figure(f"the same by janitor_compat ({n:,}), decided", "ms", by_janitors, theirs, "one by one"),
         _by_ten(
             f"the first pass of a daemon that starts ({n:,})", samples, theirs, n,
             f"{len(rows):,} rows read from the disk; tasks are on the disk",

@@ -29,7 +29,7 @@ from mgmt.adapters.janitor.database import Database
 from mgmt.adapters.janitor.following import Follower
 from mgmt.adapters.janitor.mirror import HASH, Mirror, bucket_key, member
 from mgmt.adapters.janitor.queue_table import QueueTable, in_order
-from mgmt.adapters.janitor.tallies import Tallies
+from mgmt.adapters.janitor.tallies import tallies
 from mgmt.core.candidates import compat
 from mgmt.core.candidates.compat_queue import BUCKETS, CompatError
 from mgmt.core.candidates.records import DAY_US, time_us
@@ -343,13 +343,13 @@ def test_sums_of_columns_say_what_runs_say_one_by_one(
     ):
         world, faults = source.world()
         found = reading.runs(world.candidates, faults)
-        tallies = Tallies(source, found, world.versions, constants, NOW_US)
+        sums = tallies(source, found, world.versions, constants, NOW_US)
         history = compat.History(source.runs(faults), world.versions, constants)
     assert not faults
     said = set()
     for one in world.candidates:
         both: list[object] = []
-        for past in (tallies, history):
+        for past in (sums, history):
             try:
                 both.append(past.facts(one.codebase, one.campaign, one.context, NOW_US))
             except CompatError as error:
@@ -358,8 +358,8 @@ def test_sums_of_columns_say_what_runs_say_one_by_one(
             said.add(both[0])
         assert both[0] == both[1], one
         for key in ((one.codebase, one.campaign), (one.codebase, None), (None, one.campaign)):
-            assert tallies.mean_us(key[0], key[1], NOW_US) == history.mean_us(key[0], key[1], NOW_US)
-    assert len(said) == failures and tallies.facts("c9", "fix", None, NOW_US).total == 0
+            assert sums.mean_us(key[0], key[1], NOW_US) == history.mean_us(key[0], key[1], NOW_US)
+    assert len(said) == failures and sums.facts("c9", "fix", None, NOW_US).total == 0
 
 
 def test_what_has_changed_is_read_again_and_nothing_else(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from mgmt.adapters.janitor.columns import Reading
 from mgmt.adapters.janitor.database import Database
 from mgmt.adapters.janitor.following import Follower
 from mgmt.adapters.janitor.queue_table import QueueTable
-from mgmt.adapters.janitor.tallies import Tallies
+from mgmt.adapters.janitor.tallies import tallies
 from mgmt.core.candidates import compat, compat_queue
 from mgmt.core.candidates.compat_queue import CompatError, QueueItem
 from mgmt.core.candidates.policies import ByDefault, Decision
@@ -60,7 +60,7 @@ def compat_pass(database: Database, choice: Choice, settings: Settings, now_us: 
     with database.snapshot(), closing(Reading(database, now_us, ignored_us)) as reading:
         world, faults = database.world()
         runs = reading.runs(world.candidates, faults)
-        history = Tallies(database, runs, world.versions, constants, now_us)
+        history = tallies(database, runs, world.versions, constants, now_us)
     engine = compat.Engine(world, now_us, constants, history)
     scored = engine.bulk(list(choice.codebases) or None, choice.campaign, dry_run=True)
     fine = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from array import array
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -110,17 +111,34 @@ def lacked_by(
 
 def runs_of(batch: Batch) -> Iterator[Run]:
     """As objects, for those who want them."""
-    part = batch.part
-    words = [
-        column.decode().split(BETWEEN)
-        for column in (part.codebases, part.campaigns, part.codes, part.flags, *part.contexts)
-    ]
-    for i, (codebase, campaign, code, flag, context, instigated) in enumerate(zip(*words, strict=True)):
-        lacked = batch.lacked.get(i)
-        yield Run(
-            codebase, campaign, code, _time(part.began[i]), _time(part.ended[i]), context or None,
-            instigated or None, flag == TRANSIENT, {"relations": lacked} if lacked else None,
-        )  # fmt: skip
+    for i, words in enumerate(zip(*_words(batch.part), strict=True)):
+        yield _run(batch, i, words)
+
+
+def _words(part: Part) -> list[list[str]]:
+    columns = part.codebases, part.campaigns, part.codes, part.flags, *part.contexts
+    return [column.decode().split(BETWEEN) for column in columns]
+
+
+def _run(batch: Batch, i: int, words: Sequence[str]) -> Run:
+    codebase, campaign, code, flag, context, instigated = words
+    part, lacked = batch.part, batch.lacked.get(i)
+    return Run(
+        codebase, campaign, code, _time(part.began[i]), _time(part.ended[i]), context or None,
+        instigated or None, flag == TRANSIENT, {"relations": lacked} if lacked else None,
+    )  # fmt: skip
+
+
+def some_of(batches: Iterable[Batch], numbers: Sequence[int]) -> Iterator[Run]:
+    """Those of these numbers, counted over all, ascending."""
+    left, first = deque(numbers), 0
+    for batch in batches:
+        if left and left[0] < first + batch.part.n:
+            words = list(zip(*_words(batch.part), strict=True))
+            while left and left[0] < first + batch.part.n:
+                i = left.popleft() - first
+                yield _run(batch, i, words[i])
+        first += batch.part.n
 
 
 def _time(us: int) -> int | None:

@@ -20,9 +20,9 @@ from .records import Candidate, Relations, Run
 
 BETWEEN = "\x1f"  # as kernel.words wants it
 NO_TIME = -(1 << 63)
-# What a row is, besides its result code. BAD: it cannot be used; GONE: it is not there any more; OLD and UNDATED:
-# of a worker failure.
-FINE, BAD, GONE, TRANSIENT, UNDATED, OLD = "", "b", "g", "t", "n", "o"
+# What a row is, besides its result code. BAD: it cannot be used; GONE: it is not there any more; OLD, UNDATED and
+# YOUNG: of a worker failure.
+FINE, BAD, GONE, TRANSIENT, UNDATED, OLD, YOUNG = "", "b", "g", "t", "n", "o", "y"
 Lacked = Callable[[dict[tuple[str, str], float]], Iterable[tuple[str, str, Relations]]]
 """(codebase, campaign) -> the end in us of a run that lacked packages; to these, and what it lacked."""
 
@@ -123,12 +123,21 @@ class Runs:
     def kinds(self) -> list[Kind]:
         return [Kind(*one.decode().split(BETWEEN)) for one in self.kind_names]
 
-    def leave_out(self, runs: Iterable[int]) -> int:
-        """As if they had never been there; how many were."""
-        name = BETWEEN.join(("", GONE)).encode()
+    def kind_of(self, code: str, flag: str) -> int:
+        """Its number, a new one where there is none."""
+        name = BETWEEN.join((code, flag)).encode()
         if name not in self.kind_names:
             self.kind_names.append(name)
-        gone, count = self.kind_names.index(name), 0
+        return self.kind_names.index(name)
+
+    def of_code(self, code: str) -> list[int]:
+        """The numbers of runs that are FINE."""
+        wanted = bytearray(kind == (code, FINE) for kind in self.kinds)
+        return kernel.members(self.kind, wanted)
+
+    def leave_out(self, runs: Iterable[int]) -> int:
+        """As if they had never been there; how many were."""
+        gone, count = self.kind_of("", GONE), 0
         for i in runs:
             count += self.kind[i] != gone
             self.kind[i] = gone

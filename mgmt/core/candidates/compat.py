@@ -26,6 +26,7 @@ DEFAULT_NORMALIZED_CODEBASE_VALUE = 0.5
 PUBLISH_MODE_VALUE = {
     "skip": 0, "build-only": 0, "push": 500, "propose": 400, "attempt-push": 450, "bts": 100,
 }  # fmt: skip
+WORKER_FAILURE = "worker-failure"
 WORKER_FAILURES_DAYS = 1  # after which they are not counted
 Versions = Mapping[str, Sequence[str]]
 
@@ -103,6 +104,8 @@ class Past(Protocol):
 
     constants: Constants
 
+    def add(self, run: Run) -> None: ...
+
     def facts(self, codebase: str, campaign: str, context: str | None, now_us: int) -> Facts: ...
 
     def mean_us(self, codebase: str | None, campaign: str | None, now_us: int) -> int | None:
@@ -137,7 +140,7 @@ class History:
         total = success = 0
         duration_s, same_context = 0.0, False
         for run in self.runs(codebase, campaign, now_us):
-            if _ignored(run, now_us, self.constants.ignore_worker_failures_us):
+            if is_ignored(run, now_us, self.constants.ignore_worker_failures_us):
                 continue
             if run.duration_us is None:
                 raise CompatError("a run has no duration")
@@ -174,8 +177,9 @@ def policy_value(
     return value
 
 
-def _ignored(run: Run, now_us: int, after_us: int) -> bool:
-    if run.result_code != "worker-failure":
+def is_ignored(run: Run, now_us: int, after_us: int) -> bool:
+    """CompatError where nobody knows how old it is."""
+    if run.result_code != WORKER_FAILURE:
         return False
     if run.start_us is None:
         raise CompatError("a worker failure has no start time")

@@ -41,6 +41,19 @@ class Columns(NamedTuple):
     contexts: tuple[array[int], array[int]]
 
 
+def latest_of(columns: Columns) -> dict[tuple[str, str], tuple[int, float]]:
+    """Of each series how many transient failures in a row its latest runs are, and when the latest ended."""
+    rows = len(columns.names)
+    found: Any = kernel.history(columns.key, columns.ended, columns.duration, rows, weights=False)
+    view = memoryview(found)
+    streaks, ends = (view[field * rows : (field + 1) * rows].tolist() for field in (STREAK, ENDED))
+    return {
+        name: (int(streak), ended_us)
+        for name, streak, ended_us in zip(columns.names, streaks, ends, strict=True)
+        if ended_us > -math.inf
+    }
+
+
 class Lacking(NamedTuple):
     """What a run lacked, what its failure weighs, and when it ended."""
 

@@ -10,12 +10,13 @@ from typing import Literal, Protocol
 from mgmt.kernel.reference_history import TRANSIENT
 
 from . import compat
-from .history import ENDED, STREAK
+from .history import ENDED, STREAK, Columns, latest_of
 from .outcomes import outcome_of
 from .records import Candidate, Codebase, RowError, Run, World
 from .scoring import CandidateScore, PriorityFactor, Scorer
 from .settings import Settings
 from .sums import Key
+from .tallies import Tallies
 
 Policy = Literal["default", "janitor_compat"]
 
@@ -137,10 +138,18 @@ class ByCompat:
     """Orders by Janitor's offsets; what has to wait, and for what, it does not know."""
 
     def __init__(
-        self, world: World, now_us: int, settings: Settings, left_out: Iterable[RowError] = ()
+        self,
+        world: World,
+        now_us: int,
+        settings: Settings,
+        left_out: Iterable[RowError] = (),
+        columns: Columns | None = None,
+        tallies: Tallies | None = None,
     ) -> None:
+        """`columns` and `tallies`: the runs, instead of those of `world`."""
         constants = compat.constants_of(settings)
-        self._history = compat.History(world.runs, world.versions, constants)
+        own = compat.History(world.runs, world.versions, constants) if tallies is None else tallies
+        self._history: compat.Past = own
         self.engine = compat.Engine(world, now_us, constants, self._history)
         self.codebases: Mapping[str, Codebase] = world.codebases
         self._left_out = tuple(left_out)
@@ -148,7 +157,7 @@ class ByCompat:
         self.warnings: set[str] = set()
         self.fallbacks, self.compared = 0, dict[str, float]()
         self._candidates = {candidate.key: candidate for candidate in self.engine.selected()}
-        self._last: dict[tuple[str, str], tuple[int, float]] = {}
+        self._last = {} if columns is None else latest_of(columns)
         for run in sorted(world.runs, key=_ended_us):
             self._note(run)
 

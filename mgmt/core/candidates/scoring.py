@@ -81,9 +81,14 @@ class Scorer:
     """Candidates with the history of their runs. One that cannot be scored is in `faults`, with the reason."""
 
     def __init__(
-        self, world: World, settings: Settings, now_us: int, columns: history.Columns | None = None
+        self,
+        world: World,
+        settings: Settings,
+        now_us: int,
+        columns: history.Columns | None = None,
+        reference: compat.Past | None = None,
     ) -> None:
-        """`columns`: the runs, instead of those of `world`; they are enough only where `settings` say so."""
+        """`columns`, and `reference` for parts that are off: the runs, instead of those of `world`."""
         self.settings, self.world = settings, world
         self.history = History(settings, now_us)
         if columns is not None:
@@ -104,10 +109,11 @@ class Scorer:
                 self.faults.append(error)
         if columns is None:
             self.faults += self.history.load(world.runs)
-        self.reference: compat.History | None = None
-        """For parts that are off, by Janitor's rules: all runs as they are."""
+        self.reference: compat.Past | None = None
+        """For parts that are off, by Janitor's rules."""
         if not settings.parts.are_columns_enough:
-            self.reference = compat.History(world.runs, world.versions, compat.constants_of(settings))
+            constants = compat.constants_of(settings)
+            self.reference = reference or compat.History(world.runs, world.versions, constants)
         self.forget(now_us)
         self.refresh()
 

@@ -10,13 +10,17 @@ from typing import Any
 from mgmt.core.suites.candidate_rows import Row
 from mgmt.protocol import frames
 
-from . import batches, hosts
+from . import batches, compat, hosts
 from .batches import Batch
-from .columns import Runs, columns_of
-from .modes import judge_of, takes_columns
+from .columns import OLD, YOUNG, Runs, columns_of
+from .compat import WORKER_FAILURE
+from .modes import are_columns_enough, is_default_alone, judge_of
+from .outcomes import LACKING
 from .policies import Judge, Policy
-from .records import RowError, Run, run_of, world_of
+from .records import RowError, Run, World, run_of, world_of
 from .rules import Rules
+from .settings import Settings
+from .tallies import Lacked, Tallies
 
 
 @dataclass(slots=True)
@@ -56,15 +60,36 @@ def build(
     gone = batches.into(runs, found)
     _put_together(found, names, gone, [(row.kind, row.name) for row in single] if batch else [], stored)
     settings, mode = rules.settings, rules.mode
-    if alone or not takes_columns(policy, settings, mode):
+    if alone or not are_columns_enough(policy, settings, mode):
         first = 0
         for one in found:
             world.runs += (run for i, run in enumerate(batches.runs_of(one)) if first + i not in gone)
             first += one.part.n
         world.runs += alone
         return judge_of(policy, world, settings, now_us, faults, mode), seen
+    tallies = (
+        None if is_default_alone(policy, settings, mode) else _tallies(runs, found, world, settings, now_us)
+    )
     columns, _ = columns_of(runs, partial(batches.lacked_by, found, gone))
-    return judge_of(policy, world, settings, now_us, faults, mode, columns), seen
+    return judge_of(policy, world, settings, now_us, faults, mode, columns, tallies), seen
+
+
+def _tallies(runs: Runs, found: list[Batch], world: World, settings: Settings, now_us: int) -> Tallies:
+    constants = compat.constants_of(settings)
+    old, young, kept = runs.kind_of(WORKER_FAILURE, OLD), runs.kind_of(WORKER_FAILURE, YOUNG), list[int]()
+    for i in runs.of_code(WORKER_FAILURE):
+        began_us = runs.end[i] - runs.duration[i]  # NaN where one of both times is missing
+        if now_us - began_us >= constants.ignore_worker_failures_us:
+            runs.kind[i] = old
+        else:
+            runs.kind[i] = young
+            kept.append(i)
+    lacked = (
+        Lacked(run.codebase, run.campaign, run.relations, (run.context, run.instigated_context))
+        for run in batches.some_of(found, runs.of_code(LACKING))
+        if run.relations
+    )
+    return Tallies(runs, world.versions, constants, lacked, batches.some_of(found, kept))
 
 
 def _named(rows: Iterable[Row], faults: list[RowError]) -> Iterator[tuple[str, Run]]:
