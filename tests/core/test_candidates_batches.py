@@ -165,16 +165,16 @@ def test_many_small_rows_are_put_together(monkeypatch: pytest.MonkeyPatch) -> No
         rows.append(single._replace(name=f"x{i}"))
     stored = Stored()
     first, _ = build("default", list(rows), rules(), NOW_US, stored)
-    assert len(stored.gone) == 12 and stored.record is not None
+    assert len(stored.gone) == 12 and len(stored.records) == 1
     gone = set(stored.gone)
     left = [row for row in rows if (row.kind, row.name) not in gone]
     assert len(left) == len(rows) - 12
-    again, _ = build("default", [*left, Row(KIND, "y", stored.record)], rules(), NOW_US, Stored())
+    again, _ = build("default", [*left, Row(KIND, "y", stored.records[0])], rules(), NOW_US, Stored())
     assert told(again) == told(first)
-    assert unpacked(stored.record).keys != array("q")
+    assert unpacked(stored.records[0]).keys != array("q")
 
 
 def test_few_small_rows_are_left_alone() -> None:
     stored = Stored()
     build("default", rows_of([some_runs(Random(4), 3)]), rules(), NOW_US, stored)
-    assert not stored.gone and stored.record is None
+    assert not stored.gone and not stored.records

@@ -218,6 +218,9 @@ def test_nothing_of_the_schema_is_changed(url: str, policy: str) -> None:
         ("UPDATE run SET failure_details = '[1]' WHERE id = 'r7'", "runs", "r7", "failure_details"),
         ("UPDATE run SET start_time = NULL, finish_time = NULL WHERE id = 'r7'", "runs", "", "finish_time"),
         ("UPDATE codebase SET name = '' WHERE name = 'c4'", "codebases", "", "name"),
+        ("UPDATE run SET context = U&'v\\001F' WHERE id = 'r7'", "runs", "r7", "context"),
+        ("UPDATE run SET result_code = U&'odd\\001F' WHERE id = 'r7'", "runs", "r7", "result_code"),
+        ("UPDATE run SET codebase = U&'c\\001F1' WHERE id = 'r7'", "runs", "r7", "codebase"),
     ],
 )  # fmt: skip
 def test_a_row_that_is_wrong_is_told_and_the_others_stand(
@@ -383,6 +386,10 @@ def test_what_has_changed_is_read_again_and_nothing_else(url: str, monkeypatch: 
         ("UPDATE run SET failure_transient = true WHERE codebase = 'c2'", False),
         ("UPDATE run SET failure_details = '[1]' WHERE id = 'r7'", False),
         ("UPDATE run SET failure_details = NULL WHERE id = 'r7'", False),
+        ("UPDATE run SET codebase = U&'c\\001F1' WHERE id = 'r8'", True),
+        ("UPDATE run SET context = U&'c\\001F1' WHERE id = 'r4'", True),
+        ("UPDATE run SET codebase = 'c3', context = NULL WHERE id IN ('r8', 'r4')", False),
+        ("SELECT", False),
         ("DELETE FROM run WHERE id = 'r9'", True),
         ("UPDATE run SET codebase = 'c1' WHERE id = 'r10'", True),
         ("UPDATE candidate SET value = 99, context = 'v7' WHERE codebase = 'c3'", True),
@@ -461,8 +468,10 @@ def test_times_without_end_and_odd_names_are_told(url: str) -> None:
     (fault,) = scheduled(url, "--dry-run", exit=Exit.PARTIAL)["faults"]
     assert (fault["row"], fault["problem"]) == ("r7", "or start_time is infinite")
     change(url, "UPDATE run SET result_code = U&'a\\001Fb' WHERE id = 'r7'")
-    result = run("candidates", "schedule", "--database", url, "--now", NOW)
-    assert result.exit_code == Exit.FAILED and "U+001F" in result.stderr
+    change(url, "UPDATE candidate SET codebase = U&'c\\001F1', context = 'v1' WHERE codebase = 'c1'")
+    done = scheduled(url, "--dry-run", exit=Exit.PARTIAL)
+    assert [fault["row"] for fault in done["faults"] if "U+001F" in fault["problem"]] == ["r7"]
+    assert len(done["decided"]) == 10, "those without a codebase are left out"
 
 
 def test_passes_one_after_the_other(url: str) -> None:

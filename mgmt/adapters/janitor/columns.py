@@ -18,21 +18,19 @@ from typing import Any
 
 from mgmt import kernel
 from mgmt.adapters.janitor.database import STATEMENTS, Database, failures
-from mgmt.core.candidates.columns import BAD, FINE, OLD, TRANSIENT, UNDATED, Part, Runs, columns_of
+from mgmt.core.candidates.columns import BAD, BETWEEN, FINE, OLD, TRANSIENT, UNDATED, Part, Runs, columns_of
 from mgmt.core.candidates.history import Columns
 from mgmt.core.candidates.outcomes import LACKING
 from mgmt.core.candidates.records import DAY_US, EPOCH, Candidate, Relations, RowError, run_of
-from mgmt.protocol.errors import MgmtError
 
 RANGE_PAGES = 2048  # of 8 KiB: a value that stays far below what one may be
 CONNECTIONS = (
     3  # beside the one that reads the other tables: more than the server has CPUs for is nothing gained
 )
 FEW = 0.05  # of all series: these are looked up by an index, where there is one
-_ODD = (
-    "the table run cannot be read: a codebase, suite, result code or context has the character U+001F; see with "
-    "SELECT id FROM run WHERE codebase || suite || result_code ~ U&'\\001F'"
-)
+_NAMES = ("codebase", "suite", "result_code", "context", "instigated_context")
+# Such a row cannot come in a column. To look for it in all rows takes long: it is noticed when it came.
+ODD_ROW = f"strpos(concat({', '.join(_NAMES)}), U&'\\001F') > 0"
 _INFINITE = (
     "coalesce(finish_time IN ('infinity', '-infinity') OR start_time IN ('infinity', '-infinity'), false)"
 )
@@ -90,11 +88,11 @@ class Scan:
             other = self._idle.pop()  # at once or not at all, by whatever thread
         except IndexError:
             other = self._database.another(self._snapshot)
-        found = None if other is None else self._read(other, pages)
+        found = None if other is None else self.read(other, pages)
         self._idle.append(other)
         return found
 
-    def _read(self, database: Database, pages: str) -> tuple[Any, ...]:
+    def read(self, database: Database, pages: str) -> tuple[Any, ...]:
         with failures("the table run cannot be read"):
             return database.binary_row(f"SELECT {self._columns} FROM run {pages}", [self._parameter])
 
@@ -106,13 +104,13 @@ class Scan:
             if other is not None:
                 self._database.take_back(other)
 
-    def parts(self) -> Iterator[tuple[Any, ...]]:
-        """One of each range, in their order."""
+    def parts(self) -> Iterator[tuple[tuple[Any, ...], str]]:
+        """One of each range, in their order, with what the range is."""
         for i, pages in enumerate(self._ranges):
             found = self._coming[i].result() if self._coming else None
             if self._coming:
                 self._coming[i] = Future()  # nobody keeps what was taken
-            yield self._read(self._database, pages) if found is None else found
+            yield self.read(self._database, pages) if found is None else found, pages
 
 
 class Reading:
@@ -131,14 +129,24 @@ class Reading:
         """What came. Rows that cannot be used are added to `faults`, and are of a kind with the flag BAD. Series
         are numbered from those that are given."""
         runs = Runs.of_candidates(candidates, series)
-        for row in self._scan.parts():
-            _put(runs, row)
+        odd = False
+        for row, pages in self._scan.parts():
+            if not _put(runs, row):
+                odd = True
+                _put(
+                    runs,
+                    self._scan.read(self._database, f"{pages} {'AND' if pages else 'WHERE'} NOT {ODD_ROW}"),
+                )
         faults += bad_rows(self._database, runs)
+        faults += _odd_rows(self._database) if odd else []
         return runs
 
 
-def read_again(database: Database, runs: Runs, changed: Collection[tuple[str, str]], now_us: int) -> int:
-    """The runs of these series in place of those that `runs` has; how many more there are, within the snapshot."""
+def read_again(
+    database: Database, runs: Runs, changed: Collection[tuple[str, str]], now_us: int
+) -> int | None:
+    """The runs of these series in place of those that `runs` has; how many more there are, within the snapshot.
+    None: there is one among them that cannot come like that."""
     numbers = {name: i for i, name in enumerate(runs.series)}
     wanted = bytearray(len(numbers))
     for name in changed:
@@ -153,17 +161,25 @@ def read_again(database: Database, runs: Runs, changed: Collection[tuple[str, st
     moment = EPOCH + timedelta(microseconds=now_us - DAY_US)
     # The planner takes what is in memory for what is on a disk, and would rather read all.
     with database.without_scans() if len(changed) < FEW * len(numbers) else nullcontext():
-        _put(runs, database.binary_row(statement, [moment, *map(list, zip(*changed, strict=True))]))
-    return len(runs.of) - before - old
+        row = database.binary_row(statement, [moment, *map(list, zip(*changed, strict=True))])
+    return len(runs.of) - before - old if _put(runs, row) else None
 
 
-def _put(runs: Runs, row: tuple[Any, ...]) -> None:
+def _put(runs: Runs, row: tuple[Any, ...]) -> bool:
+    """False, with nothing changed: there is an ODD_ROW in it."""
     n, codebases, campaigns, codes, flags, began, ended, *contexts = row
     part = Part(n, codebases, campaigns, codes, flags, _numbers(began), _numbers(ended), tuple(contexts))
     try:
         runs.extend(part, _EPOCH_US)
     except ValueError:
-        raise MgmtError("bad-database", _ODD) from None
+        return False
+    return True
+
+
+def _odd_rows(database: Database) -> Iterator[RowError]:
+    for id, *words in database.rows_of(f"SELECT id, {', '.join(_NAMES)} FROM run WHERE {ODD_ROW}"):
+        column = next(name for name, word in zip(_NAMES, words, strict=True) if BETWEEN in (word or ""))
+        yield RowError("runs", id, column, "has the character U+001F, which names have not")
 
 
 def bad_rows(database: Database, runs: Runs) -> list[RowError]:

@@ -20,10 +20,12 @@ from mgmt.core.candidates.settings import Settings
 
 MOST_CHANGED = 2000  # series; above that all is read
 MOST_GONE = 0.25  # of the runs that are kept
+ODD = "", ""  # of a row whose names cannot come
 _HALF = 1 << 31  # numbers of transactions are compared within half of their circle
 _CHANGED = (
     "count(*), coalesce(string_agg(CASE WHEN age(xmin) BETWEEN 0 AND (SELECT age(%s::xid)) "
-    "THEN codebase || U&'\\001F' || suite::text END, U&'\\001F'), '')"
+    "THEN CASE WHEN strpos(concat(codebase, suite), U&'\\001F') = 0 THEN codebase || U&'\\001F' || suite::text "
+    "ELSE U&'\\001F' END END, U&'\\001F'), '')"
 )
 _MARK = "SELECT 'run'::regclass::oid::bigint, txid_snapshot_xmin(txid_current_snapshot())"
 
@@ -83,16 +85,19 @@ class Follower:
             if self.database.tables() != self._tables:
                 return None
             count, changed = 0, set[tuple[str, str]]()
-            for rows, words in scan.parts():
+            for (rows, words), _ in scan.parts():
                 count += rows
                 names = words.split(BETWEEN) if words else []
                 changed |= set(zip(names[::2], names[1::2], strict=False))
         assert self._scorer is not None  # there was a pass before
         gone = len(self._runs.of) - self._rows
-        if len(changed) > MOST_CHANGED or gone > MOST_GONE * len(self._runs.of):
+        if ODD in changed or len(changed) > MOST_CHANGED or gone > MOST_GONE * len(self._runs.of):
             return None
         if changed:
-            self._rows += read_again(self.database, self._runs, changed, now_us)
+            more = read_again(self.database, self._runs, changed, now_us)
+            if more is None:
+                return None
+            self._rows += more
         if self._rows != count:
             return None  # something was taken away, or has another name now
         if changed:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
-from mgmt.adapters.janitor.columns import BAD_ROW
+from mgmt.adapters.janitor.columns import BAD_ROW, ODD_ROW
 from mgmt.adapters.janitor.database import Database
 from mgmt.core.candidates.columns import FINE, Runs
 from mgmt.core.candidates.compat import Constants, Versions
@@ -17,7 +17,7 @@ from mgmt.core.candidates.tallies import Lacked, Tallies
 _LACKED = f"""
 SELECT codebase, suite::text, (failure_details::json -> 'relations')::text, context, instigated_context, count(*)
 FROM run WHERE result_code = '{LACKING}' AND failure_transient IS NOT TRUE
-    AND failure_details::json ->> 'relations' IS NOT NULL AND NOT {BAD_ROW}
+    AND failure_details::json ->> 'relations' IS NOT NULL AND NOT {BAD_ROW} AND NOT {ODD_ROW}
     AND coalesce(finish_time, start_time) >= %s::timestamptz AT TIME ZONE 'UTC'
 GROUP BY 1, 2, 3, 4, 5
 """

@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from mgmt import kernel
-from mgmt.protocol import frames
+from mgmt.protocol import defaults, frames
 
 from .columns import BETWEEN, NO_TIME, TRANSIENT, Part, Runs, joined, part_of
 from .outcomes import LACKING
@@ -21,6 +21,7 @@ from .records import Relations, Run
 
 KIND = "batches"  # of rows in the store
 AT_ONCE = 64  # that are read together, since each time all series are looked at
+PAGE = 50  # of them are read from the store at once
 SMALL, MANY = 1000, 500  # batches of fewer runs are put together when there are so many of them
 
 
@@ -58,7 +59,11 @@ def packed(batch: Batch) -> bytes:
 
 
 def unpacked(record: bytes) -> Batch:
-    told = frames.unpack(record)
+    return batch_in(frames.unpack(record))
+
+
+def batch_in(told: Mapping[str, Any]) -> Batch:
+    """Of a record as it is unpacked."""
     codebases, campaigns, codes, flags, *contexts = told["words"]
     began, ended = map(_numbers, told["times"])
     part = Part(told["n"], codebases, campaigns, codes, flags, began, ended, tuple(contexts))
@@ -115,6 +120,17 @@ def runs_of(batch: Batch) -> Iterator[Run]:
         yield _run(batch, i, words)
 
 
+def latest(batches: Sequence[Batch]) -> Iterator[list[Run]]:
+    """Runs of each batch, without those that a later one supersedes."""
+    keys = array("q")
+    for batch in batches:
+        keys.extend(batch.keys)
+    gone, first = set(kernel.superseded(keys)), 0
+    for batch in batches:
+        yield [run for i, run in enumerate(runs_of(batch)) if first + i not in gone]
+        first += batch.part.n
+
+
 def _words(part: Part) -> list[list[str]]:
     columns = part.codebases, part.campaigns, part.codes, part.flags, *part.contexts
     return [column.decode().split(BETWEEN) for column in columns]
@@ -145,8 +161,8 @@ def _time(us: int) -> int | None:
     return None if us == NO_TIME else us
 
 
-def together(batches: Sequence[Batch], gone: set[int]) -> Batch | None:
-    """All in one, without those runs that are gone, counted over all; None: nothing is left."""
+def together(batches: Sequence[Batch], gone: set[int]) -> Iterator[Batch]:
+    """In few of the size of a request, without those runs that are gone, counted over all."""
     rows, keys = list[Any](), array("q")
     first = 0
     for batch in batches:
@@ -155,6 +171,9 @@ def together(batches: Sequence[Batch], gone: set[int]) -> Batch | None:
                 rows.append(run)
                 keys.append(batch.keys[i])
         first += batch.part.n
-    part = part_of(rows) if rows else None
-    lacked = {i: run.relations for i, run in enumerate(rows) if run.relations}
-    return None if part is None else Batch(part, keys, lacked)
+    for first in range(0, len(rows), defaults.MAX_CANDIDATE_ROWS):
+        some = rows[first : first + defaults.MAX_CANDIDATE_ROWS]
+        part = part_of(some)
+        assert part is not None  # these were in batches
+        lacked = {i: run.relations for i, run in enumerate(some) if run.relations}
+        yield Batch(part, keys[first : first + len(some)], lacked)

@@ -87,37 +87,40 @@ class Runs:
     kind: array[int] = field(default_factory=lambda: array("q"))
     end: array[float] = field(default_factory=lambda: array("d"))
     duration: array[float] = field(default_factory=lambda: array("d"))
+    given: list[tuple[str, str]] = field(default_factory=list)  # the first of the series, of any names
     contexts: dict[tuple[str, str, str], int] = field(default_factory=dict)
     tried: tuple[array[int], array[int]] = field(default_factory=lambda: (array("q"), array("q")))
 
     @classmethod
     def of_candidates(cls, candidates: Iterable[Candidate], series: Iterable[tuple[str, str]] = ()) -> Runs:
         """None so far. Series are numbered from those that are given."""
-        runs = cls([BETWEEN.join(name).encode() for name in series])
+        given = list(series)
+        runs = cls([BETWEEN.join(name).encode() for name in given], given=given)
         for one in candidates:
             if one.context and BETWEEN not in one.codebase + one.campaign + one.context:
                 runs.contexts.setdefault((one.codebase, one.campaign, one.context), len(runs.contexts))
         return runs
 
     def extend(self, part: Part, epoch_us: float = 0.0) -> None:
-        """ValueError where a word has BETWEEN in it. `epoch_us`: when its times count from."""
-        ids, self.names = kernel.words([part.codebases, part.campaigns], part.n, known=self.names)
-        _extend(self.of, ids)
-        ids, self.kind_names = kernel.words([part.codes, part.flags], part.n, known=self.kind_names)
-        _extend(self.kind, ids)
-        end, duration = kernel.run_times(part.began, part.ended, epoch=epoch_us)
-        _extend(self.end, end)
-        _extend(self.duration, duration)
-        for i, column in enumerate(self.tried):
-            words = part.contexts[i] if part.contexts else b""
-            if len(words) <= part.n - 1:  # all are empty
-                column.frombytes(bytes(8 * part.n))
-            else:
-                _extend(column, kernel.hashes([part.codebases, part.campaigns, words], part.n))
+        """ValueError where a word has BETWEEN in it, with nothing changed. Times count from `epoch_us`."""
+        of, names = kernel.words([part.codebases, part.campaigns], part.n, known=self.names)
+        kind, kind_names = kernel.words([part.codes, part.flags], part.n, known=self.kind_names)
+        contexts = [
+            kernel.hashes([part.codebases, part.campaigns, words], part.n)
+            if len(words) >= part.n
+            else bytes(8 * part.n)  # all are empty
+            for words in part.contexts or (b"", b"")
+        ]
+        times = kernel.run_times(part.began, part.ended, epoch=epoch_us)
+        self.names, self.kind_names = names, kind_names
+        columns = self.of, self.kind, self.end, self.duration, *self.tried
+        for column, values in zip(columns, (of, kind, *times, *contexts), strict=True):
+            _extend(column, values)
 
     @property
     def series(self) -> list[tuple[str, str]]:
-        return [(a, b) for a, b in (one.decode().split(BETWEEN) for one in self.names)]
+        rest = (one.decode().split(BETWEEN) for one in self.names[len(self.given) :])
+        return [*self.given, *((codebase, campaign) for codebase, campaign in rest)]
 
     @property
     def kinds(self) -> list[Kind]:

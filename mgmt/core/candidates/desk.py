@@ -34,7 +34,6 @@ from .sums import Key
 from .tasks import LABEL, name_of, packed, run_of_task
 from .watch import Watch
 
-BATCHES = 50  # in one page of what is stored
 PREFIX = "candidates_"
 
 
@@ -99,7 +98,7 @@ class Desk:
             rows.extend(result.rows)
             if result.rows:
                 last = rows[-1]
-                few = {"limit": BATCHES} if last.kind == batches.KIND else {}
+                few = {"limit": batches.PAGE} if last.kind == batches.KIND else {}
                 self._board.ask(GetRows((last.kind, last.name), **few), page, out)
             else:
                 work = partial(build, policy, rows, self.rules(), us(now), stored)
@@ -121,13 +120,13 @@ class Desk:
             for waiter in waiters:
                 waiter(now, result, out)
 
-        self._board.ask(GetRows(limit=BATCHES), page, out)
+        self._board.ask(GetRows(limit=batches.PAGE), page, out)
 
     def _tidy(self, now: Now, stored: Stored, out: list[fx.Effect]) -> None:
         """Put small rows together, while nobody reads them: other daemons of the queue might."""
         if not stored.gone or self._board.is_shared:
             return
-        rows = [self._batch(now, stored.record)] if stored.record else []
+        rows = [self._batch(now, record) for record in stored.records]
         self._tidying = []
 
         def done(now: Now, result: Any, out: list[fx.Effect]) -> None:

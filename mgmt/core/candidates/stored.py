@@ -25,10 +25,10 @@ from .tallies import Lacked, Tallies
 
 @dataclass(slots=True)
 class Stored:
-    """What the store should have instead of `gone`: small rows put together, in a record."""
+    """What the store should have instead of `gone`: small rows put together, in records."""
 
     gone: list[tuple[str, str]] = field(default_factory=list)
-    record: bytes | None = None
+    records: list[bytes] = field(default_factory=list)
 
 
 def build(
@@ -120,5 +120,5 @@ def _put_together(
             n += batch.part.n
         first += batch.part.n
     if len(places) >= batches.MANY:
-        one = batches.together(small, left)
-        stored.gone, stored.record = places, None if one is None else batches.packed(one)
+        stored.gone = places
+        stored.records = [batches.packed(one) for one in batches.together(small, left)]
