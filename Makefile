@@ -40,13 +40,14 @@ run: venv ## start the daemon, ask a real model about real files, stop again
 test: venv ## the whole test suite
 	@$(PY) -m pytest -n $(JOBS) --dist loadgroup --durations 10 $(PYTEST_ARGS)
 
-check: venv build/typed ## lint, formatting, types, floors, generated files
+check: venv build/typed ## lint, formatting, types, floors, generated files, coverage of candidates
 	@PATH="$(CURDIR)/$(VENV)/bin:$$PATH"; failed=0; pass() { echo "== $$*"; "$$@" || failed=1; }; \
 	pass ruff check --quiet .; \
 	pass ruff format --quiet --check .; \
 	pass mypy; \
 	pass lint-imports --no-logo; \
 	pass python -m tests.drift --check; \
+	pass python -m tests.covered; \
 	exit $$failed
 
 sanitize: venv ## the C kernel: warnings, static analysis, fuzzing, its tests under sanitizers

@@ -103,7 +103,7 @@ FAMILIES: dict[str, Family] = {
             "default",
         ),
     ),
-    "candidates_queue_age_seconds": Family("gauge", "How long the oldest of these has waited."),
+    "candidates_queue_age_seconds": Family("gauge", "How long the oldest of these has waited.", unit="s"),
     "candidates_runs_total": Family(
         "counter", "Ended runs of candidates.", "outcome", ("success", "failure", "nothing", "transient")
     ),

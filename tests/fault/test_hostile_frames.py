@@ -118,7 +118,7 @@ HOSTILE: dict[str, tuple[list[bytes], str]] = {
     "key too long": ([request(1, 1, 7, 0, "status", {}, 0, "k" * 129)], "bad-frame"),
     "no such session": ([request(1, 1, 7, 12345, "status", {}, 0, "")], "session-gone"),
     "no hello": ([request(1, 1, 7, 0, "status", {}, 0, "")], "session-gone"),
-    "hello of version 2": ([request(1, 1, 7, 0, "hello", {"versions": [2]}, 0, "")], "bad-version"),
+    "hello of a version to come": ([request(1, 1, 7, 0, "hello", {"versions": [99]}, 0, "")], "bad-version"),
     "hello of no version": ([request(1, 1, 7, 0, "hello", {"versions": []}, 0, "")], "bad-body"),
     "backend of nobody": (
         [
