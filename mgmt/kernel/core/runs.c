@@ -279,7 +279,7 @@ static size_t attempts_of(size_t n, const int64_t *own, const int64_t *other)
 {
     size_t count = 0;
     for (size_t i = 0; i < n; i++)
-        count += (own[i] != 0) + (other[i] != 0);
+        count += (size_t)(own[i] != 0) + (other[i] != 0);
     return table_of(count + 1);
 }
 
