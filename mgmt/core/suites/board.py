@@ -757,7 +757,7 @@ class Board:
             self.ask(op.GetTask(task), lambda now, found, out: self._look(now, task, found, out), out)
 
     def _look(self, now: Now, task: int, found: Any, out: list[fx.Effect]) -> None:
-        if self.is_shared and _is_unwritten(found):
+        if self.is_shared and isinstance(found, MgmtError) and found.code == "not-durable":
             return  # its server is away: whoever waits looks again soon
         waiters = self.task_waiters.pop(task, [])
         kept = [waiter for waiter in waiters if not waiter(now, found, out)]
