@@ -322,7 +322,7 @@ def test_workers_of_all_nodes_are_listed(start: Start, join: Join, tmp_path: Pat
     daemon = serving(start)
     agent = join(daemon, "n1")
     suite = create(daemon, 2, {"cpu_binding": {"cores": [0], "strategy": "shared"}})
-    gate = sh(f"while [ ! -e {tmp_path}/gate ]; do sleep 0.02; done", timeout_s=60)
+    gate = sh(f"touch {tmp_path}/begun.$$; while [ ! -e {tmp_path}/gate ]; do sleep 0.02; done", timeout_s=60)
     submit(daemon, suite, *[gate] * 12)
     began_s = time.time()
 
@@ -344,6 +344,8 @@ def test_workers_of_all_nodes_are_listed(start: Start, join: Join, tmp_path: Pat
     (one,) = daemon.control.ok("workers", node="n1", workers=[there[0]["worker"]])["workers"]
     assert one["pid"] == there[0]["pid"]
     assert daemon.control.refused("workers", node="nobody")["code"] == "unknown-node"
+    # A worker that is paused keeps what it was handed and has not begun.
+    eventually(lambda: len([*tmp_path.glob("begun.*")]) == 4, what="all four have begun")
     daemon.control.ok("worker-pause", node="n1", paused=True)
     os.kill(agent.pid, signal.SIGSTOP)
     try:
