@@ -79,8 +79,9 @@ def exchange(db: Connection, op: ops.Exchange) -> ops.Exchanged:
 
 
 def _told(db: Connection, op: ops.Exchange, acks: Sequence[ops.Ack]) -> Iterator[ops.TaskRecord]:
+    awaited = set(op.told)
     for result, ack in zip(op.results, acks, strict=True):
-        if result.task in op.told and ack is not ops.Ack.STALE:
+        if result.task in awaited and ack is not ops.Ack.STALE:
             yield queries.get_task(db, ops.GetTask(result.task))
 
 
