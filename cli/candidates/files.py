@@ -61,8 +61,10 @@ def moment(at_us: int) -> str:
     return (EPOCH + timedelta(microseconds=at_us)).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def load(file: str, now: str | None, settings: str | None) -> Loaded:
-    """MgmtError `bad-candidates` when a file is no such thing; a row that is wrong is left out and told."""
+def load(file: str, now: str | None, settings: str | None, runs_do: bool = False) -> Loaded:
+    """MgmtError `bad-candidates` when a file is no such thing; a row that is wrong is left out and told.
+
+    `runs_do`: without candidates it is one as well."""
     from mgmt.core.candidates.records import RowError, world_of
 
     value = tables(file)
@@ -71,14 +73,14 @@ def load(file: str, now: str | None, settings: str | None) -> Loaded:
         world, faults = world_of(value)
     except RowError as error:
         raise MgmtError(CODE, f"{file}: {error}") from None
-    if not world.candidates and not faults:
+    if not world.candidates and not faults and not (runs_do and world.runs):
         raise MgmtError(CODE, f"{file}: has no candidates; they belong into a list `candidates`")
     return Loaded(world, faults, clock_us(now or own), chosen(settings))
 
 
 def loaded(invocation: Invocation, file: str | None, now: str | None, settings: str | None) -> Loaded:
     """Of the file, else what the daemon has, with its settings where none are named."""
-    return load(file, now, settings) if file is not None else fetched(invocation, now, settings)
+    return load(file, now, settings, runs_do=True) if file is not None else fetched(invocation, now, settings)
 
 
 def fetched(invocation: Invocation, now: str | None, settings: str | None) -> Loaded:

@@ -342,7 +342,8 @@ def _explained(judge: Judge, scene: Scene, key: Key, now_us: int) -> dict[str, A
         fault = next((fault for fault in judge.faults if str(fault.row).startswith(" ".join(key[:2]))), None)
         why = f": {fault}" if fault is not None else "; `mgmt candidates list` shows those there are"
         raise MgmtError("unknown-candidate", f"there is no candidate {key[0]} in {key[1]}{why}")
-    held, due_us = one.held, one.due_us or (scene.rested_us(judge, key) if scene.rules.is_automatic else 0)
+    rested_us = scene.rested_us(judge, key, now_us) if scene.rules.is_automatic else 0
+    held, due_us = one.held, one.due_us or rested_us
     if not held and due_us > now_us:
         held = f"rests for {(due_us - now_us) / 1e6:.0f} s after its latest run"
     away_us = scene.away_us(judge, key)

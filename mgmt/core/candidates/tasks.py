@@ -25,11 +25,15 @@ def name_of(key: Key) -> str:
 
 
 def key_of(labels: Collection[str]) -> Key | None:
-    """Whose task it is."""
+    """Whose task it is. Anybody may give labels: what only looks like one is none."""
     for label in labels:
         if label.startswith(NAMED):
-            codebase, campaign, change_set = json.loads(label.removeprefix(NAMED))
-            return codebase, campaign, change_set
+            try:
+                found = json.loads(label.removeprefix(NAMED))
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(found, list) and len(found) == 3 and all(isinstance(one, str) for one in found):
+                return found[0], found[1], found[2]
     return None
 
 
