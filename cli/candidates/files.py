@@ -166,11 +166,13 @@ def _settings(file: str) -> Any:
 def tables(file: str) -> Any:
     """An object of tables; of JSON lines each row goes to the table that it names."""
     text = _text(file)
-    lines = text.splitlines()
+    lines = text.rstrip("\n").split("\n")  # and not at whatever else a text in a row may have that ends lines
     try:
         if len(lines) > 1 and lines[0].startswith("{") and lines[0].rstrip().endswith("}"):
             return _of_lines(file, lines)
         value = json.loads(text)
+        if isinstance(value, dict) and isinstance(value.get("table"), str):
+            return _of_lines(file, [text])  # a single row
     except (ValueError, RecursionError) as error:
         raise MgmtError(CODE, f"{file}: not JSON: {error}") from None
     return value["world"] if isinstance(value, dict) and isinstance(value.get("world"), dict) else value
@@ -181,7 +183,10 @@ def _of_lines(file: str, lines: list[str]) -> dict[str, Any]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise MgmtError(CODE, f"{file}:{number}: not JSON: {error}") from None
         table = row.pop("table", None) if isinstance(row, dict) else None
         if not isinstance(table, str):
             raise MgmtError(CODE, f'{file}:{number}: the row names no table: {{"table": "runs", ...}}')
