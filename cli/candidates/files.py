@@ -58,7 +58,11 @@ def moment(at_us: int) -> str:
 
     from mgmt.core.candidates.records import EPOCH
 
-    return (EPOCH + timedelta(microseconds=at_us)).isoformat(timespec="seconds").replace("+00:00", "Z")
+    try:
+        at = EPOCH + timedelta(microseconds=at_us)
+    except OverflowError:
+        return "never"  # after the year 9999
+    return at.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def load(file: str, now: str | None, settings: str | None, runs_do: bool = False) -> Loaded:

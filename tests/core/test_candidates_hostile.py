@@ -195,3 +195,13 @@ def test_another_daemon_that_was_first_is_in_the_line(make: Make) -> None:
     there.live(3.0, 0.5, works=False)
     assert {*there.queued()} == {"a", "b"}
     there.check()
+
+
+def test_passes_leave_time_between_them_however_often_they_are_wanted(make: Make) -> None:
+    there = make(every="1ms")
+    there.candidates("a")
+    there.live(2.0, 0.25, works=False)
+    metrics = there.daemon.state.board.metrics
+    passes = metrics.counts["candidates_passes_total", ""]
+    there.live(10.0, 0.01, works=False)
+    assert 5 <= metrics.counts["candidates_passes_total", ""] - passes <= 11

@@ -26,7 +26,7 @@ from .passes import Wanted, again
 from .records import Run
 from .sums import Key
 
-SOON_S = 1.0  # after rows were loaded: there are more, as a rule
+SOON_S = 1.0  # after rows were loaded: there are more, as a rule; and between two passes at least
 AGAIN_S = 60.0  # until a suite is looked for again, or what failed is tried again
 SUCCESS = 0  # an outcome
 
@@ -85,7 +85,7 @@ class Automatic:
             if error.text != self._missing:
                 out.append(fx.Note("WARNING", f"no pass over candidates: {error.text}", {"code": error.code}))
             self._missing = error.text
-            self._set(now, "pass", min(AGAIN_S, rules.every_s or AGAIN_S), out)
+            self._set(now, "pass", min(AGAIN_S, max(SOON_S, rules.every_s or AGAIN_S)), out)
             return
         self._passing, self._added, self._missing = True, [], ""
 
@@ -105,8 +105,8 @@ class Automatic:
         """`done` False: the pass failed, and a rare one must not be missed."""
         every_s = self._desk.rules().every_s
         if self._is_on and every_s is not None:
-            wait_s = SOON_S if self._once_more else every_s
-            self._set(now, "pass", wait_s if done else min(AGAIN_S, every_s), out)
+            wait_s = SOON_S if self._once_more else max(SOON_S, every_s)
+            self._set(now, "pass", wait_s if done else min(AGAIN_S, wait_s), out)
         self._once_more = False
 
     # ---- between passes ----
