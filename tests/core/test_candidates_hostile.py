@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from mgmt.core.candidates.lines import us
 from mgmt.core.candidates.passes import Decided, Wanted, decided
@@ -17,6 +18,7 @@ from mgmt.core.candidates.tasks import NAMED, key_of
 from mgmt.core.suites.candidate_rows import RecordRun
 from mgmt.core.suites.states import ENDED
 from mgmt.core.supervision import LOCAL
+from mgmt.protocol import messages_suites as msg
 from mgmt.protocol.errors import MgmtError
 from tests.core.test_candidates_desk import HOUR_S, Make, forget, make
 
@@ -205,3 +207,41 @@ def test_passes_leave_time_between_them_however_often_they_are_wanted(make: Make
     passes = metrics.counts["candidates_passes_total", ""]
     there.live(10.0, 0.01, works=False)
     assert 5 <= metrics.counts["candidates_passes_total", ""] - passes <= 11
+
+
+def test_nobody_but_the_daemon_says_that_a_task_is_one_of_a_candidate() -> None:
+    """Who may submit tasks of one suite could feed runs to all candidates, or keep them out of the queue."""
+    labels = ["candidates", NAMED + json.dumps(["a", "fix", ""])]
+    with pytest.raises(ValidationError, match="choose a label"):
+        msg.TaskSubmit.model_validate({"suite": "work", "tasks": [{"args": ["true"], "labels": labels}]})
+    for change in ("add_labels", "remove_labels"):
+        with pytest.raises(ValidationError, match="choose a label"):
+            msg.TaskChange.model_validate({"task": 1, change: labels})
+    assert msg.TaskFilter.model_validate({"labels": labels}), "they can be asked for"
+
+
+def test_a_candidate_that_only_another_policy_has_is_told_as_such(make: Make) -> None:
+    there = make(every=None)
+    there.candidates("a")
+    refused = there.ask("candidates-explain", codebase="a", campaign="fix", policy="janitor_compat")
+    code, text = refused.refusal
+    assert code == "unknown-candidate" and "--policy janitor_compat" in text
+
+
+def test_an_old_task_that_is_tried_again_is_in_the_line_when_the_other_one_is_gone(make: Make) -> None:
+    """The candidate is a task already, so that it is there twice for a while."""
+    there = make(every=None)
+    there.candidates("a", "b")
+    there.ask("worker-pause", node=LOCAL, paused=True)
+    there.schedule()
+    lines = there.daemon.state.desk.lines
+    old = lines.by_key["a", "fix", ""].task
+    there.ask("task-cancel", tasks=[old])
+    assert there.schedule(codebases=["a"])["queued"] == 1
+    there.ask("task-retry", tasks=[old])
+    there.ask("task-cancel", tasks=[lines.by_key["a", "fix", ""].task])
+    there.live(3.0, 0.5, works=False)
+    assert there.schedule()["queued"] == 0
+    there.live(3.0, 0.5, works=False)
+    assert {*there.queued()} == {"a", "b"}
+    there.check()

@@ -10,13 +10,13 @@ from datetime import timedelta
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.specs import CANCELLED
 from mgmt.core.suites.states import Task
-from mgmt.protocol import frames
+from mgmt.protocol import defaults, frames
 
 from .records import EPOCH, Candidate, Run
 from .sums import Key
 
 LABEL = "candidates"  # of tasks whose end is not recorded yet
-NAMED = "candidate:"  # begins the label that says which candidate a task is
+NAMED = defaults.CANDIDATE_LABEL  # begins the label that says which candidate a task is
 
 
 def name_of(key: Key) -> str:
