@@ -228,20 +228,17 @@ def test_a_candidate_that_only_another_policy_has_is_told_as_such(make: Make) ->
     assert code == "unknown-candidate" and "--policy janitor_compat" in text
 
 
-def test_an_old_task_that_is_tried_again_is_in_the_line_when_the_other_one_is_gone(make: Make) -> None:
-    """The candidate is a task already, so that it is there twice for a while."""
+def test_a_daemon_that_cannot_ask_the_queue_at_its_start_asks_again(make: Make) -> None:
     there = make(every=None)
     there.candidates("a", "b")
-    there.ask("worker-pause", node=LOCAL, paused=True)
     there.schedule()
-    lines = there.daemon.state.desk.lines
-    old = lines.by_key["a", "fix", ""].task
-    there.ask("task-cancel", tasks=[old])
-    assert there.schedule(codebases=["a"])["queued"] == 1
-    there.ask("task-retry", tasks=[old])
-    there.ask("task-cancel", tasks=[lines.by_key["a", "fix", ""].task])
-    there.live(3.0, 0.5, works=False)
-    assert there.schedule()["queued"] == 0
-    there.live(3.0, 0.5, works=False)
+    there.disk_full = True  # reads of candidates are refused, too
+    there.kill_daemon()
+    for _ in range(10):
+        there.daemon.advance(0.5)
+        there.pump()
+    assert there.queued() == []
+    there.disk_full = False
+    there.live(5.0, 0.5, works=False)
     assert {*there.queued()} == {"a", "b"}
     there.check()
