@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import zmq
 
-from bench import daemon, wire
+from bench import daemon, queues, wire
 from bench.figure import Figure, interleave, percentile
 from bench.suite_work import BATCH, Work, client_of, fetch_counts, peer, quantile_ms
 from mgmt.protocol import frames
@@ -41,6 +41,7 @@ def suites(quick: bool) -> list[Figure]:
         *_agents(quick),
         *_sizes(quick),
         *_restart(quick),
+        *queues.engines(quick),
     ]
 
 

@@ -108,7 +108,19 @@ def fetched(invocation: Invocation, now: str | None, settings: str | None) -> Lo
 
 
 def pages(invocation: Invocation) -> Iterator[dict[str, Any]]:
-    """What the daemon answers to candidates-export, until it has no more."""
+    """What the daemon answers to candidates-export, until it has no more; batches of runs as runs, last of all."""
+    from mgmt.core.candidates import batches
+    from mgmt.core.candidates.tasks import record_of
+
+    found, told = list[batches.Batch](), dict[str, Any]()
+    for told in _stored(invocation):
+        found += (batches.batch_in(row["record"]) for row in told["rows"] if row["table"] == batches.KIND)
+        yield {**told, "rows": [row for row in told["rows"] if row["table"] != batches.KIND]}
+    for runs in batches.latest(found):
+        yield {**told, "rows": [{"table": "runs", "record": record_of(run)} for run in runs]}
+
+
+def _stored(invocation: Invocation) -> Iterator[dict[str, Any]]:
     after: dict[str, Any] = {}
     with invocation.client(FETCH_S) as client:
         while True:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
 
-from mgmt.protocol.errors import Exit
+from mgmt.protocol.errors import Exit, MgmtError
 
 from .. import render
-from ..invocation import Invocation, verb
+from ..invocation import Duration, Invocation, verb
 from . import COMMANDS
 from .files import chosen, clock_us, moment, shared
 from .janitor import adapter
@@ -35,6 +36,7 @@ BUCKETS = (
 @click.option("--limit", type=click.IntRange(1), help="The best so many only.")
 @click.option("--dry-run", is_flag=True, help="Decide, and write nothing.")
 @click.option("--redis", metavar="URL", help="Keep a mirror of the queue there, a sorted set a bucket.")
+@click.option("--every", "every_s", type=Duration(), help="Again and again, until it is interrupted.")
 @shared
 def schedule(
     invocation: Invocation,
@@ -47,15 +49,17 @@ def schedule(
     limit: int | None,
     dry_run: bool,
     redis: str | None,
+    every_s: float | None,
     now: str | None,
     settings: str | None,
 ) -> int:
     """CODEBASES: these only. What is decided is committed when this ends; what is queued in a more urgent bucket
     stays there. Rows that cannot be used are told and left out, and the exit status is 9 then. --redis, --now and
-    --settings are for --database; the daemon has its own, --suite and --bucket are for it."""
+    --settings are for --database; the daemon has its own, --suite and --bucket are for it. --every keeps what a
+    pass has read, and the next one reads what has changed; one that fails is told and tried again."""
     if database is None:
-        if redis or now or settings:
-            raise click.UsageError("--redis, --now and --settings belong to --database")
+        if redis or now or settings or every_s:
+            raise click.UsageError("--redis, --every, --now and --settings belong to --database")
         wanted = {"suite": suite, "policy": policy, "campaign": campaign, "limit": limit}
         body = {name: value for name, value in wanted.items() if value is not None}
         return _ask(
@@ -63,9 +67,22 @@ def schedule(
         )
     if suite or bucket:
         raise click.UsageError("--suite and --bucket are for the daemon's candidates, not for --database")
-    return _at(
-        invocation, database, codebases, policy or "default", campaign, limit, dry_run, redis, now, settings
-    )
+    if every_s and now:
+        raise click.UsageError("--every takes the time of each pass: leave out --now")
+    at = _Source(invocation, database, policy or "default", redis if not dry_run else None, settings)
+    wanted = at.passes.Choice(codebases, campaign, limit, dry_run, at.mirror is not None)
+    try:
+        if every_s is None:
+            return at.once(wanted, clock_us(now))
+        while True:
+            try:
+                at.once(wanted, clock_us(None))
+            except MgmtError as error:
+                at.leave()
+                invocation.complain(error.as_body())
+            time.sleep(every_s)
+    finally:
+        at.close()
 
 
 def _ask(invocation: Invocation, body: dict[str, Any]) -> int:
@@ -88,43 +105,54 @@ def _ask(invocation: Invocation, body: dict[str, Any]) -> int:
     return Exit.PARTIAL if told["faults"] else Exit.OK
 
 
-def _at(
-    invocation: Invocation,
-    database: str,
-    codebases: tuple[str, ...],
-    policy: str,
-    campaign: str | None,
-    limit: int | None,
-    dry_run: bool,
-    redis: str | None,
-    now: str | None,
-    settings: str | None,
-) -> int:
-    passes = adapter("passes", "postgres")
-    mirror = adapter("mirror", "redis").Mirror(redis) if redis is not None and not dry_run else None
-    now_us, wanted = clock_us(now), passes.Choice(codebases, campaign, limit, dry_run)
-    with adapter("database", "postgres").Database(database) as source:
-        if policy == "default":
-            done = passes.default_pass(source, wanted, chosen(settings), now_us)
+class _Source:
+    """A Janitor's database between two passes; its connection is kept, and what was read over it."""
+
+    def __init__(
+        self, invocation: Invocation, url: str, policy: str, redis: str | None, settings: str | None
+    ) -> None:
+        self.passes = adapter("passes", "postgres")
+        self.mirror = adapter("mirror", "redis").Mirror(redis) if redis is not None else None
+        self._invocation, self._url, self._policy = invocation, url, policy
+        self._settings = chosen(settings)
+        self._database: Any = None
+        self._follower: Any = None
+
+    def close(self) -> None:
+        self.leave()
+        if self.mirror is not None:
+            self.mirror.close()
+
+    def leave(self) -> None:
+        """The next pass begins anew."""
+        if self._database is not None:
+            self._database.close()
+        self._database = self._follower = None
+
+    def once(self, wanted: Any, now_us: int) -> int:
+        if self._database is None:
+            self._database = adapter("database", "postgres").Database(self._url)
+            self._follower = adapter("following", "postgres").Follower(self._database, self._settings)
+        if self._policy == "default":
+            done = self.passes.default_pass(self._follower, wanted, now_us)
         else:
-            done = passes.compat_pass(source, wanted, now_us)
-    told = {
-        "policy": policy, "now": moment(now_us), "dry_run": dry_run, "considered": done.considered,
-        "decided": [_item(item) for item in done.decided], "written": done.written,
-        "held": [
-            {"codebase": one.candidate.codebase, "campaign": one.candidate.campaign, "reason": one.held}
-            for one in done.held
-        ],
-        "mirrored": mirror.replace(done.queue) if mirror is not None else None,
-        "faults": [fault.as_row() for fault in done.faults], "warnings": list(done.warnings),
-    }  # fmt: skip
-    if mirror is not None:
-        mirror.close()
-    if invocation.json:
-        invocation.emit("mgmt.candidates-pass/1", told)
-    else:
-        click.echo("\n".join(shown(told)))
-    return Exit.PARTIAL if told["faults"] else Exit.OK
+            done = self.passes.compat_pass(self._database, wanted, self._settings, now_us)
+        told = {
+            "policy": self._policy, "now": moment(now_us), "dry_run": wanted.dry_run,
+            "considered": done.considered, "decided": [_item(item) for item in done.decided],
+            "written": done.written,
+            "held": [
+                {"codebase": one.candidate.codebase, "campaign": one.candidate.campaign, "reason": one.held}
+                for one in done.held
+            ],
+            "mirrored": self.mirror.replace(done.queue) if self.mirror is not None else None,
+            "faults": [fault.as_row() for fault in done.faults], "warnings": list(done.warnings),
+        }  # fmt: skip
+        if self._invocation.json:
+            self._invocation.emit("mgmt.candidates-pass/1", told)
+        else:
+            click.echo("\n".join(shown(told)))
+        return Exit.PARTIAL if told["faults"] else Exit.OK
 
 
 def _item(item: Any) -> dict[str, Any]:

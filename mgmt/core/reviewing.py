@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mgmt.core import effect as fx
+from mgmt.core.candidates import batches
 from mgmt.core.candidates.hosts import KIND
 from mgmt.core.candidates.settings import OWN_KEYS
 from mgmt.core.event import Asked, Now
@@ -31,7 +32,7 @@ def _export(state: State, now: Now, asked: Asked, body: msg.CandidatesExport, ou
             if page and size > PAGE_BYTES:
                 break
             page.append(row)
-        more = len(page) < len(result.rows) or len(page) == PAGE_ROWS
+        more = len(page) < len(result.rows) or len(page) == limit
         told = state.settings.candidates.model_dump(mode="json")
         state.sessions.answer(
             asked.route,
@@ -48,5 +49,6 @@ def _export(state: State, now: Now, asked: Asked, body: msg.CandidatesExport, ou
         )  # fmt: skip
 
     state.sessions.park(now, asked, out)
-    state.board.ask(GetRows((body.after_table, body.after_name), PAGE_ROWS), then, out)
+    limit = batches.PAGE if body.after_table in ("", batches.KIND) else PAGE_ROWS
+    state.board.ask(GetRows((body.after_table, body.after_name), limit), then, out)
     return None

@@ -14,7 +14,7 @@ from mgmt.core.candidates.line import Line, Queued
 from mgmt.core.candidates.lines import us
 from mgmt.core.candidates.passes import Decided, Scene, Wanted
 from mgmt.core.candidates.policies import Decision, Judge
-from mgmt.core.candidates.records import RowError, row_name
+from mgmt.core.candidates.records import RowError, Run, named_run, row_name
 from mgmt.core.candidates.scoring import CandidateScore
 from mgmt.core.candidates.sums import Key
 from mgmt.core.event import ADMINISTRATOR, Asked, Now
@@ -47,18 +47,26 @@ def _faults(faults: Iterable[RowError]) -> list[dict[str, Any]]:
 @handles("candidates-load")
 def _load(state: State, now: Now, asked: Asked, body: msg.CandidatesLoad, out: list[fx.Effect]) -> Body:
     refuse_while_stopping(state)
-    rows, faults = list[Row](), list[RowError]()
+    rows, runs, faults = list[Row](), list[tuple[str, Run]](), list[RowError]()
     for i, value in enumerate(body.rows):
         try:
-            rows.append(Row(body.table, row_name(body.table, i, value), frames.pack_body(value)))
+            if body.table == "runs":
+                runs.append(named_run(i, value))
+                name = runs[-1][0]
+            else:
+                name = row_name(body.table, i, value)
+            rows.append(Row(body.table, name, frames.pack_body(value)))
         except RowError as fault:
             faults.append(fault)
+    stored = len(rows)
+    if runs:
+        rows = state.desk.batched(now, runs, rows)
 
     def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
         if isinstance(result, Changed):
             state.desk.forget()
             state.automatic.on_loaded(now, out)
-            result = {"stored": result.rows, "faults": _faults(faults)}
+            result = {"stored": stored, "faults": _faults(faults)}
         _answer(state, asked, result, out)
 
     state.sessions.park(now, asked, out)

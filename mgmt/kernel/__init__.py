@@ -36,6 +36,16 @@ if IMPLEMENTATION == "c":
     best_fit = _kernel.best_fit
     estimate = _kernel.estimate
     history = _kernel.history
+    by_end = _kernel.by_end
+    hashes = _kernel.hashes
+    members = _kernel.members
+    places = _kernel.places
+    recent = _kernel.recent
+    repeats = _kernel.repeats
+    superseded = _kernel.superseded
+    run_times = _kernel.run_times
+    tally = _kernel.tally
+    words = _kernel.words
     score = _kernel.score
     top_k = _kernel.top_k
     compat_best_fit_decreasing = _kernel.compat_best_fit_decreasing
@@ -51,13 +61,14 @@ else:
         response_times,
         sensitivity,
     )
-    from .reference_history import estimate, history
+    from .reference_history import estimate, history, recent
     from .reference_placement import (
         compat_best_fit_decreasing,
         compat_hyperperiod,
         compat_least_loaded,
         compat_target_node_priority,
     )
+    from .reference_runs import by_end, hashes, members, places, repeats, run_times, superseded, tally, words
     from .reference_score import score, top_k
     from .reference_strict import Placement, best_fit
     from .reference_table import table, table_fault

@@ -308,6 +308,75 @@ def history(
     end, -inf for none. Medians of nothing are NaN.
     """
 
+def words(
+    columns: Sequence[bytes | bytearray | memoryview],
+    n: int,
+    *,
+    known: Sequence[bytes] = (),
+    grow: bool = True,
+) -> tuple[Sequence[int], list[bytes]]:
+    """Of each of `n` rows its number among the rows that differ, and these: words joined by the byte 31.
+
+    A column has a word for each row, with the byte 31 between them, so that no word may have one: ValueError for a
+    column with more or fewer words. Rows that differ are numbered in the order in which they come, after those of
+    `known`; unless they `grow`, the others are -1.
+    """
+
+def run_times(
+    began: Sequence[int], ended: Sequence[int], *, epoch: float = 0.0
+) -> tuple[Sequence[float], Sequence[float]]:
+    """When runs were over, counted from `epoch` before theirs, and their durations; -2**63 is no time.
+
+    A run without an end was over when it began, with a duration of NaN. The end of one without any time, or with
+    an end before its beginning, is NaN.
+    """
+
+def hashes(columns: Sequence[bytes | bytearray | memoryview], n: int) -> Sequence[int]:
+    """Of each of `n` rows of words a number that other rows hardly have (64 bits of a hash); 0 where the last of
+    its words is empty. Columns as of `words`."""
+
+def places(number: Sequence[int], known: Sequence[int]) -> Sequence[int]:
+    """Where each number is in `known`, of equal ones the first; -1 for what is not there, and for 0."""
+
+def by_end(
+    series: Sequence[int], kind: Sequence[int], outcome_of: Sequence[int], end: Sequence[float],
+    duration: Sequence[float], own: Sequence[int], other: Sequence[int],
+) -> tuple[Sequence[int], Sequence[float], Sequence[float], Sequence[int], Sequence[int]]:  # fmt: skip
+    """Keys (series * 4 + outcome_of[kind]), ends, durations and both contexts in the order of the ends; without
+    those whose end is NaN or whose outcome is -1."""
+
+def repeats(
+    key: Sequence[int], ended: Sequence[float], own: Sequence[int], other: Sequence[int], *,
+    reference: float = 0.0, half_life: float = 1.0, penalty: float = 0.0,
+) -> Sequence[float]:  # fmt: skip
+    """What each run weighs less because it fails in a context that was tried before: `penalty` of the lesser of
+    their weights, else 0. Runs are in the order of their ends. `own` and `other`: numbers of the context of each
+    in its series, and of what it was made for, 0 for none. The first of them that there is is looked for; both are
+    tried then. Transient runs are no attempts. Weights as of `history`."""
+
+def recent(
+    key: Sequence[int],
+    duration: Sequence[float],
+    rows: int,
+    window: int,
+    *,
+    group_of: Sequence[int] | None = None,
+) -> tuple[Sequence[int], Sequence[float]]:
+    """The durations that `history` takes the medians of, from the latest back, and where they start: those of the
+    successes of a row are from starts[2 * row] to starts[2 * row + 1], those of its others behind them."""
+
+def superseded(key: Sequence[int]) -> list[int]:
+    """The numbers of those that come once more behind, ascending."""
+
+def members(group: Sequence[int], wanted: bytes | bytearray) -> list[int]:
+    """The numbers of those whose group is wanted: not 0 at its place."""
+
+def tally(
+    group: Sequence[int], kind: Sequence[int], value: Sequence[float], groups: int, kinds: int
+) -> Sequence[float]:
+    """Four matrices of groups * kinds: entries, those whose value is not NaN, their sum, the greatest (-inf for
+    none). A group of -1 is passed over."""
+
 def estimate(
     value: Sequence[float],
     chance: Sequence[float],

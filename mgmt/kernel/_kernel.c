@@ -12,6 +12,7 @@ static int kernel_exec(PyObject *module)
     if (PyModule_AddFunctions(module, bind_analysis_methods) < 0 ||
         PyModule_AddFunctions(module, bind_table_methods) < 0 ||
         PyModule_AddFunctions(module, bind_history_methods) < 0 ||
+        PyModule_AddFunctions(module, bind_runs_methods) < 0 ||
         PyModule_AddFunctions(module, bind_placement_methods) < 0)
         return -1;
     return bind_table_exec(module) < 0 ? -1 : bind_placement_exec(module);

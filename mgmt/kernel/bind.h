@@ -18,7 +18,7 @@ struct kernel_state {
 
 /* Defined by the binding files, called by _kernel.c. */
 extern PyMethodDef bind_analysis_methods[], bind_table_methods[], bind_placement_methods[], bind_score_methods[],
-    bind_history_methods[];
+    bind_history_methods[], bind_runs_methods[];
 int bind_table_exec(PyObject *module);
 int bind_placement_exec(PyObject *module);
 int bind_strict_exec(PyObject *module); /* called by bind_placement_exec() */

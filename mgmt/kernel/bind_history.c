@@ -149,6 +149,56 @@ done:
     return result;
 }
 
+static PyObject *recent(PyObject *module, PyObject *const *args, Py_ssize_t nargs, PyObject *kwnames)
+{
+    static const char *const names[] = {"key", "duration", "rows", "window", "group_of", NULL};
+    enum { KEY, DURATION, ROWS, WINDOW, GROUP, COUNT };
+    PyObject *given[COUNT], *starts = NULL, *kept = NULL, *result = NULL;
+    struct bind_column key = {0}, duration = {0}, group = {0};
+    Py_ssize_t rows = 0, window = 0;
+    void *memory = NULL;
+    size_t room = 0;
+    int64_t *from;
+    if (!bind_arguments("recent", names, 4, 4, args, nargs, kwnames, given) || !whole(given[ROWS], &rows) ||
+        !whole(given[WINDOW], &window))
+        return NULL;
+    if (window < 1 || rows < 0 || rows >= (Py_ssize_t)UINT32_MAX || window >= (Py_ssize_t)UINT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "window must be at least 1, and rows not negative, below 2**32 - 1");
+        return NULL;
+    }
+    if (!bind_ints_copy(given[KEY], "key", &key) || !bind_doubles(given[DURATION], "duration", &duration) ||
+        (given[GROUP] && !bind_ints_copy(given[GROUP], "group_of", &group)) || !like(&duration, "duration", &key, "key") ||
+        (given[GROUP] && !in_range(&group, "group_of", rows, "must be a row")) ||
+        !in_range(&key, "key", (given[GROUP] ? group.n : rows) * 4, "must be a series times 4 plus an outcome"))
+        goto done;
+    room = history_room(0, (size_t)rows);
+    memory = bind_memory(room);
+    starts = bind_new_ints(module, 2 * rows + 1, &from);
+    kept = bind_new_doubles(module, key.n);
+    if (!memory || !starts || !kept) {
+        if (!PyErr_Occurred())
+            PyErr_NoMemory();
+        goto done;
+    }
+    struct history_runs runs = {(size_t)key.n, key.data, NULL, duration.doubles, given[GROUP] ? group.data : NULL};
+    struct k_arena arena = {memory, room};
+    enum k_status status;
+    BIND_UNLOCKED(key.n >= UNLOCK_FROM, status = k_recent(&runs, (size_t)window, (size_t)rows, arena, from,
+                                                         PyMemoryView_GET_BUFFER(kept)->buf));
+    if (status == K_OK)
+        result = PyTuple_Pack(2, starts, kept);
+    else
+        bind_failed(status, "recent");
+done:
+    bind_release(&key);
+    bind_release(&duration);
+    bind_release(&group);
+    bind_memory_free(memory, room);
+    Py_XDECREF(starts);
+    Py_XDECREF(kept);
+    return result;
+}
+
 enum {
     VALUE, CHANCE, TRIED, SERIES, CODEBASE, CAMPAIGN, OF_SERIES, OF_CODEBASE, RATE, DONE, LOST, COLUMNS,
     DECAY = COLUMNS, STRENGTH, EXPLORE, PENALTY, SHRINK, LEAST, QUANTILE, INTO, SIMD, ARGUMENTS
@@ -241,6 +291,8 @@ PyMethodDef bind_history_methods[] = {
     {"history", FAST(history),
      PyDoc_STR("history($module, key, ended, duration, rows, *, group_of=None, reference=0.0, half_life=1.0, window=128, "
                "weights=True, out=None)\n--\n\nStatistics of runs, one row a series.")},
+    {"recent", FAST(recent),
+     PyDoc_STR("recent($module, key, duration, rows, window, *, group_of=None)\n--\n\nThe latest durations of each row.")},
     {"estimate", FAST(estimate),
      PyDoc_STR("estimate($module, value, chance, tried, series, codebase, campaign, of_series, of_codebase, rate, done, "
                "lost, *, decay=1.0, strength=4.0, explore=0.0, penalty=0.9, shrink=5.0, least_points=5.0, quantile=0, out=None)\n--\n\n"

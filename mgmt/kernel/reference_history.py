@@ -97,6 +97,32 @@ def middle(durations: Sequence[float]) -> tuple[float, float, float]:
     return float(n), ordered[n // 2], ordered[9 * n // 10]
 
 
+def recent(
+    key: Sequence[int],
+    duration: Sequence[float],
+    rows: int,
+    window: int,
+    *,
+    group_of: Sequence[int] | None = None,
+) -> tuple[Sequence[int], Sequence[float]]:
+    if len(duration) != len(key):
+        raise ValueError(f"duration has {len(duration)} entries, key {len(key)}")
+    if window < 1 or rows < 0:
+        raise ValueError("window must be at least 1, and rows not negative, below 2**32 - 1")
+    places: list[list[float]] = [[] for _ in range(2 * rows)]
+    for one, us in zip(key, duration, strict=True):
+        series, outcome = divmod(one, 4)
+        row = series if group_of is None else group_of[series]
+        if outcome != TRANSIENT and not math.isnan(us):
+            places[2 * row + (outcome != SUCCESS)].append(us + 0.0)
+    starts, kept = array("q", [0]), array("d")
+    for place in places:
+        kept.extend(place[: -window - 1 : -1])
+        starts.append(len(kept))
+    kept.extend([0.0] * (len(key) - len(kept)))
+    return starts, kept
+
+
 def estimate(
     value: Sequence[float],
     chance: Sequence[float],

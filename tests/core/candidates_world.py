@@ -227,7 +227,8 @@ def by_compat(month: Month) -> tuple[float, Tally]:
     """What Janitor's rules earn on the same: a pass every night, and what has run, or is uploaded, is scheduled at
     once."""
     month.reset()
-    engine, tally = compat.Engine(month.world, month.start_us), Tally()
+    history, tally = compat.History(month.world.runs, month.world.versions), Tally()
+    engine = compat.Engine(month.world, month.start_us, history=history)
     contexts = {candidate.key[:2]: candidate for candidate in month.world.candidates}
     now_us, earned, number, day = month.start_us, 0.0, 0, 0
     engine.bulk()
@@ -243,12 +244,12 @@ def by_compat(month: Month) -> tuple[float, Tally]:
         fresh = contexts[key].context not in month.truths[key].failed
         run, value = month.attempt(key, contexts[key].context or "", now_us, number)
         if fresh:
-            predicted = compat.estimate(engine.history, *key, contexts[key].context, now_us)
+            predicted = compat.estimate(history, *key, contexts[key].context, now_us)
             tally.note((predicted.probability, float(predicted.duration_us)), run)
         number, earned, before_us = number + 1, earned + value, now_us
         now_us = engine.now_us = ended_us(run) + 20_000_000
         engine.queue.remove(item)
-        engine.history.add(run)
+        history.add(run)
         engine.regular(*key, requester="after run schedule")
         for candidate in month.news(before_us, now_us):
             contexts[candidate.key[:2]] = candidate

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mgmt.core import event as ev
+from mgmt.core.candidates import batches
 from mgmt.core.candidates import lines as lines_module
 from mgmt.core.candidates.history import RUNS
 from mgmt.core.candidates.line import AGED
@@ -15,9 +16,10 @@ from mgmt.core.candidates.lines import Lines
 from mgmt.core.candidates.policies import ByDefault
 from mgmt.core.candidates.tasks import LABEL, key_of
 from mgmt.core.suites import operations as op
-from mgmt.core.suites.candidate_rows import GetLabelled
+from mgmt.core.suites.candidate_rows import GetLabelled, GetRows
 from mgmt.core.suites.states import ENDED, Task
 from mgmt.core.supervision import LOCAL
+from mgmt.store.queue.candidates import get_rows
 from mgmt.store.queue.connection import Connection
 from mgmt.worker.wire import Kind
 from tests.core.suited import Hand, Suited
@@ -574,3 +576,35 @@ def test_runs_that_end_while_history_is_read_are_learned_once(make: Make) -> Non
     ended_us = [judge.last((name, "fix", ""))[1] for name in "ab"]
     assert sum(one > 0 for one in ended_us) == 1
     assert sum(judge.scorer.history.series.at(RUNS, row) for row in range(2)) == 1
+
+
+def test_small_rows_are_put_together_while_nobody_reads_them(
+    make: Make, queue: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "MANY", 3)
+    there = make()
+    there.candidates("a", "b")
+    for day in (1, 2, 3):
+        at = f"2024-05-0{day}T10:0"
+        run = {"codebase": "a", "campaign": "fix", "result_code": "success"}
+        there.load("runs", {**run, "start_time": f"{at}0:00", "finish_time": f"{at}5:00"})
+    there.pump()
+
+    def stored() -> list[str]:
+        rows = get_rows(queue, GetRows()).rows
+        return [row.kind for row in rows if row.kind in (batches.KIND, "runs")]
+
+    def seen() -> float:
+        judge = there.daemon.state.desk._judges["default"]
+        assert isinstance(judge, ByDefault)
+        level = judge.scorer.history.series
+        return level.at(RUNS, level.rows["a", "fix"])
+
+    there.ask("candidates-schedule")
+    there.pump()
+    assert stored() == [batches.KIND] and seen() == 3
+    there.load("runs", {"codebase": "a", "campaign": "fix", "result_code": "success",
+                        "start_time": "2024-05-04T10:00:00", "finish_time": "2024-05-04T10:05:00"})  # fmt: skip
+    there.ask("candidates-schedule")
+    there.pump()
+    assert stored() == [batches.KIND] * 2 and seen() == 4

@@ -48,7 +48,7 @@ def test_without_a_fault_fallback_is_native() -> None:
 def test_a_pass_on_which_the_default_policy_fails_is_janitors(monkeypatch: pytest.MonkeyPatch) -> None:
     safe, theirs = judged("fallback"), judged("native", policy="janitor_compat")
     before = keys(safe)
-    monkeypatch.setattr(scoring.Scorer, "pass_over", broken)
+    monkeypatch.setattr(scoring.Scorer, "expected", broken)
     assert safe.decisions(NOW_US) == theirs.decisions(NOW_US)
     assert safe.fallbacks == 1
     assert ["ZeroDivisionError: injected" in warning for warning in safe.warnings] == [True]
@@ -122,7 +122,7 @@ def test_in_the_shadow_janitors_rules_decide_and_the_other_is_compared(
         assert one.beside[0] != one.probability
     assert -1 <= shadow.compared["rank_correlation"] <= 1
     assert shadow.compared["overlap"] == 1.0, "they are fewer than the first"
-    monkeypatch.setattr(scoring.Scorer, "pass_over", broken)
+    monkeypatch.setattr(scoring.Scorer, "expected", broken)
     assert [one.candidate for one in shadow.decisions(NOW_US)] == [one.candidate for one in theirs]
     assert shadow.fallbacks == 1
 
@@ -134,7 +134,7 @@ def test_the_faults_are_those_of_the_policy_that_decided(monkeypatch: pytest.Mon
     shadow, safe = judged("shadow", odd), judged("fallback", odd)
     keys(shadow), keys(safe)
     assert (len(shadow.faults), len(safe.faults)) == (6, 0)
-    monkeypatch.setattr(scoring.Scorer, "pass_over", broken)
+    monkeypatch.setattr(scoring.Scorer, "expected", broken)
     assert keys(safe) == [] and len(safe.faults) == 6
 
 

@@ -88,6 +88,11 @@ def test_columns_say_what_rows_say() -> None:
             for context in filter(None, (run.context, run.instigated_context)):
                 tried[run.codebase, run.campaign, context] = run.finish_us or 0
             lacking[run.codebase, run.campaign] = (run.relations, run.finish_us)
+
+    def number(run: Run, context: str | None) -> int:
+        name = names.index((run.codebase, run.campaign))
+        return 1 + name * len(contexts) + contexts.index(context) if context else 0
+
     columns = Columns(
         names,
         array("q", [4 * names.index((run.codebase, run.campaign)) + outcome_of(run) for run in runs]),
@@ -95,15 +100,15 @@ def test_columns_say_what_rows_say() -> None:
         array("d", [float(run.duration_us or 0) for run in runs]),
         [(*key, at) for key, at in tried.items()],
         [(*key, *found) for key, found in lacking.items() if found[0]],
+        sorted({names.index((run.codebase, run.campaign)) for run in runs if run.result_code == "success"}),
         (
-            [contexts.index(run.context) if run.context else -1 for run in runs],
-            [contexts.index(run.instigated_context) if run.instigated_context else -1 for run in runs],
+            array("q", [number(run, run.context) for run in runs]),
+            array("q", [number(run, run.instigated_context) for run in runs]),
         ),
     )
     candidates = [a_candidate(*name, context="2") for name in names]
     told = Scorer(a_world(candidates), Settings(), NOW_US)
-    told.history.adopt(columns)
-    told.refresh()
+    told.begin(columns, NOW_US)
     of_rows = Scorer(a_world(candidates, runs), Settings(), NOW_US)
     for i in range(3):
         ours, theirs = told.explain(i, NOW_US), of_rows.explain(i, NOW_US)
@@ -117,8 +122,7 @@ def test_columns_say_what_rows_say() -> None:
         Scorer(a_world(candidates), window, NOW_US),
         Scorer(a_world(candidates, runs), window, NOW_US),
     )
-    told.history.adopt(columns)
-    told.refresh()
+    told.begin(columns, NOW_US)
     assert [one.score for one in told.pass_over(NOW_US)] == pytest.approx(
         [one.score for one in of_rows.pass_over(NOW_US)], rel=1e-6
     )

@@ -22,6 +22,7 @@ from tests.core.recorder import worlds
 from tests.core.suited import Suited
 
 FUZZ_S = os.environ.get("FUZZ_S", "")
+EXAMPLES = int(os.environ.get("EXAMPLES", "25"))
 NAMES = ("n1", "n2")
 CAUSES = [{"code": 1}, {"code": 0}, {"signal": 9}, {"signal": 11}, {"code": 124}, {"signal": 14}]
 node = st.sampled_from(NAMES)
@@ -199,5 +200,5 @@ def run(db: Connection, examples: int, steps: int = 40) -> None:
 
 
 def test_random_histories(queue: Connection) -> None:
-    run(queue, int(os.environ.get("EXAMPLES", "25")))
+    run(queue, EXAMPLES)
     worlds.clear()

@@ -50,6 +50,15 @@ def test_known_statistics(module: Any) -> None:
 
 
 @pytest.mark.parametrize("module", BOTH)
+def test_the_latest_durations_of_each(module: Any) -> None:
+    key, duration = [0, 1, 0, 0, 3, 4, 6], [1.0, 2.0, NAN, 3.0, 9.0, 5.0, 6.0]
+    starts, kept = module.recent(key, duration, 2, 2)
+    assert list(starts) == [0, 2, 3, 4, 5] and list(kept)[:5] == [3.0, 1.0, 2.0, 5.0, 6.0]
+    starts, kept = module.recent(key, duration, 1, 1, group_of=[0, 0])
+    assert list(starts) == [0, 1, 2] and list(kept)[:2] == [5.0, 6.0]
+
+
+@pytest.mark.parametrize("module", BOTH)
 def test_known_estimates(module: Any) -> None:
     nothing = module.history([], [], [], 1)
     some = module.history([0] * 5 + [1] * 5, [0.0] * 10, [10.0] * 5 + [20.0] * 5, 1)

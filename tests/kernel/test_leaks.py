@@ -32,6 +32,7 @@ TABLE_SET: tuple[Any, ...] = ([1000] * N, [60_000, 120_000] * (N // 2), [50_000]
 NODE, AFFINITY, OFFSET, CPUS = [0, 1] * (N // 2), [-1, 2] * (N // 2), [0, 30, 60], list(range(60))
 VALUE, CHANCE = [300.5 + i for i in range(N)], [0.5] * N
 KEY = [4 * i + i % 4 for i in range(N)]
+WORDS = b"\x1f".join(b"w%d" % (i % 30) for i in range(N))
 BOTH = {"jitter": EXTRA, "blocking": EXTRA}
 
 Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
@@ -119,6 +120,51 @@ CALLS: dict[str, Callable[[], Calls]] = {
         ((VALUE, CHANCE, [1.0]), {}),
         ((VALUE, CHANCE, VALUE), {"out": [1.0] * N}),
         ((VALUE, CHANCE, VALUE), {"default_offset": "x"}),
+    ],
+    "recent": lambda: [
+        ((KEY, VALUE, N, 3), {}),
+        ((KEY, VALUE, 2, 1), {"group_of": [0, 1] * (N // 2)}),
+        ((KEY, [1.0], N, 3), {}),
+        ((KEY, VALUE, 1, 3), {}),
+        ((KEY, VALUE, N, 0), {}),
+    ],
+    "words": lambda: [
+        (([WORDS, WORDS], N), {}),
+        (([WORDS], N), {"known": [b"w3", b"w3", b"other"], "grow": False}),
+        (([WORDS], N - 1), {}),
+        (([WORDS], N), {"known": ["text"]}),
+        (([], N), {}),
+        ((["text"], N), {}),
+    ],
+    "run_times": lambda: [((KEY, KEY), {"epoch": 5.0}), ((KEY, [1]), {}), ((KEY, ["x"] * N), {})],
+    "by_end": lambda: [
+        ((KEY, [0, 1] * (N // 2), [0, -1], VALUE, VALUE, KEY, KEY), {}),
+        ((KEY, [0, 1] * (N // 2), [0, 3], VALUE, VALUE, KEY, KEY), {}),
+        ((KEY, [2] * N, [0, 1], VALUE, VALUE, KEY, KEY), {}),
+        ((KEY, [0] * N, [7], VALUE, VALUE, KEY, KEY), {}),
+        ((KEY, [0] * N, [0], VALUE, [1.0], KEY, KEY), {}),
+        ((KEY, [0] * N, [0], VALUE, VALUE, KEY, [1]), {}),
+    ],
+    "hashes": lambda: [
+        (([b"\x1f".join([b"w"] * N)], N), {}),
+        (([b"w"], N), {}),
+        (([], N), {}),
+        ((["text"], N), {}),
+    ],
+    "places": lambda: [((KEY, KEY), {}), ((KEY, ["x"]), {}), ((["x"], KEY), {})],
+    "repeats": lambda: [
+        ((KEY, VALUE, KEY, KEY), {"penalty": 0.9}),
+        ((KEY, VALUE, KEY, [1]), {}),
+        ((KEY, VALUE, KEY, KEY), {"half_life": 0.0}),
+    ],
+    "members": lambda: [(([0, 1] * N, b"ab"), {}), (([0, 2], b"ab"), {}), ((["x"], b"ab"), {})],
+    "superseded": lambda: [(([*KEY, *KEY],), {}), ((["x"],), {})],
+    "tally": lambda: [
+        (([-1, 1] * (N // 2), [0] * N, VALUE, 2, 1), {}),
+        (([2] * N, [0] * N, VALUE, 2, 1), {}),
+        (([0] * N, [1] * N, VALUE, 2, 1), {}),
+        (([0] * N, [0] * N, VALUE, -2, 1), {}),
+        (([0] * N, [0] * N, [1.0], 2, 1), {}),
     ],
     "history": lambda: [
         ((KEY, VALUE, VALUE, N), {}),

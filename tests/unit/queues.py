@@ -92,8 +92,11 @@ def postgres_programs() -> Path | None:
     return next((folder for folder in reversed(folders) if (folder / "postgres").exists()), None)
 
 
-def serve_postgres() -> Iterator[str]:
-    """A server of our own without a network, in a private folder; yields what libpq connects to."""
+def serve_postgres(**more: str) -> Iterator[str]:
+    """A server of our own without a network, in a private folder; yields what libpq connects to.
+
+    `more`: settings of the server.
+    """
     programs = postgres_programs()
     assert programs is not None
     memory = Path("/dev/shm")
@@ -115,7 +118,7 @@ def serve_postgres() -> Iterator[str]:
     )  # fmt: skip
     settings = {"listen_addresses": "", "unix_socket_directories": folder, "fsync": "off",
                 "shared_buffers": "32MB", "max_connections": "40", "deadlock_timeout": "50ms",
-                "dynamic_shared_memory_type": "mmap"}  # fmt: skip
+                "dynamic_shared_memory_type": "mmap", **more}  # fmt: skip
     told = [f"--{name}={word}" for name, word in settings.items()]
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from math import trunc
 from pathlib import Path
@@ -19,13 +23,16 @@ import psycopg
 import pytest
 import redis
 
-from mgmt.adapters.janitor import columns, passes
+from mgmt.adapters.janitor import columns, following, passes
+from mgmt.adapters.janitor.columns import Reading, as_columns
 from mgmt.adapters.janitor.database import Database
+from mgmt.adapters.janitor.following import Follower
 from mgmt.adapters.janitor.mirror import HASH, Mirror, bucket_key, member
 from mgmt.adapters.janitor.queue_table import QueueTable, in_order
+from mgmt.adapters.janitor.tallies import tallies
 from mgmt.core.candidates import compat
-from mgmt.core.candidates.compat_queue import BUCKETS
-from mgmt.core.candidates.records import time_us
+from mgmt.core.candidates.compat_queue import BUCKETS, CompatError
+from mgmt.core.candidates.records import DAY_US, time_us
 from mgmt.core.candidates.scoring import Scorer
 from mgmt.core.candidates.settings import Settings
 from mgmt.protocol.errors import Exit, MgmtError
@@ -211,6 +218,9 @@ def test_nothing_of_the_schema_is_changed(url: str, policy: str) -> None:
         ("UPDATE run SET failure_details = '[1]' WHERE id = 'r7'", "runs", "r7", "failure_details"),
         ("UPDATE run SET start_time = NULL, finish_time = NULL WHERE id = 'r7'", "runs", "", "finish_time"),
         ("UPDATE codebase SET name = '' WHERE name = 'c4'", "codebases", "", "name"),
+        ("UPDATE run SET context = U&'v\\001F' WHERE id = 'r7'", "runs", "r7", "context"),
+        ("UPDATE run SET result_code = U&'odd\\001F' WHERE id = 'r7'", "runs", "r7", "result_code"),
+        ("UPDATE run SET codebase = U&'c\\001F1' WHERE id = 'r7'", "runs", "r7", "codebase"),
     ],
 )  # fmt: skip
 def test_a_row_that_is_wrong_is_told_and_the_others_stand(
@@ -227,7 +237,7 @@ def test_a_row_that_is_wrong_is_told_and_the_others_stand(
 def test_a_deployment_without_versions_and_change_sets_will_do(url: str) -> None:
     change(url, "ALTER TABLE queue DROP COLUMN change_set CASCADE")
     with pytest.raises(MgmtError, match="change_set"), Database(url) as source:
-        passes.default_pass(source, passes.Choice(), Settings(), NOW_US)
+        passes.default_pass(Follower(source, Settings()), passes.Choice(), NOW_US)
 
 
 def test_versions_that_are_available_forgive_what_lacked_them(url: str) -> None:
@@ -270,7 +280,11 @@ def test_what_is_imported_is_scored_the_same(url: str, tmp_path: Path) -> None:
         } == pytest.approx(by_key, abs=1e-6)
 
 
-def test_runs_as_columns_say_what_they_say_as_rows(url: str) -> None:
+@pytest.mark.parametrize("range_pages", [1, 1000])
+def test_runs_as_columns_say_what_they_say_as_rows(
+    url: str, range_pages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "RANGE_PAGES", range_pages)
     lacked = '{"relations": [[{"name": "libx"}]]}'
     code = "install-deps-unsatisfied-dependencies"
     into = "INSERT INTO run (id, command, suite, codebase, result_code, start_time, finish_time, "
@@ -278,11 +292,12 @@ def test_runs_as_columns_say_what_they_say_as_rows(url: str) -> None:
         more = f"instigated_context, failure_details) VALUES ('{id}', '', 'fix', '{codebase}', '{code}', "
         change(url, f"{into}{more}'{begin}', '{begin}', 'v0', '{lacked}')")
     change(url, f"{into}context) VALUES ('open', '', 'tidy', 'c4', 'success', '2024-04-29', NULL, NULL)")
-    with Database(url) as source, source.snapshot():
-        world, _ = source.world()
+    with Database(url) as source, source.snapshot(), closing(Reading(source, NOW_US)) as reading:
+        world, faults = source.world()
         scorer = Scorer(world, Settings(), NOW_US)
-        scorer.history.adopt(columns.read(source, []))
-        scorer.refresh()
+        runs = reading.runs(world.candidates, faults, scorer.history.series.rows)
+        scorer.begin(as_columns(source, runs, faults), NOW_US)
+        assert not faults
         world.runs = list(source.runs([]))
     other = Scorer(world, Settings(), NOW_US)
     assert len(scorer.history) == len(other.history) == 63
@@ -294,6 +309,208 @@ def test_runs_as_columns_say_what_they_say_as_rows(url: str) -> None:
         assert [f.source for f in one.factors] == [f.source for f in two.factors]
         assert [f.value for f in one.factors] == pytest.approx([f.value for f in two.factors], rel=1e-9)
     assert scorer.history.succeeded and other.history.lacking
+
+
+@pytest.mark.parametrize(
+    ("constants", "failures"),
+    [
+        (compat.JANITOR, 3),
+        (replace(compat.JANITOR, ignore_worker_failures_us=25 * DAY_US), 3),
+        (replace(compat.JANITOR, window_us=30 * DAY_US), 3),
+        (replace(compat.JANITOR, window_us=DAY_US // 2), 3),
+    ],
+)
+def test_sums_of_columns_say_what_runs_say_one_by_one(
+    url: str, constants: compat.Constants, failures: int
+) -> None:
+    pytest.importorskip("debian")
+    change(url, "CREATE TABLE all_debian_versions (source text, version text)")
+    change(url, "INSERT INTO all_debian_versions VALUES ('libx', '2.1-1')")
+    into = "INSERT INTO run (id, command, suite, codebase, result_code, start_time, finish_time, context, "
+    code, at = "install-deps-unsatisfied-dependencies", f"'{NOW}', '{NOW}'"
+    for n, (codebase, relation, context) in enumerate([
+        ("c0", '{"name": "libx"}', "v0"), ("c1", '{"name": "liby"}', "v1"), ("c2", '{"odd": 1}', "v0"),
+        ("c3", '{"name": "libx", "version": [">=", "2.0"]}', "v1"),
+    ]):  # fmt: skip
+        details = f'{{"relations": [[{relation}]]}}'
+        change(url, f"{into}failure_details) VALUES ('l{n}', '', 'fix', '{codebase}', '{code}', {at}, "
+                    f"'{context}', '{details}')")  # fmt: skip
+    into += "failure_transient) VALUES "
+    change(url, f"{into} ('u', '', 'tidy', 'c1', 'worker-failure', NULL, '{NOW}', 'v1', false)")
+    change(url, f"{into} ('o', '', 'tidy', 'c2', 'success', '{NOW}', NULL, 'v1', false)")
+    change(url, f"{into} ('w', '', 'fix', 'c4', 'worker-failure', {at}, 'v0', false)")
+    with (
+        Database(url) as source,
+        source.snapshot(),
+        closing(Reading(source, NOW_US, constants.ignore_worker_failures_us)) as reading,
+    ):
+        world, faults = source.world()
+        found = reading.runs(world.candidates, faults)
+        sums = tallies(source, found, world.versions, constants, NOW_US)
+        history = compat.History(source.runs(faults), world.versions, constants)
+    assert not faults
+    said = set()
+    for one in world.candidates:
+        both: list[object] = []
+        for past in (sums, history):
+            try:
+                both.append(past.facts(one.codebase, one.campaign, one.context, NOW_US))
+            except CompatError as error:
+                both.append(str(error))
+        if isinstance(both[0], str):
+            said.add(both[0])
+        assert both[0] == both[1], one
+        for key in ((one.codebase, one.campaign), (one.codebase, None), (None, one.campaign)):
+            assert sums.mean_us(key[0], key[1], NOW_US) == history.mean_us(key[0], key[1], NOW_US)
+    assert len(said) == failures and sums.facts("c9", "fix", None, NOW_US).total == 0
+
+
+def test_what_has_changed_is_read_again_and_nothing_else(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put in late, changed, taken away, in transactions that overlap: a pass knows what a first one would."""
+    monkeypatch.setattr(columns, "RANGE_PAGES", 1)
+    monkeypatch.setattr(following, "MOST_GONE", 0.9)
+    whole: list[int] = []
+
+    def reading(database: Database, now_us: int) -> Reading:
+        whole.append(1)
+        return Reading(database, now_us)
+
+    monkeypatch.setattr(following, "Reading", reading)
+    into = "INSERT INTO run (id, command, suite, codebase, result_code, start_time, finish_time, context) VALUES "
+    at = "'2024-05-31', '2024-05-31 00:10', 'v0')"
+    steps = [  # what happens, and whether all is read then
+        ("SELECT", False),
+        (f"{into} ('n1', '', 'fix', 'c0', 'success', {at}, ('n2', '', 'fix', 'c5', 'success', {at}", False),
+        (f"{into} ('n3', '', 'new', 'c0', 'build-failed', '2020-01-01', '2020-01-01', NULL)", False),
+        ("UPDATE run SET result_code = 'success' WHERE id = 'r3'", False),
+        ("UPDATE run SET failure_transient = true WHERE codebase = 'c2'", False),
+        ("UPDATE run SET failure_details = '[1]' WHERE id = 'r7'", False),
+        ("UPDATE run SET failure_details = NULL WHERE id = 'r7'", False),
+        ("UPDATE run SET codebase = U&'c\\001F1' WHERE id = 'r8'", True),
+        ("UPDATE run SET context = U&'c\\001F1' WHERE id = 'r4'", True),
+        ("UPDATE run SET codebase = 'c3', context = NULL WHERE id IN ('r8', 'r4')", False),
+        ("SELECT", False),
+        ("DELETE FROM run WHERE id = 'r9'", True),
+        ("UPDATE run SET codebase = 'c1' WHERE id = 'r10'", True),
+        ("UPDATE candidate SET value = 99, context = 'v7' WHERE codebase = 'c3'", True),
+        ("VACUUM FULL run", False),
+        ("VACUUM FREEZE run", False),
+        ("TRUNCATE run CASCADE", True),
+    ]  # fmt: skip
+    with Database(url) as source, psycopg.connect(url) as slow, psycopg.connect(url, autocommit=True) as db:
+        follower = Follower(source, Settings())
+
+        def passed() -> None:
+            with source.snapshot():
+                scorer, faults = follower.scorer(NOW_US)
+                found = [scorer.explain(i, NOW_US) for i in range(len(scorer.candidates))]
+            with Database(url) as other, other.snapshot():
+                first, wrong = Follower(other, Settings()).scorer(NOW_US)
+                wanted = [first.explain(i, NOW_US) for i in range(len(first.candidates))]
+            whole.pop()
+            assert [str(one) for one in faults] == [str(one) for one in wrong]
+            for one, two in zip(found, wanted, strict=True):
+                assert (one.key, one.waits_for, one.not_before_us) == (
+                    two.key,
+                    two.waits_for,
+                    two.not_before_us,
+                )
+                assert [f.source for f in one.factors] == [f.source for f in two.factors]
+                assert [f.value for f in one.factors] == pytest.approx(
+                    [f.value for f in two.factors], rel=1e-9
+                )
+
+        passed()
+        assert whole == [1]
+        slow.execute(f"{into} ('s1', '', 'tidy', 'c3', 'success', {at}".encode())  # not committed for a while
+        for statement, all_is_read in steps[:5]:
+            whole.clear()
+            db.execute(statement.encode())
+            passed()
+            assert bool(whole) == all_is_read, statement
+        slow.commit()
+        passed()
+        assert len(follower._runs.of) > 60 and follower._rows == 64, "what was late is there"
+        for statement, all_is_read in steps[5:]:
+            whole.clear()
+            db.execute(statement.encode())
+            passed()
+            assert bool(whole) == all_is_read, statement
+
+
+def test_when_much_has_changed_all_is_read(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "MOST_CHANGED", 3)
+    monkeypatch.setattr(following, "MOST_GONE", 0.1)
+    with Database(url) as source:
+        follower = Follower(source, Settings())
+        for _ in range(2):
+            assert passes.default_pass(follower, passes.Choice(), NOW_US).considered == 12
+        change(url, "UPDATE run SET worker = 'x'")
+        passes.default_pass(follower, passes.Choice(), NOW_US)
+        assert len(follower._runs.of) == 60
+        for expected in (72, 60):
+            change(url, "UPDATE run SET worker = 'x' WHERE codebase = 'c1'")
+            passes.default_pass(follower, passes.Choice(), NOW_US)
+            assert len(follower._runs.of) == expected
+
+
+def test_a_server_without_more_connections_is_read_over_one(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(columns, "RANGE_PAGES", 1)
+    one = scheduled(url, "--dry-run")
+    monkeypatch.setattr(Database, "another", lambda self, snapshot: None)
+    assert scheduled(url, "--dry-run") == one
+
+
+def test_times_without_end_and_odd_names_are_told(url: str) -> None:
+    change(url, "UPDATE run SET finish_time = 'infinity' WHERE id = 'r7'")
+    (fault,) = scheduled(url, "--dry-run", exit=Exit.PARTIAL)["faults"]
+    assert (fault["row"], fault["problem"]) == ("r7", "or start_time is infinite")
+    change(url, "UPDATE run SET result_code = U&'a\\001Fb' WHERE id = 'r7'")
+    change(url, "UPDATE candidate SET codebase = U&'c\\001F1', context = 'v1' WHERE codebase = 'c1'")
+    done = scheduled(url, "--dry-run", exit=Exit.PARTIAL)
+    assert [fault["row"] for fault in done["faults"] if "U+001F" in fault["problem"]] == ["r7"]
+    assert len(done["decided"]) == 10, "those without a codebase are left out"
+
+
+def test_passes_one_after_the_other(url: str) -> None:
+    command = ["setpriv", "--pdeathsig=TERM", "--", sys.executable, "-m", "mgmt_cli", "candidates"]
+    command += ["schedule", "--database", url, "--every", "100ms", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first, second = (json.loads(process.stdout.readline()) for _ in range(2))
+        assert first["considered"] == second["considered"] == 12
+        change(url, "DELETE FROM candidate WHERE codebase = 'c1'")
+        deadline = time.monotonic() + PATIENCE_S
+        while json.loads(process.stdout.readline())["considered"] != 10:
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE_S) == 128 + signal.SIGINT
+    result = run("candidates", "schedule", "--every", "5m")
+    assert result.exit_code == Exit.USAGE and "--every" in result.stderr
+
+
+@pytest.mark.parametrize("policy", ["default", "janitor_compat"])
+def test_statements_are_as_many_whatever_there_is(
+    url: str, policy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements = list[object]()
+    execute = psycopg.Cursor.execute
+
+    def counted(self: Any, query: Any, *args: Any, **keys: Any) -> Any:
+        statements.append(query)
+        return execute(self, query, *args, **keys)
+
+    monkeypatch.setattr(psycopg.Cursor, "execute", counted)
+    scheduled(url, "--policy", policy)
+    few = len(statements)
+    change(url, "INSERT INTO codebase (name, value) SELECT 'd' || i, i FROM generate_series(1, 50) AS i")
+    change(url, "INSERT INTO candidate (suite, codebase, command, value, publish_policy) "
+                "SELECT 'fix', 'd' || i, 'x', i, 'main' FROM generate_series(1, 50) AS i")  # fmt: skip
+    statements.clear()
+    assert scheduled(url, "--policy", policy)["considered"] == 62
+    assert len(statements) == few < 40
 
 
 def test_rows_come_in_batches(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

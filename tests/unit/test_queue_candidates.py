@@ -38,6 +38,8 @@ def test_a_row_takes_the_place_of_another_of_its_key(ask: Asked) -> None:
     assert ask(PutRows(ROWS)) == Changed(5)
     ask(PutRows([Row("runs", "r1", b"new"), Row("candidates", "r1", b"other")]))
     assert kept(ask, 2) == [Row("candidates", "r1", b"other"), ROWS[0], Row("runs", "r1", b"new"), *ROWS[2:]]
+    ask(PutRows([ROWS[0]], gone=[("runs", "r1"), ("runs", "nobody"), ("candidates", "r2")]))
+    assert kept(ask) == [Row("candidates", "r1", b"other"), ROWS[0], *ROWS[2:]]
     ask(PutRows([ROWS[4]], forget=True))
     assert kept(ask) == [ROWS[4]]
     ask(PutRows([], forget=True))

@@ -30,6 +30,7 @@ from mgmt.store.queue.connection import Connection
 from mgmt.store.queue.counting import recount
 from mgmt.store.queue.postgres import PostgresEngine
 from mgmt.store.queue.sqlite import SqliteEngine
+from tests.core import test_suites_random
 from tests.unit.queues import SPEC, do
 
 LEASE_MS = 2000
@@ -456,5 +457,13 @@ def test_histories_in_sqlite(memory: Path) -> None:
 @pytest.mark.xdist_group("postgres")
 def test_histories_in_postgresql(postgres: str) -> None:
     db = PostgresEngine(postgres, "histories").open()
-    run(db, 25, "TRUNCATE")
+    run(db, 100, "TRUNCATE")
+    db.close()
+
+
+@pytest.mark.xdist_group("postgres")
+def test_suites_with_random_histories_in_postgresql(postgres: str) -> None:
+    """Those of the core, as deep as in SQLite."""
+    db = PostgresEngine(postgres, "random_suites").open()
+    test_suites_random.run(db, test_suites_random.EXAMPLES)
     db.close()

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 
-from mgmt.adapters.janitor import columns
+from mgmt.adapters.janitor.columns import Reading
 from mgmt.adapters.janitor.database import Database
+from mgmt.adapters.janitor.following import Follower
 from mgmt.adapters.janitor.queue_table import QueueTable
+from mgmt.adapters.janitor.tallies import tallies
 from mgmt.core.candidates import compat, compat_queue
 from mgmt.core.candidates.compat_queue import CompatError, QueueItem
 from mgmt.core.candidates.policies import ByDefault, Decision
 from mgmt.core.candidates.records import RowError, World
-from mgmt.core.candidates.scoring import Scorer
 from mgmt.core.candidates.settings import Settings
 
 REQUESTER = "scheduler"
@@ -28,6 +30,7 @@ class Choice:
     campaign: str | None = None
     limit: int | None = None
     dry_run: bool = False
+    with_queue: bool = False  # the rows of the queue are wanted, too
 
     def has(self, codebase: str, campaign: str) -> bool:
         return (not self.codebases or codebase in self.codebases) and self.campaign in (None, campaign)
@@ -37,7 +40,8 @@ class Choice:
 class Passed:
     """`considered` candidates; `decided` are in the order of the pass, `written` of them are in the queue now.
 
-    `held` wait for something and are left out. `queue`: all its rows afterwards, in no order; none of a dry run.
+    `held` wait for something and are left out. `queue`: all its rows afterwards, in no order, where they were
+    wanted; none of a dry run.
     """
 
     considered: int
@@ -49,13 +53,15 @@ class Passed:
     queue: tuple[QueueItem, ...]
 
 
-def compat_pass(database: Database, choice: Choice, now_us: int) -> Passed:
+def compat_pass(database: Database, choice: Choice, settings: Settings, now_us: int) -> Passed:
     """As Janitor's own bulk job: priorities count from the least in the queue, one item after the other."""
-    faults: list[RowError] = []
-    with database.snapshot():
+    constants = compat.constants_of(settings)
+    ignored_us = constants.ignore_worker_failures_us
+    with database.snapshot(), closing(Reading(database, now_us, ignored_us)) as reading:
         world, faults = database.world()
-        world.runs = list(database.runs(faults))
-    engine = compat.Engine(world, now_us)
+        runs = reading.runs(world.candidates, faults)
+        history = tallies(database, runs, world.versions, constants, now_us)
+    engine = compat.Engine(world, now_us, constants, history)
     scored = engine.bulk(list(choice.codebases) or None, choice.campaign, dry_run=True)
     fine = []
     for one in scored:
@@ -81,8 +87,8 @@ def compat_pass(database: Database, choice: Choice, now_us: int) -> Passed:
     with table.writing():
         items, taken = _offered(world, table.items(), offers, faults)
         written = table.put(taken, keep_refresh=False)
-        rows = tuple(table.items())
-    return Passed(len(scored), tuple(items), len(written), (), tuple(faults), (), rows)
+        rows = tuple(table.items() if choice.with_queue else ())
+    return Passed(len(scored), tuple(items), written, (), tuple(faults), (), rows)
 
 
 def _offered(
@@ -105,20 +111,13 @@ def _offered(
     return list(found.values()), list(taken.values())
 
 
-def default_pass(database: Database, choice: Choice, settings: Settings, now_us: int) -> Passed:
+def default_pass(follower: Follower, choice: Choice, now_us: int) -> Passed:
     """By the default policy. A priority is when the item's turn in its campaign is, in thousandths of the scores
     before it by the campaign's weight. It depends on nothing but that campaign, whatever part of it is chosen: a
     pass that is repeated changes nothing."""
+    database = follower.database
     with database.snapshot():
-        world, faults = database.world()
-        if not settings.parts.are_columns_enough:
-            world.runs = list(database.runs(faults))
-        scorer = Scorer(world, settings, now_us)
-        if settings.parts.are_columns_enough:
-            scorer.history.adopt(columns.read(database, faults))
-            scorer.forget(now_us)
-    scorer.refresh()
-    faults += scorer.faults
+        scorer, faults = follower.scorer(now_us)
     told = [one for one in ByDefault(scorer).decisions(now_us) if choice.has(*one.candidate.key[:2])]
     items = [_item(one) for one in told if not one.held]
     held = [one for one in told if one.held]
@@ -127,8 +126,8 @@ def default_pass(database: Database, choice: Choice, settings: Settings, now_us:
     if not choice.dry_run:
         table = QueueTable(database)
         with table.writing():
-            written = len(table.put(items, keep_refresh=True))
-            rows = tuple(table.items())
+            written = table.put(items, keep_refresh=True)
+            rows = tuple(table.items() if choice.with_queue else ())
     warnings = tuple(sorted(scorer.warnings))
     return Passed(len(told), tuple(items), written, tuple(held), tuple(faults), warnings, rows)
 

@@ -33,7 +33,6 @@ ON CONFLICT (codebase, suite, (coalesce(change_set, ''))) DO UPDATE SET
     estimated_duration = EXCLUDED.estimated_duration, refresh = {refresh}, requester = EXCLUDED.requester,
     priority = EXCLUDED.priority
 WHERE there.bucket >= EXCLUDED.bucket
-RETURNING codebase, suite::text, coalesce(change_set, ''), id
 """
 
 
@@ -56,8 +55,8 @@ class QueueTable:
         for row in self._db.execute(_SELECT):
             yield QueueItem(*row)
 
-    def put(self, items: Sequence[QueueItem], keep_refresh: bool) -> dict[tuple[str, str, str], int]:
-        """Key -> id of the rows that were made or replaced. `keep_refresh`: a wanted one stays wanted."""
+    def put(self, items: Sequence[QueueItem], keep_refresh: bool) -> int:
+        """How many rows were made or replaced. `keep_refresh`: a wanted one stays wanted."""
         kind = self._db.execute(
             "SELECT format_type(atttypid, atttypmod) FROM pg_attribute "
             "WHERE attrelid = 'queue'::regclass AND attname = 'bucket'"
@@ -65,15 +64,24 @@ class QueueTable:
         assert kind is not None  # items() or the lock has failed before
         refresh = "there.refresh OR EXCLUDED.refresh" if keep_refresh else "EXCLUDED.refresh"
         statement = _UPSERT.format(bucket=kind[0], refresh=refresh)
-        columns = [
-            [item.codebase for item in items], [item.campaign for item in items],
-            [item.command for item in items], [item.bucket for item in items],
-            [item.context for item in items], [item.change_set for item in items],
-            [item.estimated_duration_us for item in items], [item.refresh for item in items],
-            [item.requester for item in items], [item.priority for item in items],
-        ]  # fmt: skip
-        rows = self._db.execute(statement.encode(), columns)
-        return {(codebase, campaign, change_set): number for codebase, campaign, change_set, number in rows}
+        columns = zip(*(
+            (item.codebase, item.campaign, item.command, item.bucket, item.context, item.change_set,
+             item.estimated_duration_us, item.refresh, item.requester, item.priority)
+            for item in items
+        ), strict=True)  # fmt: skip
+        return self._db.execute(statement.encode(), [*map(_array, columns)]).rowcount if items else 0
+
+
+def _array(column: Iterable[str | int | bool | None]) -> str:
+    """A column as PostgreSQL writes an array: what takes a fraction of the time of a list."""
+    return "{" + ",".join(_element(one) for one in column) + "}"
+
+
+def _element(value: str | int | bool | None) -> str:
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return "NULL" if value is None else str(value)
 
 
 def in_order(items: Iterable[QueueItem]) -> Mapping[str, list[QueueItem]]:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol
 
 from .compat_queue import CompatError, Queue, QueueItem
 from .records import DAY_US, Candidate, Run, World
@@ -26,6 +26,7 @@ DEFAULT_NORMALIZED_CODEBASE_VALUE = 0.5
 PUBLISH_MODE_VALUE = {
     "skip": 0, "build-only": 0, "push": 500, "propose": 400, "attempt-push": 450, "bts": 100,
 }  # fmt: skip
+WORKER_FAILURE = "worker-failure"
 WORKER_FAILURES_DAYS = 1  # after which they are not counted
 Versions = Mapping[str, Sequence[str]]
 
@@ -87,6 +88,30 @@ class Scored:
     bucket: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the runs of a series say that are counted: how many, how many of them succeeded, the sum of their
+    durations, whether one was tried in the context that is asked for."""
+
+    total: int
+    success: int
+    duration_s: float
+    same_context: bool
+
+
+class Past(Protocol):
+    """A history of runs, however it is kept. CompatError for a series on which Janitor fails."""
+
+    constants: Constants
+
+    def add(self, run: Run) -> None: ...
+
+    def facts(self, codebase: str, campaign: str, context: str | None, now_us: int) -> Facts: ...
+
+    def mean_us(self, codebase: str | None, campaign: str | None, now_us: int) -> int | None:
+        """Of runs that were not transient and have a duration; None for a name: of any."""
+
+
 class History:
     """Runs by codebase and campaign, and the versions that are available."""
 
@@ -111,6 +136,25 @@ class History:
         found = [us for run in self.runs(codebase, campaign, now_us) if (us := run.duration_us) is not None]
         return round(Fraction(sum(found), len(found))) if found else None
 
+    def facts(self, codebase: str, campaign: str, context: str | None, now_us: int) -> Facts:
+        total = success = 0
+        duration_s, same_context = 0.0, False
+        for run in self.runs(codebase, campaign, now_us):
+            if is_ignored(run, now_us, self.constants.ignore_worker_failures_us):
+                continue
+            if run.duration_us is None:
+                raise CompatError("a run has no duration")
+            duration_s += run.duration_us / 1e6
+            total += 1
+            success += run.result_code == "success"
+            same = bool(context) and context in (run.instigated_context, run.context)
+            lacked = run.result_code == "install-deps-unsatisfied-dependencies" and run.relations
+            if lacked and are_satisfied(run.relations, self.versions):
+                success += 1
+                same = False
+            same_context = same_context or same
+        return Facts(total, success, duration_s, same_context)
+
 
 def _at_us(run: Run) -> int:
     """When it was over, as far as that is known."""
@@ -133,55 +177,42 @@ def policy_value(
     return value
 
 
-def _ignored(run: Run, now_us: int, after_us: int) -> bool:
-    if run.result_code != "worker-failure":
+def is_ignored(run: Run, now_us: int, after_us: int) -> bool:
+    """CompatError where nobody knows how old it is."""
+    if run.result_code != WORKER_FAILURE:
         return False
     if run.start_us is None:
         raise CompatError("a worker failure has no start time")
     return now_us - run.start_us >= after_us
 
 
-def estimate(history: History, codebase: str, campaign: str, context: str | None, now_us: int) -> Estimate:
+def estimate(history: Past, codebase: str, campaign: str, context: str | None, now_us: int) -> Estimate:
     """Chance of success and duration of the regular path."""
-    total = success = 0
-    multiplier = 0.5 if context is None else 1.0
-    durations_s: list[float] = []
-    for run in history.runs(codebase, campaign, now_us):
-        if _ignored(run, now_us, history.constants.ignore_worker_failures_us):
-            continue
-        if run.duration_us is None:
-            raise CompatError("a run has no duration")
-        durations_s.append(run.duration_us / 1e6)
-        total += 1
-        success += run.result_code == "success"
-        same = bool(context) and context in (run.instigated_context, run.context)
-        lacked = run.result_code == "install-deps-unsatisfied-dependencies" and run.relations
-        if lacked and _satisfied(run.relations, history.versions):
-            success += 1
-            same = False
-        if same:
-            multiplier = 0.1
+    found = history.facts(codebase, campaign, context, now_us)
+    total = found.total
     if total:
-        duration_us = timedelta(seconds=sum(durations_s) / total) // timedelta(microseconds=1)
+        multiplier = 0.1 if found.same_context else 0.5 if context is None else 1.0
+        duration_us = timedelta(seconds=found.duration_s / total) // timedelta(microseconds=1)
     else:
         multiplier = 1.0
         duration_us = _first(history, now_us, (codebase, None), (None, campaign))
-    return Estimate((success * 10 + 1) / (total * 10 + 1) * multiplier, duration_us, total)
+    return Estimate((found.success * 10 + 1) / (total * 10 + 1) * multiplier, duration_us, total)
 
 
-def _satisfied(relations: Any, versions: Versions) -> bool:
+def are_satisfied(relations: Any, versions: Versions) -> bool:
+    """CompatError for what means nothing."""
     try:
         return satisfied(relations, versions)
     except RelationError as error:
         raise CompatError(str(error)) from None
 
 
-def _first(history: History, now_us: int, *levels: tuple[str | None, str | None]) -> int:
+def _first(history: Past, now_us: int, *levels: tuple[str | None, str | None]) -> int:
     means_us = (history.mean_us(*level, now_us) for level in levels)
     return next((us for us in means_us if us is not None), history.constants.default_duration_us)
 
 
-def manual_duration_us(history: History, codebase: str, campaign: str, now_us: int) -> int:
+def manual_duration_us(history: Past, codebase: str, campaign: str, now_us: int) -> int:
     return _first(history, now_us, (codebase, campaign), (codebase, None), (None, campaign))
 
 
@@ -212,11 +243,16 @@ def offset(
     return cost_ms / expected
 
 
-def bulk_normalized(world: World, codebase: str) -> float:
-    """How much a codebase is worth of the most valuable one, in a pass over all."""
+def most_of(world: World) -> float:
+    """The value of the most valuable codebase; 0 where there is none."""
+    return max((one.value or 0 for one in world.codebases.values()), default=0)
+
+
+def bulk_normalized(world: World, codebase: str, most: float | None = None) -> float:
+    """How much a codebase is worth of the most valuable one, in a pass over all; `most`: of `most_of`."""
     if not world.codebases:
         return 1.0
-    most = max(one.value or 0 for one in world.codebases.values())
+    most = most_of(world) if most is None else most
     if not most:
         raise CompatError("no codebase has a value: their maximum is 0, by which is divided")
     found = world.codebases.get(codebase)
@@ -248,10 +284,13 @@ class Scheduled:
 class Engine:
     """One world at one time, with its queue."""
 
-    def __init__(self, world: World, now_us: int, constants: Constants | None = None) -> None:
+    def __init__(
+        self, world: World, now_us: int, constants: Constants | None = None, history: Past | None = None
+    ) -> None:
+        """`history`: the runs, instead of those of `world`."""
         self.world, self.now_us = world, now_us
         self.constants = constants or JANITOR
-        self.history = History(world.runs, world.versions, constants)
+        self.history: Past = History(world.runs, world.versions, constants) if history is None else history
         self.queue = Queue(world.codebases, world.change_sets)
         self._candidates: dict[tuple[str, str, str], Candidate] = {}
         self._any: dict[tuple[str, str], Candidate] = {}  # whatever its change set, the oldest row
@@ -359,8 +398,9 @@ class Engine:
         dry_run: bool = False,
     ) -> list[Scored]:
         """One pass over all candidates that are selected; one that cannot be scored is told and passed over."""
+        most = most_of(self.world)
         return [
-            self.scored(candidate, default_offset, bucket, dry_run)
+            self.scored(candidate, default_offset, bucket, dry_run, most)
             for candidate in self.selected(codebases, campaign)
         ]
 
@@ -370,18 +410,21 @@ class Engine:
         default_offset: float = 0.0,
         bucket: str = "default",
         dry_run: bool = True,
+        most: float | None = None,
     ) -> Scored:
-        """One of a pass."""
+        """One of a pass. `most`: of `most_of`, where it is known."""
         try:
-            return self._bulk_one(candidate, default_offset, bucket, dry_run)
+            return self._bulk_one(candidate, most, default_offset, bucket, dry_run)
         except CompatError as error:
             return Scored(candidate, str(error))
 
-    def _bulk_one(self, candidate: Candidate, default_offset: float, bucket: str, dry_run: bool) -> Scored:
+    def _bulk_one(
+        self, candidate: Candidate, most: float | None, default_offset: float, bucket: str, dry_run: bool
+    ) -> Scored:
         assert candidate.publish_policy is not None  # by selected()
         modes = self.world.policies[candidate.publish_policy]
         value = policy_value(candidate.value, modes, self.constants)
-        normalized = bulk_normalized(self.world, candidate.codebase)
+        normalized = bulk_normalized(self.world, candidate.codebase, most)
         # A change set's candidate is queued, and completed, as if it had none.
         done = self.regular(
             candidate.codebase, candidate.campaign, command=candidate.command, candidate_value=value,

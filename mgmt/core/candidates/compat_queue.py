@@ -56,7 +56,8 @@ class Queue:
     ) -> None:
         self.codebases, self.change_sets = codebases, change_sets
         self._rows: dict[tuple[str, str, str], QueueItem] = {}
-        self._order: list[tuple[tuple[int, int, int], tuple[str, str, str]]] = []
+        self._order: list[tuple[tuple[int, int, int], tuple[str, str, str]]] | None = None
+        """Sorted, once somebody has asked for an order."""
         self._priorities: list[int] = []  # sorted: the least one is the base of the next
         self._serial = 0
 
@@ -99,20 +100,24 @@ class Queue:
     def restore(self, items: Iterable[QueueItem]) -> None:
         """Rows as they are, with their ids and priorities."""
         for item in items:
-            self._put(item)
+            self._rows[item.key] = item
             self._serial = max(self._serial, item.id)
+        self._priorities = sorted(item.priority for item in self._rows.values())
+        self._order = None
 
     def row(self, key: tuple[str, str, str]) -> QueueItem:
         return self._rows[key]
 
     def _put(self, item: QueueItem) -> None:
         self._rows[item.key] = item
-        insort(self._order, (item.order, item.key))
+        if self._order is not None:
+            insort(self._order, (item.order, item.key))
         insort(self._priorities, item.priority)
 
     def remove(self, item: QueueItem) -> None:
         del self._rows[item.key]
-        del self._order[bisect_left(self._order, (item.order, item.key))]
+        if self._order is not None:
+            del self._order[bisect_left(self._order, (item.order, item.key))]
         del self._priorities[bisect_left(self._priorities, item.priority)]
 
     def items(self, campaign: str | None = None, limit: int | None = None) -> Iterator[QueueItem]:
@@ -120,6 +125,8 @@ class Queue:
         left = limit or len(self._rows)
         if left < 0:
             raise CompatError(f"the limit {limit} is negative")
+        if self._order is None:
+            self._order = sorted((item.order, item.key) for item in self._rows.values())
         for _, key in self._order:
             if left == 0:
                 return

@@ -16,20 +16,20 @@ from mgmt.core import effect as fx
 from mgmt.core.event import Computed, Now
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.board import Board
-from mgmt.core.suites.candidate_rows import GetRows, RecordRun, Row, SubmitNew
+from mgmt.core.suites.candidate_rows import GetRows, PutRows, RecordRun, Row, SubmitNew
 from mgmt.core.suites.entry import Entry
-from mgmt.protocol import frames
 from mgmt.protocol.errors import MgmtError
 
+from . import batches
 from .beside import Beside, Then
-from .hosts import KIND, Hosts
+from .hosts import Hosts
 from .line import Queued, rest_priority
 from .lines import PART, Lines, us
-from .modes import judge_of
 from .passes import Decided, New, Scene, Wanted, decided, score_in
 from .policies import Decision, Judge, Policy
-from .records import Run, world_of
+from .records import Run
 from .rules import Rules
+from .stored import Stored, build
 from .sums import Key
 from .tasks import LABEL, name_of, packed, run_of_task
 from .watch import Watch
@@ -63,6 +63,8 @@ class Desk:
         self._building: dict[tuple[str, int], list[Then]] = {}  # (policy, version) -> who waits for it
         self._heard: dict[tuple[str, str], int] = {}  # when the latest run of a series was recorded, us
         self._late: list[Run] = []  # ended while a judge was at work
+        self._tidying: list[tuple[Policy, Then]] | None = None  # who waits for a judge while rows are moved
+        self._batches = 0
         self._recent: list[tuple[str, Run]] = []  # recorded while a judge is being built, by row
 
     def on_computed(self, now: Now, event: Computed, out: list[fx.Effect]) -> None:
@@ -79,12 +81,15 @@ class Desk:
         if known is not None:
             then(now, known, out)
             return
+        if self._tidying is not None:  # rows move meanwhile, and could be missed
+            self._tidying.append((policy, then))
+            return
         build_of = policy, self._version
         waiting = self._building.setdefault(build_of, [])
         waiting.append(then)
         if len(waiting) > 1:
             return  # it is being built
-        rows = list[Row]()
+        rows, stored = list[Row](), Stored()
 
         def page(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
@@ -92,9 +97,12 @@ class Desk:
                 return
             rows.extend(result.rows)
             if result.rows:
-                self._board.ask(GetRows((rows[-1].kind, rows[-1].name)), page, out)
+                last = rows[-1]
+                few = {"limit": batches.PAGE} if last.kind == batches.KIND else {}
+                self._board.ask(GetRows((last.kind, last.name), **few), page, out)
             else:
-                self.beside.compute(partial(build, policy, rows, self.rules(), us(now)), built, out)
+                work = partial(build, policy, rows, self.rules(), us(now), stored)
+                self.beside.compute(work, built, out)
 
         def built(now: Now, result: Any, out: list[fx.Effect]) -> None:
             waiters = self._building.pop(build_of)
@@ -108,10 +116,35 @@ class Desk:
                 result = judge
             if not self._building:
                 self._recent.clear()
+                self._tidy(now, stored, out)
             for waiter in waiters:
                 waiter(now, result, out)
 
-        self._board.ask(GetRows(), page, out)
+        self._board.ask(GetRows(limit=batches.PAGE), page, out)
+
+    def _tidy(self, now: Now, stored: Stored, out: list[fx.Effect]) -> None:
+        """Put small rows together, while nobody reads them: other daemons of the queue might."""
+        if not stored.gone or self._board.is_shared:
+            return
+        rows = [self._batch(now, record) for record in stored.records]
+        self._tidying = []
+
+        def done(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            waiting, self._tidying = self._tidying or [], None
+            for policy, then in waiting:
+                self.with_judge(now, policy, then, out)
+
+        self._board.ask(PutRows(rows, gone=stored.gone), done, out)
+
+    def _batch(self, now: Now, record: bytes) -> Row:
+        """Later ones sort behind."""
+        self._batches += 1
+        return Row(batches.KIND, f"{now.real_ms:015d} {self._batches:09d}", record)
+
+    def batched(self, now: Now, runs: list[tuple[str, Run]], rows: list[Row]) -> list[Row]:
+        """Runs in one row instead of these, where that can be."""
+        batch = batches.batch_of(runs)
+        return rows if batch is None else [self._batch(now, batches.packed(batch))]
 
     def forget(self) -> None:
         """What is stored has changed, or what is set: judges are built anew."""
@@ -344,18 +377,6 @@ def fields_of(one: Decision) -> dict[str, Any]:
         "codebase": one.candidate.codebase, "campaign": one.candidate.campaign, "score": one.score,
         "probability": one.probability, "held": one.held,
     }  # fmt: skip
-
-
-def build(policy: Policy, rows: list[Row], rules: Rules, now_us: int) -> tuple[Judge, frozenset[str]]:
-    """A judge of what is stored, and the names of the runs that it has seen."""
-    tables: dict[str, list[Any]] = {}
-    for row in rows:
-        tables.setdefault(row.kind, []).append(frames.unpack(row.record))
-    tables.pop(KIND, None)
-    names = frozenset(row.name for row in rows if row.kind == "runs")
-    rows.clear()
-    world, faults = world_of(tables)
-    return judge_of(policy, world, rules.settings, now_us, faults, rules.mode), names
 
 
 def _nothing() -> None:

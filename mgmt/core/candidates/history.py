@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from itertools import compress
+from typing import Any, NamedTuple
 
 from mgmt import kernel
 from mgmt.kernel.reference_history import FAILURE, FIELDS, SUCCESS, TRANSIENT, exp2, middle
@@ -24,29 +25,53 @@ S, F, Z, DONE, LOST, RUNS, STREAK, ENDED = 0, 1, 2, 3, 6, 9, 10, 11  # columns o
 class Columns(NamedTuple):
     """Runs in the order of their ends: `key` is 4 x the number of the series in `names` + outcome; times in us.
 
-    `contexts`: of each run a number for its context, and for that of what it was made for; negative: none.
+    `contexts`: of each run a number for its context in its series, and for that of what it was made for; 0: none.
     `tried`: (codebase, campaign, context, end) of the latest attempt in a context that was not transient;
-    `lacking`: (codebase, campaign, relations, end) of series whose latest such run lacked packages.
+    `lacking`: (codebase, campaign, relations, end) of series whose latest such run lacked packages; `succeeded`:
+    numbers of the series that ever did. A history that adopts them must have no series but the first of `names`.
     """
 
     names: list[tuple[str, str]]
     key: array[int]
     ended: array[float]
     duration: array[float]
-    tried: list[tuple[str, str, str, int]]
-    lacking: list[tuple[str, str, Relations, int]]
-    contexts: tuple[Sequence[int], Sequence[int]] = ((), ())
+    tried: list[tuple[str, str, str, float]]
+    lacking: list[tuple[str, str, Relations, float]]
+    succeeded: list[int]
+    contexts: tuple[array[int], array[int]]
+
+
+def latest_of(columns: Columns) -> dict[tuple[str, str], tuple[int, float]]:
+    """Of each series how many transient failures in a row its latest runs are, and when the latest ended."""
+    rows = len(columns.names)
+    found: Any = kernel.history(columns.key, columns.ended, columns.duration, rows, weights=False)
+    view = memoryview(found)
+    streaks, ends = (view[field * rows : (field + 1) * rows].tolist() for field in (STREAK, ENDED))
+    return {
+        name: (int(streak), ended_us)
+        for name, streak, ended_us in zip(columns.names, streaks, ends, strict=True)
+        if ended_us > -math.inf
+    }
+
+
+class Lacking(NamedTuple):
+    """What a run lacked, what its failure weighs, and when it ended."""
+
+    relations: Relations
+    weight: float
+    ended_us: float
 
 
 class Level:
     """Statistics of rows by name. `matrix` holds 12 columns of `room` entries, of which the first are rows."""
 
     def __init__(self, window: int) -> None:
-        self.rows: dict[object, int] = {}
+        self.rows: dict[Any, int] = {}
         self.room = 16
         self.window = window
         self.matrix = _empty(self.room)
         self._recent: dict[int, array[float]] = {}  # 2 * row + 1 for what was no success
+        self._before: tuple[Sequence[int], Sequence[float]] = ((0,), ())  # of runs that came as columns
 
     def row(self, name: object) -> int:
         """Its number, a new one for a new name."""
@@ -64,26 +89,29 @@ class Level:
     def at(self, field: int, row: int) -> float:
         return self.matrix[field * self.room + row]
 
+    def column(self, field: int) -> array[float]:
+        return self.matrix[field * self.room : field * self.room + len(self.rows)]
+
     def put(self, field: int, row: int, value: float) -> None:
         self.matrix[field * self.room + row] = value
 
-    def remember(self, row: int, outcome: int, duration_us: float) -> None:
-        """A duration among the latest; the matrix is left as it is."""
-        if outcome != TRANSIENT and not math.isnan(duration_us):
-            recent = self._recent.setdefault(2 * row + (outcome != SUCCESS), array("d"))
-            recent.append(duration_us)
-            if len(recent) > self.window:
-                del recent[0]
-
-    def forget_durations(self) -> bool:
-        """The latest ones; whether there were any."""
-        there = bool(self._recent)
+    def begin(self, before: tuple[Sequence[int], Sequence[float]]) -> None:
+        """What `kernel.recent` says of the runs so far."""
         self._recent.clear()
-        return there
+        self._before = before
+
+    def _latest(self, place: int) -> array[float]:
+        """The oldest first."""
+        recent = self._recent.get(place)
+        if recent is None:
+            starts, kept = self._before
+            known = place < len(starts) - 1
+            recent = array("d", reversed(kept[starts[place] : starts[place + 1]]) if known else ())
+            self._recent[place] = recent
+        return recent
 
     def add(self, row: int, outcome: int, weight: float, ended_us: float, duration_us: float) -> None:
         """One more run: what `kernel.history` would say of all of them."""
-        self.remember(row, outcome, duration_us)
         self.put(ENDED, row, max(ended_us, self.at(ENDED, row)))
         if outcome == TRANSIENT:
             self.put(STREAK, row, self.at(STREAK, row) + 1)
@@ -92,7 +120,12 @@ class Level:
         self.put(RUNS, row, self.at(RUNS, row) + 1)
         self.put(outcome, row, self.at(outcome, row) + weight)
         lost = outcome != SUCCESS
-        for i, value in enumerate(middle(self._recent.get(2 * row + lost, ()))):
+        recent = self._latest(2 * row + lost)
+        if not math.isnan(duration_us):
+            recent.append(duration_us)
+            if len(recent) > self.window:
+                del recent[0]
+        for i, value in enumerate(middle(recent)):
             self.put((LOST if lost else DONE) + i, row, value)
 
 
@@ -118,14 +151,13 @@ class History:
         self.codebase_of, self.campaign_of = array("q"), array("q")  # by series
         self._key, self._ended, self._duration = array("q"), array("d"), array("d")
         self._penalty = settings.same_context_penalty
-        # Of failures that were expected: when they ended, their series, what they weigh less.
-        self._less_at, self._less_row, self._less = array("d"), array("q"), array("d")
+        self._less = array("d")  # what a run weighs less, because it was expected to fail
         self.tried: dict[tuple[int, str], float] = {}
         """(series, context) -> weight of the latest attempt there that was not transient."""
-        self.lacking: dict[int, tuple[Relations, float]] = {}
-        """Series whose latest run lacked packages -> what it lacked, the weight of that failure."""
+        self.lacking: dict[int, Lacking] = {}  # by series, of those whose latest run lacked packages
         self._forgiven: dict[int, float] = {}
         self.succeeded: set[int] = set()
+        self._are_adopted = False  # there are runs of which no level has remembered the durations
 
     def __len__(self) -> int:
         return len(self._key)
@@ -158,66 +190,70 @@ class History:
         ordered.sort(key=lambda one: one[:2])
         for _, _, run in ordered:
             self._note(run)
+        self._are_adopted = True
         self.rebuild()
         return faults
 
-    def adopt(self, columns: Columns) -> None:
-        """The same for runs that are columns already, into a history without runs. It is for passes: how the
-        durations of series go on with further runs is not remembered."""
-        rows = [self.row(*name) for name in columns.names]
-        self._key = array("q", [rows[key >> 2] * 4 + (key & 3) for key in columns.key])
-        self._ended, self._duration = columns.ended, columns.duration
-        latest: dict[tuple[int, int], float] = {}
-        for key, ended_us, own, other in zip(self._key, self._ended, *columns.contexts, strict=False):
-            if (own < 0 and other < 0) or key & 3 == TRANSIENT:
-                continue
-            row, weight = key >> 2, self.weight(ended_us)
-            before = latest.get((row, other if own < 0 else own))
-            if before is not None and key & 3 == FAILURE:
-                self._expected(row, ended_us, self._penalty * min(weight, before))
-            latest[row, own] = latest[row, other] = weight
+    def adopt(self, columns: Columns, reference_us: float) -> None:
+        """Runs that are columns already, in place of all there were. Sums are those at `reference_us` then."""
+        self.reference_us = float(reference_us)
+        known = len(self.codebase_of)
+        if list(self.series.rows) != columns.names[:known]:
+            raise ValueError("the first series of the columns are not those of the history")
+        for name in columns.names[known:]:
+            self.row(*name)
+        self._key, self._ended, self._duration = columns.key, columns.ended, columns.duration
+        less: Any = kernel.repeats(
+            self._key, self._ended, *columns.contexts,
+            reference=self.reference_us, half_life=self.half_life_us, penalty=self._penalty,
+        )  # fmt: skip
+        self._less = array("d", memoryview(less).cast("B").tobytes())
+        self.tried.clear()
+        self.lacking.clear()
+        self._forgiven.clear()
         for codebase, campaign, context, at_us in columns.tried:
             self.tried[self.row(codebase, campaign), context] = self.weight(at_us)
+        latest = self._latest_failures(self.row(*one[:2]) for one in columns.lacking)
         for codebase, campaign, relations, at_us in columns.lacking:
-            self.lacking[self.row(codebase, campaign)] = relations, self.weight(at_us)
-        self.succeeded = {key >> 2 for key in self._key if key & 3 == SUCCESS}
+            row = self.row(codebase, campaign)
+            self.lacking[row] = Lacking(relations, self.weight(at_us) - self._less[latest[row]], at_us)
+        self.succeeded = set(columns.succeeded)
+        self._are_adopted = True
         self.rebuild()
+
+    def _latest_failures(self, rows: Iterable[int]) -> dict[int, int]:
+        """The number of the run, of each of these series."""
+        wanted = bytearray(4 * len(self.names))
+        for row in rows:
+            wanted[4 * row + FAILURE] = 1
+        found = kernel.members(self._key, wanted) if any(wanted) else ()
+        return {self._key[i] >> 2: i for i in found}
 
     def expire(self, before_us: float) -> bool:
         """Forget runs that ended before; whether there were any. That a campaign has succeeded once is kept."""
         if not self._ended or min(self._ended) >= before_us:
             return False
-        kept = [i for i, at_us in enumerate(self._ended) if at_us >= before_us]
-        self._key = array("q", [self._key[i] for i in kept])
-        self._duration = array("d", [self._duration[i] for i in kept])
-        self._ended = array("d", [self._ended[i] for i in kept])
-        still = [i for i, at_us in enumerate(self._less_at) if at_us >= before_us]
-        self._less_row = array("q", [self._less_row[i] for i in still])
-        self._less = array("d", [self._less[i] for i in still])
-        self._less_at = array("d", [self._less_at[i] for i in still])
+        kept = [at_us >= before_us for at_us in self._ended]
+        self._key = array("q", compress(self._key, kept))
+        self._duration = array("d", compress(self._duration, kept))
+        self._less = array("d", compress(self._less, kept))
+        self._ended = array("d", compress(self._ended, kept))
         least = self.weight(before_us)
         self.tried = {name: weight for name, weight in self.tried.items() if weight >= least}
-        for row in [row for row, (_, weight) in self.lacking.items() if weight < least]:
+        for row in [row for row, one in self.lacking.items() if one.ended_us < before_us]:
             del self.lacking[row]
             self._forgiven.pop(row, None)
-        if self.series.forget_durations():
-            self.codebases.forget_durations()
-            self.campaigns.forget_durations()
-            for key, us in zip(self._key, self._duration, strict=True):
-                self._remember(key >> 2, key & 3, us)
+        self._are_adopted = True
         self.rebuild()
         return True
-
-    def _remember(self, row: int, outcome: int, duration_us: float) -> None:
-        self.series.remember(row, outcome, duration_us)
-        self.codebases.remember(self.codebase_of[row], outcome, duration_us)
-        self.campaigns.remember(self.campaign_of[row], outcome, duration_us)
 
     def add(self, run: Run) -> int:
         """One more run, in constant time; its series. RowError for one without any time."""
         if run.finish_us is None and run.start_us is None:
             raise RowError("runs", len(self), "finish_time", "is missing, and start_time too")
-        row, outcome, ended_us, duration_us, less = self._note(run, remember=False)
+        if self._are_adopted:
+            self._remember()
+        row, outcome, ended_us, duration_us, less = self._note(run)
         weight = self.weight(ended_us)
         for level, at in (
             (self.series, row),
@@ -230,37 +266,42 @@ class History:
             self._weigh_less(row, less)
         return row
 
-    def _expected(self, row: int, ended_us: float, less: float) -> None:
-        self._less_at.append(ended_us)
-        self._less_row.append(row)
-        self._less.append(less)
+    def _remember(self) -> None:
+        """The latest durations, of runs that came many at once."""
+        for level, group_of in self._levels():
+            rows = len(level.rows)
+            level.begin(kernel.recent(self._key, self._duration, rows, level.window, group_of=group_of))
+        self._are_adopted = False
+
+    def _levels(self) -> tuple[tuple[Level, array[int] | None], ...]:
+        """With what a series is a row of."""
+        return (self.series, None), (self.codebases, self.codebase_of), (self.campaigns, self.campaign_of)
 
     def _weigh_less(self, row: int, less: float) -> None:
         for level, at in ((self.series, row), (self.campaigns, self.campaign_of[row])):
             level.put(F, at, max(0.0, level.at(F, at) - less))
 
-    def _note(self, run: Run, remember: bool = True) -> tuple[int, int, float, float, float]:
+    def _note(self, run: Run) -> tuple[int, int, float, float, float]:
         """Its series, outcome, end and duration, and what it weighs less."""
         row, outcome, ended_us = self.row(run.codebase, run.campaign), outcome_of(run), float(_end_us(run))
         duration_us = math.nan if run.duration_us is None else float(run.duration_us)
         self._key.append(row * 4 + outcome)
         self._ended.append(ended_us)
         self._duration.append(duration_us)
-        if remember:
-            self._remember(row, outcome, duration_us)
         if outcome == TRANSIENT:
+            self._less.append(0.0)
             return row, outcome, ended_us, duration_us, 0.0
         weight, less = self.weight(ended_us), 0.0
         before = self.tried.get((row, run.context or run.instigated_context or ""))
         if before and outcome == FAILURE:
             less = self._penalty * min(weight, before)
-            self._expected(row, ended_us, less)
+        self._less.append(less)
         for context in {run.context, run.instigated_context}:
             if context:
                 self.tried[row, context] = weight
         self._unforgive(row)
         if run.result_code == LACKING and run.relations:
-            self.lacking[row] = run.relations, weight - less
+            self.lacking[row] = Lacking(run.relations, weight - less, ended_us)
         else:
             self.lacking.pop(row, None)
         if outcome == SUCCESS:
@@ -269,25 +310,25 @@ class History:
 
     def rebuild(self) -> None:
         """All statistics anew out of the columns."""
-        for level, group_of in (
-            (self.series, None),
-            (self.codebases, self.codebase_of),
-            (self.campaigns, self.campaign_of),
-        ):
+        for level, group_of in self._levels():
             kernel.history(
                 self._key, self._ended, self._duration, level.room, group_of=group_of,
                 reference=self.reference_us, half_life=self.half_life_us, window=level.window,
                 weights=level is not self.codebases, out=level.matrix,
             )  # fmt: skip
-        for row, less in zip(self._less_row, self._less, strict=True):
-            self._weigh_less(row, less)
+        # A tally of keys, all of one kind: failures are at 4 * series + FAILURE.
+        cells = 4 * len(self.names)
+        found: Any = kernel.tally(self._key, array("q", bytes(8 * len(self))), self._less, cells, 1)
+        for row, less in enumerate(memoryview(found)[2 * cells : 3 * cells][FAILURE::4]):
+            if less:
+                self._weigh_less(row, less)
         forgiven, self._forgiven = self._forgiven, {}
         for row in forgiven:
             self._forgive(row)
 
     def settle(self, satisfied: Callable[[Relations], bool]) -> None:
         """A failure for want of packages that are there now says nothing about the next run."""
-        for row, (relations, _) in self.lacking.items():
+        for row, (relations, *_) in self.lacking.items():
             if row not in self._forgiven and satisfied(relations):
                 self._forgive(row)
             elif row in self._forgiven and not satisfied(relations):
@@ -300,7 +341,7 @@ class History:
     def _forgive(self, row: int) -> None:
         before = self.series.at(F, row)
         self._forgiven[row] = before
-        self.series.put(F, row, max(0.0, before - self.lacking[row][1]))
+        self.series.put(F, row, max(0.0, before - self.lacking[row].weight))
 
     def _unforgive(self, row: int) -> None:
         before = self._forgiven.pop(row, None)

@@ -7,11 +7,13 @@ from dataclasses import replace
 from typing import Literal, TypeVar
 
 from .comparison import TOP, correlation
+from .history import Columns
 from .policies import ByCompat, ByDefault, Decision, Judge, Policy
 from .records import Codebase, RowError, Run, World
 from .scoring import CandidateScore, Scorer
 from .settings import Settings
 from .sums import Key
+from .tallies import Tallies
 
 Mode = Literal["native", "fallback", "shadow"]
 # In whatever a fault of the default policy shows itself, the other one decides.
@@ -23,16 +25,22 @@ class Both:
     """The default policy and Janitor's rules on the same rows. A fault of the first stops neither."""
 
     def __init__(
-        self, world: World, settings: Settings, now_us: int, left_out: Iterable[RowError] = ()
+        self,
+        world: World,
+        settings: Settings,
+        now_us: int,
+        left_out: Iterable[RowError] = (),
+        columns: Columns | None = None,
+        tallies: Tallies | None = None,
     ) -> None:
         self.settings, self.fallbacks, self.compared = settings, 0, dict[str, float]()
-        self.compat = ByCompat(world, now_us, settings, left_out)
+        self.compat = ByCompat(world, now_us, settings, left_out, columns, tallies)
         self.codebases: Mapping[str, Codebase] = world.codebases
         self.default: ByDefault | None = None
         self.faults = [*self.compat.faults]
         self.warnings: set[str] = set()
         try:
-            self.default = ByDefault(Scorer(world, settings, now_us))
+            self.default = ByDefault(Scorer(world, settings, now_us, columns, tallies))
         except FAILURES as error:
             self._failed(error)
         else:
@@ -161,6 +169,16 @@ def likeness(left: Sequence[Decision], right: Sequence[Decision]) -> dict[str, f
     return found | ({"overlap": len({*keys[0][:TOP]} & {*keys[1][:TOP]}) / most} if most else {})
 
 
+def is_default_alone(policy: Policy, settings: Settings, mode: Mode) -> bool:
+    """Whether nothing of Janitor's rules is needed."""
+    return policy == "default" and mode == "native" and settings.parts.are_columns_enough
+
+
+def are_columns_enough(policy: Policy, settings: Settings, mode: Mode) -> bool:
+    """Whether nobody looks at runs one by one: Janitor's rules do, where a window moves over them."""
+    return settings.history_window_s is None or is_default_alone(policy, settings, mode)
+
+
 def judge_of(
     policy: Policy,
     world: World,
@@ -168,16 +186,21 @@ def judge_of(
     now_us: int,
     faults: Iterable[RowError],
     mode: Mode = "native",
+    columns: Columns | None = None,
+    tallies: Tallies | None = None,
 ) -> Judge:
-    """A policy over these rows; `faults`: of rows that were left out before. `mode` is of the default policy."""
+    """A policy over these rows; `faults`: of rows that were left out before. `mode` is of the default policy.
+    `columns`, and `tallies` unless `is_default_alone`: the runs, instead of those of `world`."""
     judge: Judge
     if policy == "janitor_compat":
-        judge = ByCompat(world, now_us, settings, faults)
+        judge = ByCompat(world, now_us, settings, faults, columns, tallies)
     elif mode == "native":
-        judge = ByDefault(Scorer(world, settings, now_us))
+        judge = ByDefault(Scorer(world, settings, now_us, columns, tallies))
         judge.faults[:0] = faults
     else:
-        judge = (Fallback if mode == "fallback" else Shadow)(world, settings, now_us, faults)
+        judge = (Fallback if mode == "fallback" else Shadow)(
+            world, settings, now_us, faults, columns, tallies
+        )
     if policy == "default":
         world.runs = []  # the histories have them
     return judge

@@ -10,12 +10,13 @@ from typing import Literal, Protocol
 from mgmt.kernel.reference_history import TRANSIENT
 
 from . import compat
-from .history import ENDED, STREAK
+from .history import ENDED, STREAK, Columns, latest_of
 from .outcomes import outcome_of
 from .records import Candidate, Codebase, RowError, Run, World
 from .scoring import CandidateScore, PriorityFactor, Scorer
 from .settings import Settings
 from .sums import Key
+from .tallies import Tallies
 
 Policy = Literal["default", "janitor_compat"]
 
@@ -90,23 +91,20 @@ class ByDefault:
         ready: list[Decision] = []
         held: list[Decision] = []
         scorer, weight, fair = self.scorer, self.scorer.settings.weight, self.scorer.settings.parts.fairness
-        ordered = scorer.pass_over(now_us)
+        scorer.forget(now_us)
         late_us = memoryview(scorer.estimates(now_us, 1))[len(scorer.candidates) :]
-        for one in ordered:
-            number = scorer.number_of(*one.key)
-            assert number is not None  # it was scored
-            candidate, (why, due_us) = scorer.candidates[number], _held(one, now_us)
-            turn = 0.0
-            if not why:
-                assert one.score is not None  # there would be a reason
-                turn = one.score
-                if fair:
-                    turn = clocks.get(one.campaign, 0.0) + one.score / weight(one.campaign)
-                    clocks[one.campaign] = turn
-            decision = Decision(
-                candidate, one.score, one.probability, one.duration_us, turn, why, due_us, late_us[number]
-            )
-            (held if why else ready).append(decision)
+        for i, score, p, us, not_before_us, waits_for in scorer.expected(now_us):
+            candidate, turn, why, due_us = scorer.candidates[i], 0.0, "", 0
+            if waits_for or not_before_us or score is None:
+                reason = "nothing is expected of it" if score is None else ""
+                told = CandidateScore(*candidate.key, score, p, us, not_before_us, waits_for, reason)
+                why, due_us = _held(told, now_us)
+            elif fair:
+                turn = clocks.get(candidate.campaign, 0.0) + score / weight(candidate.campaign)
+                clocks[candidate.campaign] = turn
+            else:
+                turn = score
+            (held if why else ready).append(Decision(candidate, score, p, us, turn, why, due_us, late_us[i]))
         return [*sorted(ready, key=lambda one: (one.turn, one.candidate.key)), *held]
 
     def one(self, key: Key, now_us: int) -> Decision | None:
@@ -140,21 +138,31 @@ class ByCompat:
     """Orders by Janitor's offsets; what has to wait, and for what, it does not know."""
 
     def __init__(
-        self, world: World, now_us: int, settings: Settings, left_out: Iterable[RowError] = ()
+        self,
+        world: World,
+        now_us: int,
+        settings: Settings,
+        left_out: Iterable[RowError] = (),
+        columns: Columns | None = None,
+        tallies: Tallies | None = None,
     ) -> None:
-        self.engine = compat.Engine(world, now_us, compat.constants_of(settings))
+        """`columns` and `tallies`: the runs, instead of those of `world`."""
+        constants = compat.constants_of(settings)
+        own = compat.History(world.runs, world.versions, constants) if tallies is None else tallies
+        self._history: compat.Past = own
+        self.engine = compat.Engine(world, now_us, constants, self._history)
         self.codebases: Mapping[str, Codebase] = world.codebases
         self._left_out = tuple(left_out)
         self.faults = [*self._left_out]
         self.warnings: set[str] = set()
         self.fallbacks, self.compared = 0, dict[str, float]()
         self._candidates = {candidate.key: candidate for candidate in self.engine.selected()}
-        self._last: dict[tuple[str, str], tuple[int, float]] = {}
+        self._last = {} if columns is None else latest_of(columns)
         for run in sorted(world.runs, key=_ended_us):
             self._note(run)
 
     def finished(self, run: Run) -> None:
-        self.engine.history.add(run)
+        self._history.add(run)
         self._note(run)
 
     def _note(self, run: Run) -> None:

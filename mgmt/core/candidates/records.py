@@ -299,6 +299,14 @@ def table_of(given: str) -> str | None:
     return found if found in (*TABLES, "policies", "change_sets") else None
 
 
+def named_run(row: int, value: Any) -> tuple[str, Run]:
+    """A run with its key: what it calls itself, or else whose it was and when."""
+    run = run_of(row, value)
+    told = value.get("id") if isinstance(value.get("id"), str) else None
+    key = [run.codebase, run.campaign, run.start_us, run.finish_us]
+    return told or json.dumps(key, ensure_ascii=False), run
+
+
 def row_name(table: str, row: int, value: Any) -> str:
     """The key of a row within its table, by which another one takes its place. RowError when it is wrong."""
     match table:
@@ -307,10 +315,7 @@ def row_name(table: str, row: int, value: Any) -> str:
         case "candidates":
             return json.dumps(candidate_of(row, value).key, ensure_ascii=False)
         case "runs":
-            run = run_of(row, value)
-            told = value.get("id") if isinstance(value.get("id"), str) else None
-            key = [run.codebase, run.campaign, run.start_us, run.finish_us]
-            return told or json.dumps(key, ensure_ascii=False)
+            return named_run(row, value)[0]
         case "versions":
             found = checked("versions", row, value)
             return f"{found['source']} {found['version']}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from zlib import crc32
@@ -12,7 +12,7 @@ from zlib import crc32
 from mgmt import kernel
 from mgmt.kernel.reference_history import estimate as estimate_one
 
-from . import compat
+from . import compat, history
 from .beta import interval
 from .compat_queue import CompatError
 from .graph import Order, order_of
@@ -80,9 +80,19 @@ class Columns:
 class Scorer:
     """Candidates with the history of their runs. One that cannot be scored is in `faults`, with the reason."""
 
-    def __init__(self, world: World, settings: Settings, now_us: int) -> None:
+    def __init__(
+        self,
+        world: World,
+        settings: Settings,
+        now_us: int,
+        columns: history.Columns | None = None,
+        reference: compat.Past | None = None,
+    ) -> None:
+        """`columns`, and `reference` for parts that are off: the runs, instead of those of `world`."""
         self.settings, self.world = settings, world
         self.history = History(settings, now_us)
+        if columns is not None:
+            self.history.adopt(columns, now_us)
         self.candidates: list[Candidate] = []
         self.columns = Columns()
         self.faults: list[RowError] = []
@@ -97,11 +107,22 @@ class Scorer:
                 self._place(i, candidate)
             except RowError as error:
                 self.faults.append(error)
-        self.faults += self.history.load(world.runs)
-        self.reference: compat.History | None = None
-        """For parts that are off, by Janitor's rules: all runs as they are."""
+        if columns is None:
+            self.faults += self.history.load(world.runs)
+        self.reference: compat.Past | None = None
+        """For parts that are off, by Janitor's rules."""
         if not settings.parts.are_columns_enough:
-            self.reference = compat.History(world.runs, world.versions, compat.constants_of(settings))
+            constants = compat.constants_of(settings)
+            self.reference = reference or compat.History(world.runs, world.versions, constants)
+        self.forget(now_us)
+        self.refresh()
+
+    def begin(self, columns: history.Columns, now_us: int) -> None:
+        """Another history, whose series begin with those of the candidates."""
+        self.history.adopt(columns, now_us)
+        for i, candidate in enumerate(self.candidates):
+            if candidate.context:
+                self.columns.tried[i] = 0.0
         self.forget(now_us)
         self.refresh()
 
@@ -363,7 +384,9 @@ class Scorer:
             if self.history.series.rows.get((candidate.codebase, campaign)) not in self.history.succeeded
         ]
         if self.history.waits(row):
-            names = {one["name"] for alternatives in self.history.lacking[row][0] for one in alternatives}
+            names = {
+                one["name"] for alternatives in self.history.lacking[row].relations for one in alternatives
+            }
             found.append(f"packages: {', '.join(sorted(map(str, names)))}")
         return tuple(found)
 
@@ -378,20 +401,40 @@ class Scorer:
 
     def pass_over(self, now_us: int) -> list[CandidateScore]:
         """All candidates, the best first; those of which nothing is expected last."""
+        return [
+            CandidateScore(
+                *self.candidates[i].key, score, p, us, not_before_us, waits_for,
+                "nothing is expected of it" if score is None else "",
+            )
+            for i, score, p, us, not_before_us, waits_for in self.expected(now_us)
+        ]  # fmt: skip
+
+    def expected(self, now_us: int) -> Iterator[tuple[int, float | None, float, float, int, tuple[str, ...]]]:
+        """(number, score, chance, duration in us, not before in us, what it waits for) in the order of a pass."""
         self.forget(now_us)
-        matrix, n, nothing = self.estimates(now_us), len(self.candidates), "nothing is expected of it"
-        scores = self._scores(matrix)
-        results = []
-        for i in [*kernel.top_k(scores, n), *(i for i in range(n) if math.isnan(scores[i]))]:
-            score, row = scores[i], self.columns.series[i]
-            none = math.isnan(score)
-            results.append(
-                CandidateScore(
-                    *self.candidates[i].key, None if none else score, matrix[i], matrix[n + i],
-                    self.not_before_us(row, now_us), self.waits_for(i), nothing if none else "",
-                )
+        matrix, n, history = self.estimates(now_us), len(self.candidates), self.history
+        column, of, candidates = self._scores(matrix), self.columns.series, self.candidates
+        scores = memoryview(column).tolist()
+        chances, durations_us = memoryview(matrix)[:n].tolist(), memoryview(matrix)[n : 2 * n].tolist()
+        streaks = history.series.column(STREAK)
+        order = kernel.top_k(column, n)
+        for i in order:
+            row = of[i]
+            held = row in history.lacking or candidates[i].requires
+            yield (
+                i, scores[i], chances[i], durations_us[i], self.not_before_us(row, now_us) if streaks[row] else 0,
+                self.waits_for(i) if held else (),
             )  # fmt: skip
-        return results
+        for i in range(n) if len(order) < n else ():
+            if math.isnan(scores[i]):
+                yield (
+                    i,
+                    None,
+                    chances[i],
+                    durations_us[i],
+                    self.not_before_us(of[i], now_us),
+                    self.waits_for(i),
+                )
 
     def number_of(self, codebase: str, campaign: str, change_set: str = "") -> int | None:
         return self._at.get((codebase, campaign, change_set))

@@ -6,6 +6,7 @@ import json
 import shlex
 from collections.abc import Collection, Mapping
 from datetime import timedelta
+from typing import Any
 
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.specs import CANCELLED
@@ -69,13 +70,18 @@ def run_of_task(key: Key, task: op.TaskRecord, codes: Mapping[str, str], now_ms:
 
 
 def packed(run: Run) -> bytes:
-    """As a row of a file: times in ISO 8601."""
-    return frames.pack_body(
-        {
-            "codebase": run.codebase, "campaign": run.campaign, "result_code": run.result_code,
-            "start_time": iso(run.start_us), "finish_time": iso(run.finish_us), "context": run.context,
-        }
-    )  # fmt: skip
+    return frames.pack_body(record_of(run))
+
+
+def record_of(run: Run) -> dict[str, Any]:
+    """A row of a file: times in ISO 8601, nothing that is not known."""
+    cells = {
+        "codebase": run.codebase, "campaign": run.campaign, "result_code": run.result_code,
+        "start_time": iso(run.start_us), "finish_time": iso(run.finish_us), "context": run.context,
+        "instigated_context": run.instigated_context, "failure_transient": run.failure_transient or None,
+        "failure_details": run.failure_details,
+    }  # fmt: skip
+    return {name: cell for name, cell in cells.items() if cell is not None}
 
 
 def iso(at_us: int | None) -> str | None:

@@ -20,10 +20,12 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PutRows:
-    """Rows, each in place of one of the same key. Answer: `Changed`. `forget`: all there were are gone before."""
+    """Rows, each in place of one of the same key. Answer: `Changed`. `forget`: all there were are gone before;
+    `gone`: (kind, name) of those that are."""
 
     rows: Sequence[Row]
     forget: bool = False
+    gone: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True, slots=True)

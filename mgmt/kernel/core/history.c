@@ -114,6 +114,27 @@ struct place {
     size_t at;
 };
 
+/* The latest durations of each, where there are `count` of them. */
+static void keep(const struct history_runs *runs, size_t window, size_t rows, struct place *place, double *kept)
+{
+    const int64_t *key = runs->key, *group_of = runs->group_of;
+    const double *duration = runs->duration;
+    size_t at = 0;
+    for (size_t k = 0; k < 2 * rows; k++) {
+        place[k].at = at;
+        place[k].count = place[k].count < window ? place[k].count : (uint32_t)window;
+        at += place[k].count;
+    }
+    for (size_t i = runs->n; i-- > 0 && at;) {
+        size_t outcome = (size_t)key[i] & 3, g = (size_t)(group_of ? group_of[key[i] >> 2] : key[i] >> 2);
+        struct place *own = &place[2 * g + (outcome != HISTORY_SUCCESS)];
+        if (outcome == HISTORY_TRANSIENT || own->kept == own->count || duration[i] != duration[i])
+            continue;
+        kept[own->at + own->kept++] = duration[i] + 0.0; /* one zero */
+        at--; /* ends the loop when all have theirs */
+    }
+}
+
 size_t history_room(size_t runs, size_t rows)
 {
     return K_ROOM(2 * rows, sizeof(struct place)) + K_ROOM(runs, sizeof(double));
@@ -151,25 +172,34 @@ enum k_status k_history(const struct history_runs *runs, const struct history_ru
             place[2 * g + (outcome != HISTORY_SUCCESS)].count += duration[i] == duration[i];
         }
     }
-    size_t at = 0;
-    for (size_t k = 0; k < 2 * rows; k++) {
-        place[k].at = at;
-        place[k].count = place[k].count < rule->window ? place[k].count : (uint32_t)rule->window;
-        at += place[k].count;
-    }
-    for (size_t i = runs->n; i-- > 0 && at;) {
-        size_t outcome = (size_t)key[i] & 3, g = (size_t)(group_of ? group_of[key[i] >> 2] : key[i] >> 2);
-        struct place *own = &place[2 * g + (outcome != HISTORY_SUCCESS)];
-        if (outcome == HISTORY_TRANSIENT || own->kept == own->count || duration[i] != duration[i])
-            continue;
-        kept[own->at + own->kept++] = duration[i] + 0.0; /* one zero */
-        at--; /* ends the loop when all have theirs */
-    }
+    keep(runs, rule->window, rows, place, kept);
     for (size_t g = 0; g < rows; g++)
         for (size_t lost = 0; lost < 2; lost++) {
             const struct place *own = &place[2 * g + lost];
             double *of = matrix + (lost ? FIELD_LOST : FIELD_DONE) * rows + g;
             middle(kept + own->at, own->kept, of, of + rows, of + 2 * rows);
         }
+    return K_OK;
+}
+
+enum k_status k_recent(const struct history_runs *runs, size_t window, size_t rows, struct k_arena arena, int64_t *starts,
+                       double *kept)
+{
+    struct place *place = k_take(&arena, 2 * rows * sizeof *place);
+    if (!place)
+        return K_NOMEM;
+    memset(place, 0, 2 * rows * sizeof *place);
+    for (size_t i = 0; i < runs->n; i++) {
+        size_t outcome = (size_t)runs->key[i] & 3, series = (size_t)runs->key[i] >> 2;
+        size_t g = runs->group_of ? (size_t)runs->group_of[series] : series;
+        if (outcome != HISTORY_TRANSIENT)
+            place[2 * g + (outcome != HISTORY_SUCCESS)].count += runs->duration[i] == runs->duration[i];
+    }
+    keep(runs, window, rows, place, kept);
+    starts[2 * rows] = 0;
+    for (size_t k = 0; k < 2 * rows; k++) {
+        starts[k] = (int64_t)place[k].at;
+        starts[2 * rows] = (int64_t)(place[k].at + place[k].count);
+    }
     return K_OK;
 }

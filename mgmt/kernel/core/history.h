@@ -39,6 +39,12 @@ size_t history_room(size_t runs, size_t rows);
 enum k_status k_history(const struct history_runs *runs, const struct history_rule *rule, size_t rows,
                         struct k_arena arena, double *matrix);
 
+/* The durations that history takes the medians of, from the latest back: those of a row's successes are from
+ * starts[2 * row] to starts[2 * row + 1], those of its others behind them. `starts` has 2 * rows + 1 entries, `kept` as
+ * many as there are runs. */
+enum k_status k_recent(const struct history_runs *runs, size_t window, size_t rows, struct k_arena arena, int64_t *starts,
+                       double *kept);
+
 /* 2 to the power of x, by multiplications and additions alone, so that it is the same everywhere. Below -1000
  * it is 0, above 1000 that of 1000. */
 double k_exp2(double x);

@@ -21,6 +21,8 @@ _PUT = (
 def put_rows(db: Connection, op: kept.PutRows) -> kept.Changed:
     if op.forget:
         db.change("DELETE FROM candidate_rows")
+    if op.gone:
+        db.many("DELETE FROM candidate_rows WHERE kind = ? AND name = ?", op.gone)
     if op.rows:
         db.many(_PUT, op.rows)
     return kept.Changed(len(op.rows))
