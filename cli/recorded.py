@@ -31,8 +31,12 @@ def cases(file: str, text: str, code: str) -> list[Any]:
     except (ValueError, RecursionError) as error:
         raise MgmtError(code, f"{file}: not JSON: {error}") from None
     found = value.get("cases") if isinstance(value, dict) else value
-    if not isinstance(found, list) or not found:
+    if not isinstance(found, list):
         raise MgmtError(code, f"{file}: has no cases: must be an object with a list `cases`")
+    if not found:
+        raise MgmtError(
+            code, f"{file}: its list of cases is empty: nothing was checked, so nothing has passed"
+        )
     return found
 
 

@@ -58,11 +58,17 @@ def moment(at_us: int) -> str:
 
     from mgmt.core.candidates.records import EPOCH
 
-    return (EPOCH + timedelta(microseconds=at_us)).isoformat(timespec="seconds").replace("+00:00", "Z")
+    try:
+        at = EPOCH + timedelta(microseconds=at_us)
+    except OverflowError:
+        return "never"  # after the year 9999
+    return at.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def load(file: str, now: str | None, settings: str | None) -> Loaded:
-    """MgmtError `bad-candidates` when a file is no such thing; a row that is wrong is left out and told."""
+def load(file: str, now: str | None, settings: str | None, runs_do: bool = False) -> Loaded:
+    """MgmtError `bad-candidates` when a file is no such thing; a row that is wrong is left out and told.
+
+    `runs_do`: without candidates it is one as well."""
     from mgmt.core.candidates.records import RowError, world_of
 
     value = tables(file)
@@ -71,14 +77,14 @@ def load(file: str, now: str | None, settings: str | None) -> Loaded:
         world, faults = world_of(value)
     except RowError as error:
         raise MgmtError(CODE, f"{file}: {error}") from None
-    if not world.candidates and not faults:
+    if not world.candidates and not faults and not (runs_do and world.runs):
         raise MgmtError(CODE, f"{file}: has no candidates; they belong into a list `candidates`")
     return Loaded(world, faults, clock_us(now or own), chosen(settings))
 
 
 def loaded(invocation: Invocation, file: str | None, now: str | None, settings: str | None) -> Loaded:
     """Of the file, else what the daemon has, with its settings where none are named."""
-    return load(file, now, settings) if file is not None else fetched(invocation, now, settings)
+    return load(file, now, settings, runs_do=True) if file is not None else fetched(invocation, now, settings)
 
 
 def fetched(invocation: Invocation, now: str | None, settings: str | None) -> Loaded:
@@ -176,11 +182,13 @@ def _settings(file: str) -> Any:
 def tables(file: str) -> Any:
     """An object of tables; of JSON lines each row goes to the table that it names."""
     text = _text(file)
-    lines = text.splitlines()
+    lines = text.rstrip("\n").split("\n")  # and not at whatever else a text in a row may have that ends lines
     try:
         if len(lines) > 1 and lines[0].startswith("{") and lines[0].rstrip().endswith("}"):
             return _of_lines(file, lines)
         value = json.loads(text)
+        if isinstance(value, dict) and isinstance(value.get("table"), str):
+            return _of_lines(file, [text])  # a single row
     except (ValueError, RecursionError) as error:
         raise MgmtError(CODE, f"{file}: not JSON: {error}") from None
     return value["world"] if isinstance(value, dict) and isinstance(value.get("world"), dict) else value
@@ -191,7 +199,10 @@ def _of_lines(file: str, lines: list[str]) -> dict[str, Any]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise MgmtError(CODE, f"{file}:{number}: not JSON: {error}") from None
         table = row.pop("table", None) if isinstance(row, dict) else None
         if not isinstance(table, str):
             raise MgmtError(CODE, f'{file}:{number}: the row names no table: {{"table": "runs", ...}}')

@@ -42,6 +42,12 @@ def list_(
     if more > 0:
         lines.append(f"and {more} more: --limit or --offset shows them")
     lines += [f"cycle: {' -> '.join([*cycle, cycle[0]])}" for cycle in told["cycles"]]
+    if not told["total"]:
+        lines = ["no candidates: `mgmt candidates load FILE` stores some"]
+        if wanted["codebase"] or wanted["campaign"]:
+            lines = ["no candidate is like that: `mgmt candidates list` shows those there are"]
+    if told["faults"]:
+        lines.append(f"{len(told['faults'])} rows left out: `mgmt candidates schedule --dry-run` tells them")
     click.echo("\n".join(lines))
     return Exit.OK
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 import click
 
-from mgmt.protocol import defaults
+from mgmt.protocol import defaults, frames
 from mgmt.protocol.errors import Exit, MgmtError
 
 from ..invocation import Invocation, verb
@@ -18,7 +17,7 @@ from .score import SHOWN, fault_text
 
 # Rows are only useful with those that they name, which are therefore sent first.
 ORDER = ("codebases", "policies", "change_sets", "versions", "candidates", "runs")
-REQUEST_BYTES = defaults.MAX_CONTROL_FRAME_BYTES // 4  # of rows, as JSON; packed they take less
+REQUEST_BYTES = defaults.MAX_CONTROL_FRAME_BYTES // 4  # of packed rows
 LOAD_S = 60.0
 
 
@@ -42,10 +41,11 @@ def load(invocation: Invocation, file: str) -> int:
     counts, faults = dict[str, int](), list[dict[str, Any]]()
     with invocation.client(LOAD_S) as client:
         for table in ORDER:
-            for part in _parts(found.get(table, [])):
-                told = client.request("candidates-load", {"table": table, "rows": part})
+            for part in _parts(table, found.get(table, []), faults):
+                told = client.request("candidates-load", {"table": table, "rows": list(part.values())})
                 counts[table] = counts.get(table, 0) + told["stored"]
-                faults += told["faults"]
+                numbers = list(part)  # in the file: the daemon counts from the first of the request
+                faults += [{**fault, "row": _number(fault["row"], numbers)} for fault in told["faults"]]
     if invocation.json:
         invocation.emit("mgmt.candidates-load/1", {"file": file, "rows": counts, "faults": faults})
     else:
@@ -65,14 +65,30 @@ def _rows(file: str, table: str, rows: Any) -> list[Any]:
     return rows
 
 
-def _parts(rows: list[Any]) -> Iterator[list[Any]]:
-    part: list[Any] = []
+def _number(row: str, numbers: list[int]) -> str:
+    return str(numbers[int(row)]) if row.isdecimal() and int(row) < len(numbers) else row
+
+
+def _parts(table: str, rows: list[Any], faults: list[dict[str, Any]]) -> Iterator[dict[int, Any]]:
+    """Rows by their numbers. One that cannot be sent is a fault, and the others go on."""
+    part: dict[int, Any] = {}
     size = 0
-    for row in rows:
-        size += len(json.dumps(row))
-        if part and (size > REQUEST_BYTES or len(part) == defaults.MAX_CANDIDATE_ROWS):
+    for number, row in enumerate(rows):
+        try:
+            row_bytes = len(frames.pack(row))
+        except (OverflowError, ValueError) as error:
+            problem = f"cannot be sent to the daemon: {error}"
+        else:
+            problem = "" if isinstance(row, dict) else f"is {row!r}: must be an object"
+            if row_bytes > REQUEST_BYTES:
+                problem = f"has {row_bytes} bytes: at most {REQUEST_BYTES} can be sent"
+        if problem:
+            faults.append({"table": table, "row": str(number), "column": "", "problem": problem})
+            continue
+        if part and (size + row_bytes > REQUEST_BYTES or len(part) == defaults.MAX_CANDIDATE_ROWS):
             yield part
-            part, size = [], 0
-        part.append(row)
+            part, size = {}, 0
+        part[number] = row
+        size += row_bytes
     if part:
         yield part

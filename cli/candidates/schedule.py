@@ -91,7 +91,7 @@ def _ask(invocation: Invocation, body: dict[str, Any]) -> int:
     if invocation.json:
         invocation.emit("mgmt.candidates-schedule/1", told)
         return Exit.PARTIAL if told["faults"] else Exit.OK
-    lines = listed(told["first"])
+    lines = listed(told["first"]) if told["first"] else []
     lines += [f"warning: {warning}" for warning in told["warnings"]]
     lines += [f"left out: {fault_text(fault)}" for fault in told["faults"][:SHOWN]]
     what = "would be queued" if body["dry_run"] else "queued"
@@ -99,6 +99,8 @@ def _ask(invocation: Invocation, body: dict[str, Any]) -> int:
         f"{told['considered']} candidates, {told['queued']} {what} in suite {told['suite']}, {told['changed']} "
         f"others have another priority, {told['held']} held, {len(told['faults'])} rows left out"
     )
+    if not told["considered"]:
+        lines.append("no candidate is meant: `mgmt candidates list` shows those there are")
     click.echo("\n".join(lines))
     return Exit.PARTIAL if told["faults"] else Exit.OK
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from mgmt.core import effect as fx
 from mgmt.core.candidates import batches
+from mgmt.core.candidates.hosts import KIND
 from mgmt.core.candidates.settings import OWN_KEYS
 from mgmt.core.event import Asked, Now
 from mgmt.core.state import State
@@ -37,7 +38,10 @@ def _export(state: State, now: Now, asked: Asked, body: msg.CandidatesExport, ou
             asked.route,
             frames.Outcome.OK,
             {
-                "rows": [{"table": row.kind, "record": frames.unpack(row.record)} for row in page],
+                # Hosts are no table of candidates: how long each is left alone is the daemon's own affair.
+                "rows": [
+                    {"table": row.kind, "record": frames.unpack(row.record)} for row in page if row.kind != KIND
+                ],
                 "next_table": page[-1].kind if more else None, "next_name": page[-1].name if more else None,
                 "settings": {name: value for name, value in told.items() if name not in OWN_KEYS},
             },

@@ -29,6 +29,7 @@ from mgmt.protocol.errors import MgmtError
 
 SHOWN = 20  # of the new tasks of a pass
 FAULTS = 100  # that are told
+COMPAT = "janitor_compat"
 DEPTH = 5000  # how much of a line is worked off to say when who starts
 
 
@@ -328,7 +329,7 @@ def _explain(state: State, now: Now, asked: Asked, body: msg.CandidatesExplain, 
         if isinstance(judge, MgmtError):
             _answer(state, asked, judge, out)
         else:
-            work = partial(_explained, judge, state.desk.scene(), key, us(now))
+            work = partial(_explained, judge, state.desk.scene(), key, us(now), policy)
             state.desk.beside.compute(work, answer, out)
 
     def answer(now: Now, result: Any, out: list[fx.Effect]) -> None:
@@ -344,13 +345,16 @@ def _explain(state: State, now: Now, asked: Asked, body: msg.CandidatesExplain, 
     return None
 
 
-def _explained(judge: Judge, scene: Scene, key: Key, now_us: int) -> dict[str, Any]:
+def _explained(judge: Judge, scene: Scene, key: Key, now_us: int, policy: str) -> dict[str, Any]:
     found, one = judge.explain(key, now_us), judge.one(key, now_us)
     if found is None or one is None:
         fault = next((fault for fault in judge.faults if str(fault.row).startswith(" ".join(key[:2]))), None)
-        why = f": {fault}" if fault is not None else "; `mgmt candidates list` shows those there are"
+        rule = ", by whose rules it has a codebase and a policy that are there" if policy == COMPAT else ""
+        hint = f" for {policy}{rule}; `mgmt candidates list --policy {policy}` shows those there are"
+        why = f": {fault}" if fault is not None else hint
         raise MgmtError("unknown-candidate", f"there is no candidate {key[0]} in {key[1]}{why}")
-    held, due_us = one.held, one.due_us or (scene.rested_us(judge, key) if scene.rules.is_automatic else 0)
+    rested_us = scene.rested_us(judge, key, now_us) if scene.rules.is_automatic else 0
+    held, due_us = one.held, one.due_us or rested_us
     if not held and due_us > now_us:
         held = f"rests for {(due_us - now_us) / 1e6:.0f} s after its latest run"
     away_us = scene.away_us(judge, key)

@@ -674,7 +674,7 @@ def _on_restored(state: State, now: Now, event: ev.Restored, out: list[fx.Effect
             state.users.count_stored(group, used_bytes)
         filing.set_timer(state, now, out)
         state.board.restore(now, event.suites, event.holders, out)  # before its own crew says a word
-        state.desk.lines.look(now, lambda now, result, out: state.automatic.begin(now, out), out)
+        state.desk.lines.begin(now, lambda now, result, out: state.automatic.begin(now, out), out)
     else:
         state.agent.on_work = partial(_on_work, state)
         state.agent.counted = state.crew.pool.metrics.counted

@@ -126,6 +126,7 @@ MAX_WORKLOAD_NODES = 4096  # named in the documents of one workload
 MAX_TASK_MEMORY_MB = 1 << 30  # a pebibyte; more is a mistake in the unit
 MAX_CANDIDATE_ROWS = 4000  # in one request
 MAX_LISTED_CANDIDATES = 2000  # in one answer
+CANDIDATE_LABEL = "candidate:"  # begins a label that only the daemon gives
 MAX_CANDIDATES_BYTES = 1 << 30  # of one file of candidates and runs: some 2 million runs
 MAX_WORKLOAD_BYTES = 32 << 20  # of one file of documents
 MAX_WORKLOAD_PROBLEMS = 20  # faults reported at once; the rest is counted

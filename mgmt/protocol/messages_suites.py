@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mgmt.protocol import defaults, references
 from mgmt.protocol.table import Audience, Message, Name, Need, NodeProblem, Role
@@ -23,6 +23,19 @@ SuiteKey = Annotated[
 ]
 TaskKey = Annotated[int, Field(ge=1, description="number of the task")]
 Labels = Annotated[list[Name], Field(max_length=defaults.MAX_LABELS)]
+
+
+def _given_by_hand(labels: list[str]) -> list[str]:
+    for label in labels:
+        if label.startswith(defaults.CANDIDATE_LABEL):
+            raise ValueError(
+                f"{label!r:.60} would say whose task of `mgmt candidates` it is, which only the daemon does: "
+                f"choose a label that does not begin with {defaults.CANDIDATE_LABEL}"
+            )
+    return labels
+
+
+OwnLabels = Annotated[Labels, AfterValidator(_given_by_hand)]
 Tags = Annotated[list[Name], Field(max_length=defaults.MAX_NODE_TAGS)]
 Clean = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 Variables = Annotated[
@@ -320,7 +333,7 @@ class Task(Message):
     )
     timeout_s: Positive | None = Field(default=None, description="then it is ended with all it started")
     priority: Priority = Field(default=0, description="tasks with more go first")
-    labels: Labels = Field(**NOTHING_LISTED)
+    labels: OwnLabels = Field(**NOTHING_LISTED)
     terminal_output: bool = Field(default=False, description="keep all its output, as the artifact std-log")
     exec_log: bool = Field(
         default=False, description="keep what it leaves in $MITO_EXEC_DIR, as the artifact exec-log"
@@ -484,8 +497,8 @@ class TaskChange(Message):
 
     task: TaskKey
     priority: Priority | None = None
-    add_labels: Labels = []
-    remove_labels: Labels = []
+    add_labels: OwnLabels = []
+    remove_labels: OwnLabels = []
 
 
 @request("task-wait", TaskStatus, Audience.USER, READ_IN_GROUP)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from mgmt.settings.values import Count, Table, Text
 
@@ -15,12 +15,17 @@ def _positive(value: str) -> str:
     return value
 
 
-Length = Annotated[
-    str, Field(pattern=r"^[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d)$"), AfterValidator(_positive)
-]  # with its unit
-Pause = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?\s*(ms|s|m|h|d)$")]  # may be none
-Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+def _computable(value: float) -> float:
+    if value and not 1e-15 <= value <= 1e15:
+        raise ValueError("must be from 1e-15 to 1e15: products of what is set are numbers still")
+    return value
+
+
+_LENGTH = r"^[0-9]{1,9}(\.[0-9]{1,9})?\s*(ms|s|m|h|d)$"
+Length = Annotated[str, Field(pattern=_LENGTH), AfterValidator(_positive)]  # with its unit
+Pause = Annotated[str, Field(pattern=_LENGTH)]  # may be none
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False), AfterValidator(_computable)]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_computable)]
 Days = Weight | Length  # a number of days, or with its unit
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -62,6 +67,13 @@ class SuccessSettings(Table):
     same_context_penalty: Share = Field(
         0.9, description="taken off the value right after an attempt in the same context, as its share"
     )
+
+    @model_validator(mode="after")
+    def _say_it_once(self) -> SuccessSettings:
+        for name in ("historical_data_window", "ignore_worker_failures_older_than"):
+            if getattr(self, name) is not None and getattr(self, f"{name}_days") is not None:
+                raise ValueError(f"{name} says the same as {name}_days: give one of them")
+        return self
 
 
 class DecaySettings(Table):

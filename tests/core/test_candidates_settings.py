@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from mgmt.core.candidates import compat
 from mgmt.core.candidates.policies import ByDefault
@@ -15,7 +16,10 @@ from mgmt.core.candidates.records import Codebase
 from mgmt.core.candidates.scoring import Scorer
 from mgmt.core.candidates.settings import Parts, SettingError, Settings, settings_of
 from mgmt.settings.candidates import CandidateSettings
+from mgmt.store.queue.connection import Connection
+from mgmt_cli.candidates.files import moment
 from tests.core.candidates_world import NOW_US, a_candidate, a_run, a_world
+from tests.core.test_candidates_desk import Daemon
 
 # The plan as it would be written down, durations with their unit.
 PLAN = """
@@ -298,3 +302,33 @@ def test_what_cannot_be_set_is_named(value: Any, says: str) -> None:
     with pytest.raises(SettingError) as caught:
         settings_of(value)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"every": "9" * 400 + "d"}, {"rest": "9" * 400 + "d"}, {"fairness": {"max_wait": "9" * 30 + "d"}},
+        {"fairness": {"weights": {"a": 1e-320}}}, {"publish_mode_values": {"push": 1e-300}},
+        {"success_estimation": {"prior_strength": 1e300}},
+        {"success_estimation": {"historical_data_window": "5d", "historical_data_window_days": 5}},
+        {"success_estimation": {"ignore_worker_failures_older_than": "1d",
+                                "ignore_worker_failures_older_than_days": 1}},
+    ],
+)  # fmt: skip
+def test_what_the_daemon_could_not_live_with_is_no_configuration(told: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        CandidateSettings.model_validate(told)
+
+
+def test_the_longest_times_there_can_be_are_lived_with(queue: Connection) -> None:
+    longest = "999999999d"
+    there = Daemon(
+        queue, every=longest, rest=longest, fairness={"max_wait": longest, "weights": {"fix": 1e-15}},
+        backoff={"base": longest, "cap": longest}, scheduling={"default_estimated_duration": longest},
+    )  # fmt: skip
+    there.candidates("a")
+    there.live(10.0)
+    assert there.runs("a") == 1
+    explained = there.ask("candidates-explain", codebase="a", campaign="fix").ok
+    assert explained["not_before"] > there.daemon.now.real_s
+    assert moment(round(explained["not_before"] * 1e6)) == "never"

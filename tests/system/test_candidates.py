@@ -262,6 +262,35 @@ def test_rows_that_are_wrong_are_told(here: Place) -> None:
     assert fault["problem"] == "there is no codebase 'new'"
 
 
+def test_a_row_that_cannot_be_sent_is_told_by_its_number(here: Place) -> None:
+    row = {"codebase": "alpha", "campaign": "more", "command": "true", "value": 5}
+    rows: list[Any] = [{**row, "campaign": f"c{i}"} for i in range(4001)]
+    rows += [{**row, "value": 10**30}, {**row, "command": "x" * (9 << 20)}, 7, {**row, "value": "much"}, row]
+    done = load(here, {"candidates": rows}, status=Exit.PARTIAL)
+    assert done["rows"] == {"candidates": 4002}
+    assert sorted(fault["row"] for fault in done["faults"]) == ["4001", "4002", "4003", "4004"]
+
+
+def test_a_file_of_lines_is_read_whatever_is_in_its_texts(here: Place) -> None:
+    row = {"codebase": "a\u2028b", "campaign": "c\x85d", "command": "true", "value": 5}
+    base = {"name": row["codebase"], "value": 1}
+    lines = [json.dumps({"table": name, **one}, ensure_ascii=False) + "\n"
+             for name, one in (("codebases", base), ("candidates", row))]  # fmt: skip
+    (here.folder / "two.jsonl").write_text("".join(lines), encoding="utf-8")
+    assert told(here, "load", "two.jsonl")["rows"] == {"codebases": 1, "candidates": 1}
+    (here.folder / "one.jsonl").write_text(lines[1], encoding="utf-8")
+    assert told(here, "load", "one.jsonl")["rows"] == {"candidates": 1}
+    (here.folder / "bad.jsonl").write_text(lines[0] + lines[1] + "{\n", encoding="utf-8")
+    bad = here.mgmt("candidates", "load", "bad.jsonl")
+    assert bad.returncode == Exit.USAGE and "bad.jsonl:3: not JSON" in bad.stderr
+
+
+def test_nothing_that_matches_says_where_to_look(here: Place) -> None:
+    for command in (("list", "--codebase", "nobody"), ("schedule", "nobody")):
+        done = here.mgmt("candidates", *command)
+        assert done.returncode == 0 and "`mgmt candidates list` shows those there are" in done.stdout
+
+
 def test_without_a_suite_it_says_how_to_name_one(here: Place) -> None:
     done = here.mgmt("candidates", "schedule", "--suite", "nothing")
     assert done.returncode == Exit.UNKNOWN and "no suite 'nothing' is known" in done.stderr

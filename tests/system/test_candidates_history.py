@@ -57,6 +57,14 @@ def test_runs_that_were_recorded_are_in_it(here: Place) -> None:  # noqa: F811
     assert [one["policy"] for one in both["policies"]] == ["janitor_compat", "default"]
 
 
+def test_hosts_that_are_left_alone_are_no_rows_of_it(here: Place) -> None:  # noqa: F811
+    told(here, "hosts", "git.example", "--for", "1h")
+    told(here, "analytics")
+    told(here, "compare")
+    told(here, "export", "-o", "all.jsonl")
+    told(here, "load", "all.jsonl")
+
+
 def test_a_daemon_without_rows_says_how_to_load_some(place: Place) -> None:
     place.started()
     done = place.mgmt("candidates", "analytics")

@@ -26,8 +26,8 @@ from .passes import Wanted, again
 from .records import Run
 from .sums import Key
 
-SOON_S = 1.0  # after rows were loaded: there are more, as a rule
-AGAIN_S = 60.0  # until a suite is looked for again
+SOON_S = 1.0  # after rows were loaded: there are more, as a rule; and between two passes at least
+AGAIN_S = 60.0  # until a suite is looked for again, or what failed is tried again
 SUCCESS = 0  # an outcome
 
 
@@ -85,7 +85,7 @@ class Automatic:
             if error.text != self._missing:
                 out.append(fx.Note("WARNING", f"no pass over candidates: {error.text}", {"code": error.code}))
             self._missing = error.text
-            self._set(now, "pass", min(AGAIN_S, rules.every_s or AGAIN_S), out)
+            self._set(now, "pass", min(AGAIN_S, max(SOON_S, rules.every_s or AGAIN_S)), out)
             return
         self._passing, self._added, self._missing = True, [], ""
 
@@ -96,15 +96,17 @@ class Automatic:
                 if self._added:
                     heapify(self._wakes)
                 self._set_wake(now, out)
-            self._next(now, out)
+            self._next(now, isinstance(result, Passed), out)
 
         wanted = Wanted(campaigns=rules.campaigns, automatic=True)
         self._desk.pass_over(now, entry, ADMINISTRATOR, rules.policy, wanted, done, out)
 
-    def _next(self, now: Now, out: list[fx.Effect]) -> None:
+    def _next(self, now: Now, done: bool, out: list[fx.Effect]) -> None:
+        """`done` False: the pass failed, and a rare one must not be missed."""
         every_s = self._desk.rules().every_s
         if self._is_on and every_s is not None:
-            self._set(now, "pass", SOON_S if self._once_more else every_s, out)
+            wait_s = SOON_S if self._once_more else max(SOON_S, every_s)
+            self._set(now, "pass", wait_s if done else min(AGAIN_S, wait_s), out)
         self._once_more = False
 
     # ---- between passes ----
@@ -140,11 +142,13 @@ class Automatic:
             return  # a pass says so
         self._rescoring = True
         rules, desk = self._desk.rules(), self._desk
+        keys: dict[Key, None] = {}
 
         def judged(now: Now, judge: Any, out: list[fx.Effect]) -> None:
             if isinstance(judge, MgmtError):
                 done(now, judge, out)
                 return
+            nonlocal keys
             keys, self._touched = self._touched, {}
             for pair in self._succeeded:
                 keys |= dict.fromkeys(judge.dependants(*pair))
@@ -167,6 +171,9 @@ class Automatic:
             if isinstance(result, MgmtError):
                 text = f"what has run is not scheduled again: {result.text}"
                 out.append(fx.Note("WARNING", text, {"code": result.code}))
+                self._touched = keys | self._touched
+                heappush(self._wakes, (us(now) + int(AGAIN_S * 1e6), next(iter(self._touched))))
+                self._set_wake(now, out)
             else:
                 self._rescore(now, out)
 

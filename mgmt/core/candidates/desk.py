@@ -344,17 +344,18 @@ class Desk:
         run = run_of_task(key, task, self.rules().result_codes, now.real_ms)
         name = f"task {task.task}.{task.attempt}"
         row = None if run is None else Row("runs", name, packed(run))
+        if run is not None:
+            self._heard[key[:2]] = us(now)  # a pass that is under way has it rest already
 
         def then(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
-                self.lines.moved(now, out)  # it still has the label, and is found again
+                self.lines.unrecorded(now, out)
             elif run is not None:
                 if known is not None:
                     self.watch.ended(now, known, run, out)
                 if self._building:
                     self._recent.append((name, run))
                 self._late.append(run) if self.beside.is_at_work else self._learn(run)
-                self._heard[key[:2]] = us(now)
                 self.on_run(now, key, run, out)
 
         self._board.ask(RecordRun(task.task, LABEL, row), then, out)

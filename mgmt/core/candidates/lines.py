@@ -39,7 +39,8 @@ class Lines:
         self._by_task: dict[int, Key] = {}
         self._board, self._rules, self._ended = board, rules, ended
         self._asked: set[int] = set()  # tasks whose end is on its way
-        self._looking = self._look_again = False
+        self._looking = self._look_again = self._unrecorded = False
+        self._known = True  # False: nothing, as the queue could not be asked at the start
         self._next_look_ns = 0
 
     # ---- what is in the queue ----
@@ -139,22 +140,41 @@ class Lines:
                 self._ask(task, out)
 
     def moved(self, now: Now, out: list[fx.Effect]) -> None:
-        if not self._by_task:
+        if not self._by_task and not self._unrecorded:
             return
         if self._looking:
             self._look_again = True
         elif now.mono_ns < self._next_look_ns:
             out.append(fx.SetTimer(("candidates", "look"), self._next_look_ns))
         else:
-            self._looking = True
-            self.look(now, self._looked, out, begun=True)
+            self._looking, self._unrecorded = True, False
+            self.look(now, self._looked, out, begun=self._known)
+
+    def begin(self, now: Now, then: Then, out: list[fx.Effect]) -> None:
+        """At the start: `then` once the queue was asked. As long as it does not answer it is asked again."""
+        self._looking, self._known = True, False
+
+        def looked(now: Now, result: Any, out: list[fx.Effect]) -> None:
+            if isinstance(result, MgmtError) or self._look_again:
+                self._looked(now, result, out)
+            else:
+                self._looking, self._known = False, True
+            then(now, result, out)
+
+        self.look(now, looked, out)
 
     def _looked(self, now: Now, result: Any, out: list[fx.Effect]) -> None:
         self._looking = False
+        self._known = self._known or not isinstance(result, MgmtError)
         self._next_look_ns = now.mono_ns + int(LOOK_S * 1e9)
         if self._look_again or isinstance(result, MgmtError):
             self._look_again = False
-            self.moved(now, out)
+            self.unrecorded(now, out)
+
+    def unrecorded(self, now: Now, out: list[fx.Effect]) -> None:
+        """An end may have been missed, of a task that nothing else tells of any more: it still has the label."""
+        self._unrecorded = True
+        self.moved(now, out)
 
     def _of(self, task: int) -> Queued | None:
         key = self._by_task.get(task)

@@ -13,6 +13,7 @@ from .policies import Decision, Judge
 from .queue import QueueItem
 from .records import Candidate
 from .rules import Rules
+from .settings import AHEAD_US
 from .sums import Key
 from .tasks import spec_of
 
@@ -76,14 +77,16 @@ class Scene:
         host = host_of(codebase.branch_url) if codebase is not None and codebase.branch_url else None
         return self.away.get(host, 0) if host is not None else 0
 
-    def rested_us(self, judge: Judge, key: Key) -> int:
+    def rested_us(self, judge: Judge, key: Key, now_us: int) -> int:
         """Until when it is not scheduled by itself: `rest` after its latest run, a pause that doubles after
         transient failures, whatever the policy makes of them. 0 without any run.
 
-        From when its end was heard of, where that is later: a node's clock may be wrong.
+        From when its end was heard of, where that is later: a node's clock may be wrong. What ended in the future
+        did so by a clock that was: it would rest for ever.
         """
-        streak, ended_us = judge.last(key)
-        ended_us = max(ended_us, self.heard.get(key[:2], -math.inf))
+        streak, told_us = judge.last(key)
+        ends_us = (told_us, self.heard.get(key[:2], -math.inf))
+        ended_us = max((one for one in ends_us if one <= now_us + AHEAD_US), default=-math.inf)
         if not math.isfinite(ended_us):
             return 0
         settings, rest_s = self.rules.settings, self.rules.rest_s
@@ -119,7 +122,7 @@ def chosen(judge: Judge, scene: Scene, now_us: int, wanted: Wanted, told: list[D
             if not one.held and (bucket != known.item.bucket or _differs(one.score, known.item.score)):
                 changes.append((one, bucket))
             continue
-        due_us = one.due_us or (scene.rested_us(judge, key) if wanted.automatic else 0)
+        due_us = one.due_us or (scene.rested_us(judge, key, now_us) if wanted.automatic else 0)
         due_us = max(due_us, scene.away_us(judge, key))
         if one.held or due_us > now_us:
             held += 1
@@ -138,7 +141,7 @@ def chosen(judge: Judge, scene: Scene, now_us: int, wanted: Wanted, told: list[D
 
 def score_in(one: Decision) -> float:
     """As the queue takes it. Janitor's may be 0 and less, where a default offset is."""
-    return max(1e-9, one.score or 0.0)
+    return min(max(1e-9, one.score or 0.0), 1e300)
 
 
 def _differs(score: float | None, known: float) -> bool:

@@ -128,7 +128,7 @@ class Queue:
 
     def _step(self, item: QueueItem) -> int:
         weight = self.settings.weight(item.campaign) if self.fair else 1.0
-        return max(1, min(round(item.score * STEP / weight), MOST - 1))
+        return max(1, min(round(min(item.score * STEP / weight, MOST)), MOST - 1))
 
     def _enter(self, item: QueueItem) -> None:
         self._join(item)

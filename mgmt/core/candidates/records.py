@@ -7,6 +7,7 @@ stand. Tables and columns are those of a Janitor's database; its `suite` is our 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DAY_US = 86_400_000_000
-MOST = 1e100  # of any number in a row: products of these are numbers still
+MOST = 1e100  # of any number in a row, and its inverse the least: products of these are numbers still
+NAME_BYTES = 512  # of a name, as keys of any queue are bounded
+# What a shell would split into words: each quote has its end, each backslash something after it.
+_WORDS = re.compile(r"""(?:[^'"\\]++|'[^']*+'|"(?:[^"\\]|\\.)*+"|\\.)*+""", re.DOTALL)
 Relations = Sequence[Sequence[Mapping[str, Any]]]
 
 
@@ -108,19 +112,34 @@ Check = Callable[[Any], Any]
 def text(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError("must be text")
+    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        raise ValueError("must have whole characters: half of a surrogate pair is none")
+    if "\0" in value:
+        raise ValueError("must have no NUL character: no process can be given one")
     return value
 
 
 def name(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError("must be a name")
+    if len(text(value).encode()) > NAME_BYTES:
+        raise ValueError(f"must be a name of at most {NAME_BYTES} bytes")
     return value
+
+
+def command(value: Any) -> str:
+    """Empty where a campaign knows its own."""
+    if not _WORDS.fullmatch(text(value)):
+        raise ValueError("must be words as for a shell: a quote or a backslash has no end")
+    if value and not value.strip():
+        raise ValueError("must name a program: it is blank")
+    return str(value)
 
 
 def number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("must be a number")
-    if not abs(value) <= MOST:
+    if not (1 / MOST <= abs(value) <= MOST or value == 0):
         raise ValueError("must be a number that can be computed with")
     return value
 
@@ -141,6 +160,10 @@ def mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError("must be an object")
     return value
+
+
+def change_set(value: Any) -> str:
+    return name(value) if value else text(value)
 
 
 def names(value: Any) -> tuple[str, ...]:
@@ -177,9 +200,9 @@ TABLES: dict[str, Table] = {
     ),
     "candidates": Table(
         {
-            "codebase": (name, True), "campaign": (name, True), "command": (text, True),
+            "codebase": (name, True), "campaign": (name, True), "command": (command, True),
             "value": (number, False), "success_chance": (chance, False), "context": (text, False),
-            "publish_policy": (text, False), "change_set": (text, False), "requires": (names, False),
+            "publish_policy": (text, False), "change_set": (change_set, False), "requires": (names, False),
         },
         frozenset(["id"]),
     ),

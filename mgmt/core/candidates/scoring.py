@@ -19,7 +19,7 @@ from .graph import Order, order_of
 from .history import DONE, ENDED, LOST, RUNS, STREAK, F, History, Level, S, Z
 from .records import Candidate, RowError, Run, World
 from .relations import RelationError, satisfied
-from .settings import Settings
+from .settings import AHEAD_US, Settings
 
 NAN = math.nan
 Three: TypeAlias = "tuple[array[float], array[float], array[float]]"
@@ -366,6 +366,8 @@ class Scorer:
         ignore_s = settings.ignore_worker_failures_s
         if ignore_s is not None and now_us - ended_us >= ignore_s * 1e6:
             return 0
+        if ended_us > now_us + AHEAD_US:
+            return 0  # by a clock that was wrong: it would pause for ever
         delay_s = min(settings.backoff_cap_s, settings.backoff_base_s * 2.0 ** min(streak, 64))
         name = f"{self.history.names[row]}:{streak:.0f}:{ended_us:.0f}"
         at_us = ended_us + delay_s * 1e6 * (1 - settings.backoff_jitter * crc32(name.encode()) / 2**32)

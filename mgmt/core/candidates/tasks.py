@@ -11,13 +11,13 @@ from typing import Any
 from mgmt.core.suites import operations as op
 from mgmt.core.suites.specs import CANCELLED
 from mgmt.core.suites.states import Task
-from mgmt.protocol import frames
+from mgmt.protocol import defaults, frames
 
 from .records import EPOCH, Candidate, Run
 from .sums import Key
 
 LABEL = "candidates"  # of tasks whose end is not recorded yet
-NAMED = "candidate:"  # begins the label that says which candidate a task is
+NAMED = defaults.CANDIDATE_LABEL  # begins the label that says which candidate a task is
 
 
 def name_of(key: Key) -> str:
@@ -26,11 +26,15 @@ def name_of(key: Key) -> str:
 
 
 def key_of(labels: Collection[str]) -> Key | None:
-    """Whose task it is."""
+    """Whose task it is. Anybody may give labels: what only looks like one is none."""
     for label in labels:
         if label.startswith(NAMED):
-            codebase, campaign, change_set = json.loads(label.removeprefix(NAMED))
-            return codebase, campaign, change_set
+            try:
+                found = json.loads(label.removeprefix(NAMED))
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(found, list) and len(found) == 3 and all(isinstance(one, str) for one in found):
+                return found[0], found[1], found[2]
     return None
 
 
