@@ -25,7 +25,7 @@ class Verdict(Protocol):
 
 
 def cases(file: str, text: str, code: str) -> list[Any]:
-    """MgmtError `code` for a file without cases: nothing was checked, so nothing has passed."""
+    """MgmtError `code` for a file without cases: there was nothing to check."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -34,9 +34,7 @@ def cases(file: str, text: str, code: str) -> list[Any]:
     if not isinstance(found, list):
         raise MgmtError(code, f"{file}: has no cases: must be an object with a list `cases`")
     if not found:
-        raise MgmtError(
-            code, f"{file}: its list of cases is empty: nothing was checked, so nothing has passed"
-        )
+        raise MgmtError(code, f"{file}: its list of cases is empty: there was nothing to check")
     return found
 
 
