@@ -70,9 +70,9 @@ def test_whatever_happens(make: Make, seed: int) -> None:
     there.candidates(*NAMES)
     for _ in range(25):
         something(there, chance)
-    there.live(400.0, 2.0)
+    there.live(400.0, 4.0)
     before = {name: there.runs(name) for name in NAMES}
-    there.live(400.0, 2.0)
+    there.live(400.0, 4.0)
     assert {name for name in NAMES if there.runs(name) == before[name]} == set(), "is never run again"
     rows = there.do(GetLabelled(LABEL))
     there.live(4.0, 0.5, works=False)

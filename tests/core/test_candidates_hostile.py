@@ -16,7 +16,7 @@ from mgmt.core.candidates.passes import Decided, Wanted, decided
 from mgmt.core.candidates.records import RowError, candidate_of
 from mgmt.core.candidates.tasks import LABEL, NAMED, key_of
 from mgmt.core.suites.candidate_rows import GetLabelled, RecordRun
-from mgmt.core.suites.states import ENDED
+from mgmt.core.suites.states import ENDED, Task
 from mgmt.core.supervision import LOCAL
 from mgmt.protocol import messages_suites as msg
 from mgmt.protocol.errors import MgmtError
@@ -279,3 +279,16 @@ def test_a_candidate_that_is_two_tasks_is_in_the_line_by_the_one_that_is_left(
     there.live(4.0, 0.5)
     assert there.queued() == [] and {*there.states().values()} <= ENDED
     assert not lines.by_key and there.do(GetLabelled(LABEL)) == (), "each end is recorded"
+
+
+def test_what_is_given_back_in_the_instant_in_which_it_was_claimed_waits_again(make: Make) -> None:
+    """A daemon that begins sees what its workers had, and takes it back: no time is between the two."""
+    there = make(every=None)
+    there.candidates("a", "b", "c")
+    there.schedule()
+    there.candidates("x", "y", "z")
+    there.schedule(codebases=["x", "y", "z"], bucket="manual")
+    there.kill_daemon()
+    there.pump()
+    assert Task.READY in {*there.states().values()}
+    there.check()
