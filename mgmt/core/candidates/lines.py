@@ -296,8 +296,9 @@ class Lines:
         def then(now: Now, found: Any, out: list[fx.Effect]) -> None:
             if isinstance(found, MgmtError) or found.state in ENDED:
                 return
-            if key in self.by_key:  # another task has its place in the line; this one is recorded all the same
-                if self.by_key[key].task != task:
+            known = self.by_key.get(key)
+            if known is not None:
+                if known.task != task:  # that has the place in the line; this one is recorded all the same
                     self._twins.setdefault(key, set()).add(task)
                 return
             labels = tuple(found.labels)
