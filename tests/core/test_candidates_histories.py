@@ -10,6 +10,7 @@ import random
 
 import pytest
 
+from mgmt.core.candidates.lines import LOOK_S
 from mgmt.core.candidates.tasks import LABEL
 from mgmt.core.suites.candidate_rows import GetLabelled
 from mgmt.core.suites.states import ENDED, Task
@@ -18,6 +19,15 @@ from tests.core.test_candidates_desk import TRANSIENT, Daemon, Make, make
 __all__ = ["make"]
 NAMES = ("a", "b", "c", "d", "e", "f")
 SEEDS = range(int(os.environ.get("FIRST", "0")), int(os.environ.get("HISTORIES", "4")))
+
+
+def passes(there: Daemon, seconds: float, *, works: bool = True) -> None:
+    """Time in which the line may differ from the queue: that is asked again after a while."""
+    for _ in range(round(seconds / 0.5)):
+        there.daemon.advance(0.5)
+        there.pump()
+        while works and there.run_one() is not None:
+            pass
 
 
 def something(there: Daemon, chance: random.Random) -> None:
@@ -33,6 +43,7 @@ def something(there: Daemon, chance: random.Random) -> None:
             there.kill_daemon(done=chance.randrange(3))
         case 1:
             there.ask("task-cancel", tasks=[chance.choice(tasks)])
+            passes(there, 2 * LOOK_S)
         case 2:
             there.ask("task-retry", tasks=[chance.choice(tasks)])
         case 3:
@@ -47,13 +58,10 @@ def something(there: Daemon, chance: random.Random) -> None:
             there.ask("candidates-reset", codebase=chance.choice(NAMES))
         case 7:
             there.disk_full = True
-            full = chance.randrange(1, 8)
-            for step in range(full + 8):
-                there.disk_full = step < full
-                there.daemon.advance(0.5)
-                there.pump()
-                while not there.disk_full and there.run_one() is not None:
-                    pass  # no check: the line may differ until it could be asked for
+            there.disk_full = True
+            passes(there, chance.randrange(1, 8) / 2, works=False)
+            there.disk_full = False
+            passes(there, 4.0)
         case 8 if there.hands:
             there.die(chance.choice(there.hands), signal=9)
         case 9:
