@@ -14,9 +14,9 @@ from pydantic import ValidationError
 from mgmt.core.candidates.lines import us
 from mgmt.core.candidates.passes import Decided, Wanted, decided
 from mgmt.core.candidates.records import RowError, candidate_of
-from mgmt.core.candidates.tasks import NAMED, key_of
-from mgmt.core.suites.candidate_rows import RecordRun
-from mgmt.core.suites.states import ENDED
+from mgmt.core.candidates.tasks import LABEL, NAMED, key_of
+from mgmt.core.suites.candidate_rows import GetLabelled, RecordRun
+from mgmt.core.suites.states import ENDED, Task
 from mgmt.core.supervision import LOCAL
 from mgmt.protocol import messages_suites as msg
 from mgmt.protocol.errors import MgmtError
@@ -241,4 +241,54 @@ def test_a_daemon_that_cannot_ask_the_queue_at_its_start_asks_again(make: Make) 
     there.disk_full = False
     there.live(5.0, 0.5, works=False)
     assert {*there.queued()} == {"a", "b"}
+    there.check()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("end", ["cancel", "run"])
+def test_a_candidate_that_is_two_tasks_is_in_the_line_by_the_one_that_is_left(
+    make: Make, end: str, killed: bool
+) -> None:
+    """An old task of it is tried again by hand while it has another."""
+    there = make(every=None)
+    there.by_hand = True
+    there.candidates("a")
+    there.schedule()
+    (old,) = there.states()
+    there.live(4.0, 0.5)
+    there.ask("worker-pause", node=LOCAL, paused=True)
+    there.schedule()
+    assert there.ask("task-retry", tasks=[old]).ok == {"tasks": [old]}
+    there.check()
+    if killed:
+        there.kill_daemon()
+        there.live(2.0, 0.5, works=False)
+    assert there.queued() == ["a"]
+    lines = there.daemon.state.desk.lines
+    if end == "cancel":
+        (first,) = (one.task for one in lines.by_key.values())
+        there.ask("task-cancel", tasks=[first])
+        there.ask("worker-pause", node=LOCAL, paused=False)
+    else:
+        there.ask("worker-pause", node=LOCAL, paused=False)
+        there.pump()
+        there.run_one()
+    there.check()
+    (left,) = (task for task, state in there.states().items() if state not in ENDED)
+    assert there.queued() == ["a"] and [one.task for one in lines.by_key.values()] == [left]
+    there.live(4.0, 0.5)
+    assert there.queued() == [] and {*there.states().values()} <= ENDED
+    assert not lines.by_key and there.do(GetLabelled(LABEL)) == (), "each end is recorded"
+
+
+def test_what_is_given_back_in_the_instant_in_which_it_was_claimed_waits_again(make: Make) -> None:
+    """A daemon that begins sees what its workers had, and takes it back: no time is between the two."""
+    there = make(every=None)
+    there.candidates("a", "b", "c")
+    there.schedule()
+    there.candidates("x", "y", "z")
+    there.schedule(codebases=["x", "y", "z"], bucket="manual")
+    there.kill_daemon()
+    there.pump()
+    assert Task.READY in {*there.states().values()}
     there.check()

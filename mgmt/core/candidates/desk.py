@@ -300,14 +300,14 @@ class Desk:
         def submitted(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
                 for _, queued in fresh:
-                    lines.leave(queued)
+                    lines.leave(now, queued, out)
                 lines.order(now, entry.number, out)
                 then(now, result, out)
                 return
             count, late = 0, []
             for (_, queued), task, priority in zip(fresh, result.tasks, asked, strict=True):
                 if not task:  # another daemon was first
-                    lines.leave(queued)
+                    lines.leave(now, queued, out)
                     continue
                 count += 1
                 lines.number(queued, task)

@@ -54,6 +54,7 @@ class Queued:
     """A candidate that is a task which has not ended. `task` 0: not known yet. `priority`: what the task has.
 
     `late_us`: what nine of ten runs take less than. `claimed_ns`: since when it runs, monotonic; 0: it waits.
+    `claim`: its latest claim, in the order in which they were heard of.
     """
 
     lane: int
@@ -64,6 +65,7 @@ class Queued:
     duration_us: float | None = None
     late_us: float | None = None
     claimed_ns: int = 0
+    claim: int = 0
     beside: tuple[float, float] | None = (
         None  # probability and duration in us by the policy that only looks on
     )

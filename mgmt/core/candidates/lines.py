@@ -38,7 +38,9 @@ class Lines:
         self.missed = False  # runs were recorded by another daemon
         self._by_task: dict[int, Key] = {}
         self._board, self._rules, self._ended = board, rules, ended
+        self._twins: dict[Key, set[int]] = {}  # tasks, tried again by hand, of those that have another one
         self._asked: set[int] = set()  # tasks whose end is on its way
+        self._claims = 0  # that were heard of
         self._looking = self._look_again = self._unrecorded = False
         self._known = True  # False: nothing, as the queue could not be asked at the start
         self._next_look_ns = 0
@@ -74,11 +76,19 @@ class Lines:
         one.task = task
         self._by_task[task] = one.key
 
-    def leave(self, one: Queued) -> None:
+    def leave(self, now: Now, one: Queued, out: list[fx.Effect]) -> None:
         if self.by_key.get(one.key) is one:
             del self.by_key[one.key]
             self.line(one.lane).leave(one)
         self._by_task.pop(one.task, None)
+        for task in sorted(self._twins.pop(one.key, ())):
+            self.retried(now, task, one.key, out)
+
+    def _start(self, now: Now, one: Queued) -> None:
+        """Somebody has it, as was heard now."""
+        self._claims += 1
+        one.claim = self._claims
+        self.line(one.lane).start(one, now.mono_ns)
 
     def arrange(self, now: Now, suite: int) -> list[Queued]:
         """Those whose priority has to be another one now, and is, here."""
@@ -129,7 +139,7 @@ class Lines:
         for task in tasks:
             one = self._of(task)
             if one is not None:
-                self.line(one.lane).start(one, now.mono_ns)
+                self._start(now, one)
                 suites.add(one.lane)
         for suite in sorted(suites):
             self.order(now, suite, out)
@@ -194,9 +204,9 @@ class Lines:
                 return
             if isinstance(found, MgmtError):
                 if found.code == "unknown-task":
-                    self._gone(task, one)
+                    self._gone(now, task, one, out)
             elif found.state in ENDED:
-                self._gone(task, one)
+                self._gone(now, task, one, out)
                 self._ended(now, key, one, found, out)
                 if one is not None:
                     self.order(now, one.lane, out)
@@ -205,10 +215,12 @@ class Lines:
 
         self._board.ask(op.GetTask(task), then, out)
 
-    def _gone(self, task: int, one: Queued | None) -> None:
+    def _gone(self, now: Now, task: int, one: Queued | None, out: list[fx.Effect]) -> None:
+        key = self._by_task.pop(task, None)
+        if key in self._twins:
+            self._twins[key].discard(task)
         if one is not None:
-            self.leave(one)
-        self._by_task.pop(task, None)
+            self.leave(now, one, out)
 
     def _back(self, some: Iterable[Queued], now: Now, out: list[fx.Effect]) -> None:
         """These do not run any more."""
@@ -227,7 +239,7 @@ class Lines:
         `begun`: only what runs or has ended, which is quickly told where very many wait.
         """
         there: set[int] = set()
-        asked_ns, known = now.mono_ns, set() if begun else set(self._by_task)
+        claims, known = self._claims, set() if begun else set(self._by_task)
 
         def page(now: Now, result: Any, out: list[fx.Effect]) -> None:
             if isinstance(result, MgmtError):
@@ -239,7 +251,7 @@ class Lines:
             if len(result) == PART:
                 self._board.ask(GetLabelled(LABEL, result[-1].task, begun, PART), page, out)
             else:
-                self._compare(now, there, known, asked_ns, out)
+                self._compare(now, there, known, claims, out)
                 then(now, None, out)
 
         self._board.ask(GetLabelled(LABEL, 0, begun, PART), page, out)
@@ -248,28 +260,31 @@ class Lines:
         key = key_of(row.labels)
         if key is None:
             return
+        known = self.by_key.get(key)
         if row.task not in self._by_task:
             self._by_task[row.task] = key
-            known = self.by_key.get(key)
             if known is not None and not known.task:
                 return  # it is being submitted, and is told then that it is there
-            if known is None and row.state not in ENDED:
+        if row.state not in ENDED:
+            if known is None:
                 self.enter(restored(key, row))
+            elif known.task and known.task != row.task:
+                self._twins.setdefault(key, set()).add(row.task)
         one = self._of(row.task)
         if row.state in ENDED:
             self._ask(row.task, out)
         elif one is not None and row.state == Task.RUNNING:
-            self.line(one.lane).start(one, now.mono_ns)
+            self._start(now, one)
 
     def _compare(
-        self, now: Now, there: set[int], known: Collection[int], asked_ns: int, out: list[fx.Effect]
+        self, now: Now, there: set[int], known: Collection[int], claims: int, out: list[fx.Effect]
     ) -> None:
-        """What is not as it was believed to be."""
+        """What is not as it was believed to be. `claims`: so many were heard of when the queue was asked."""
         running = [one for line in self.by_suite.values() for one in line.running.values()]
-        self._back([one for one in running if one.task not in there and one.claimed_ns < asked_ns], now, out)
+        self._back([one for one in running if one.task not in there and one.claim <= claims], now, out)
         for task in known:
             if task not in there and task in self._by_task and task not in self._asked:
-                self._gone(task, self._of(task))
+                self._gone(now, task, self._of(task), out)
                 self.missed = True
         for suite in self.by_suite:
             self.order(now, suite, out)
@@ -279,14 +294,19 @@ class Lines:
         self._by_task[task] = key
 
         def then(now: Now, found: Any, out: list[fx.Effect]) -> None:
-            if isinstance(found, MgmtError) or key in self.by_key or found.state in ENDED:
-                return  # it has another one, whose line it is; this one is recorded all the same
+            if isinstance(found, MgmtError) or found.state in ENDED:
+                return
+            known = self.by_key.get(key)
+            if known is not None:
+                if known.task != task:  # that has the place in the line; this one is recorded all the same
+                    self._twins.setdefault(key, set()).add(task)
+                return
             labels = tuple(found.labels)
             row = Labelled(task, found.lane, found.state, found.priority, found.submitted_ms, labels)
             one = restored(key, row)
             self.enter(one)
             if found.state == Task.RUNNING:
-                self.line(one.lane).start(one, now.mono_ns)
+                self._start(now, one)
             self.order(now, found.lane, out)
 
         self._board.ask(op.GetTask(task), then, out)
