@@ -1,6 +1,6 @@
 """Whatever happens to a daemon with candidates: its line is the queue's, ends are recorded, nobody is forgotten.
 
-More histories: HISTORIES=200 FIRST=4 (the last one, excluded, and the first).
+More of them: HISTORIES=200 FIRST=0 (the last one, excluded, and the first).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from tests.core.test_candidates_desk import TRANSIENT, Daemon, Make, make
 
 __all__ = ["make"]
 NAMES = ("a", "b", "c", "d", "e", "f")
-SEEDS = range(int(os.environ.get("FIRST", "0")), int(os.environ.get("HISTORIES", "4")))
+MORE = range(int(os.environ.get("FIRST", "0")), int(os.environ.get("HISTORIES", "0")))
+SEEDS = MORE or (3, 5, 8, 27, 39)  # all but the first found a fault once
 
 
 def passes(there: Daemon, seconds: float, *, works: bool = True) -> None:
