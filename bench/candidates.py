@@ -273,7 +273,7 @@ def _queued(quick: bool) -> list[Figure]:
         start = time.thread_time()
         lines.claimed(now, [one.task], out)  # the next ones get their priorities
         claims.append((time.thread_time() - start) * 1e6)
-        lines.leave(one)
+        lines.leave(now, one, out)
     scorer = Scorer(a_world(Random(5), 10_000, 20), settings, NOW_US)
     judge, scene, rescored = ByDefault(scorer), state.desk.scene(), []
     for _ in range(1000):
