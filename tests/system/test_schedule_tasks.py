@@ -46,7 +46,11 @@ def workload(*tasks: dict[str, Any], name: str = "w") -> dict[str, Any]:
 
 
 def submit(daemon: Daemon, document: dict[str, Any], **keys: Any) -> dict[str, Any]:
-    return daemon.control.ok("schedule-submit", documents=[document], **keys)
+    """The answer; the units of its tasks are there. They follow the answer, which says that it is written."""
+    told = daemon.control.ok("schedule-submit", documents=[document], **keys)
+    named = {f"{document['workload']}.{task['name']}" for task in document.get("tasks", ())}
+    eventually(lambda: named <= {unit["unit"] for unit in daemon.status()["units"]}, what="its units")
+    return told
 
 
 def read(daemon: Daemon, unit: str) -> segment.Statistics:
