@@ -136,7 +136,12 @@ def _one_by_one(url: str) -> float:
             "SELECT codebase, suite::text, command, context, value FROM candidate ORDER BY id LIMIT %s",
             [ASKED],
         ).fetchall()
-        return _ms(lambda: [_schedule(db, *row) for row in rows])
+
+        def schedule_all() -> None:
+            for row in rows:
+                _schedule(db, *row)
+
+        return _ms(schedule_all)
 
 
 def _schedule(

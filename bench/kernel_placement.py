@@ -69,7 +69,8 @@ def _best_fit(quick: bool) -> list[Figure]:
     figures = []
     for n, cpus, goal, floor in ((100_000, 10_000, 12, SORT), (1_000_000, 100_000, 6, "argsort of 1M")):
         rounds = (3 if quick else 5) if n > 100_000 else (5 if quick else 15)
-        tasks, out = _population(n, cpus, 0.95), np.zeros(n, np.int64)
+        tasks = _population(n, cpus, 0.95)
+        out: Any = np.zeros(n, np.int64)  # a buffer, which the extension's types cannot say
         lists = (tasks.wcet.tolist(), tasks.period.tolist())
         into = partial(kernel.best_fit, tasks.wcet, tasks.period, cpus, out=out)
         told = partial(kernel.best_fit, *lists, cpus)
@@ -293,14 +294,14 @@ def _changes(quick: bool) -> list[Figure]:
 def _ranking(quick: bool) -> list[Figure]:
     n, figures = 1_000_000, []
     random = np.random.default_rng(9)
-    columns = [
+    columns: list[Any] = [  # buffers, as `out` is
         random.random(n) * 100 + 1,
         random.random(n) * 0.99 + 0.01,
         random.random(n) * 1e9,
         random.integers(0, 3, n).astype(float),
         random.random(n),
     ]
-    out = np.zeros(n)
+    out: Any = np.zeros(n)
     for count in (4, 5):
         values = np.ones(n * (count + 1))  # the columns and the result
 

@@ -22,18 +22,18 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 def supervision(quick: bool) -> list[Figure]:
     """200 `sleep infinity`; peers are left out, and the first row says why, when they cannot be installed."""
-    programs = installed.peers("supervisors")
+    found = installed.peers("supervisors")
     figures = []
-    if isinstance(programs, str):
-        figures.append(Figure("peers that were found", "", [0], note=programs))
-        programs = None
+    if isinstance(found, str):
+        figures.append(Figure("peers that were found", "", [0], note=found))
+    programs = found if isinstance(found, Path) else None
     return [*figures, *_crash(quick, programs), *_many(quick, programs), *_at_rest(quick), _adoption(quick)]
 
 
 @contextmanager
 def _peers(programs: Path | None, count: int) -> Iterator[list[Peer]]:
     with ExitStack() as stack:
-        kinds = [] if programs is None else [Supervisord, Circus]
+        kinds: list[type[Supervisord] | type[Circus]] = [] if programs is None else [Supervisord, Circus]
         yield [
             stack.enter_context(supervisors.peer(kind, programs, count))
             for kind in kinds

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ def postgres_programs() -> Path | None:
     return next((folder for folder in reversed(folders) if (folder / "postgres").exists()), None)
 
 
-def serve_postgres(**more: str) -> Iterator[str]:
+def serve_postgres(**more: str) -> Generator[str, None, None]:
     """A server of our own without a network, in a private folder; yields what libpq connects to.
 
     `more`: settings of the server.
